@@ -1,0 +1,1 @@
+"""Pure geometry of subspaces and low-rank products, on batched tensors."""
