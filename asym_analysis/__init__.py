@@ -1,0 +1,40 @@
+"""What the two factors of a LoRA adapter learned, whether A needed training, and what a checkpoint is guaranteed.
+
+Every public name is imported when it is first used: `import asym_analysis` alone loads neither torch, nor transformers,
+nor matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "adapters.adapter",
+    "AdapterError": "errors",
+    "AdapterSet": "adapters.adapter_set",
+    "LowRankUpdate": "adapters.low_rank_update",
+    "load_adapter": "adapters.load",
+    "load_adapters": "adapters.load",
+    "sample_adapters": "samples",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - the names stand once, in _HOMES
+
+if TYPE_CHECKING:
+    pass
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,193 @@
+"""A trained adapter: an ordered mapping from module names to low-rank updates, read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from asym_analysis.adapters.coverage import Coverage
+from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.errors import AdapterError, AdapterValueError
+
+__all__ = ["Adapter", "ModuleSource", "TensorSource"]
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is still in its file: what the header says of it, and how to read it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], Tensor] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """An adapted module that is still in its file: shapes known from the header, factors read on demand.
+
+    `dtype` is the one that the file stores ("float16"); `read` returns factors cast up to float32 or float64.
+    `trained` says which factors training changed ("A", "B" or both), where the file or its config records it.
+    """
+
+    d_out: int
+    d_in: int
+    rank: int
+    dtype: str
+    read: Callable[[], LowRankUpdate] = field(repr=False)
+    scaling: float = 1.0
+    trained: frozenset[str] | None = None
+
+
+class Adapter(Mapping[str, LowRankUpdate]):
+    """An ordered mapping: module name -> `LowRankUpdate`. Each access reads that module's tensors, and no other's.
+
+    Parameters
+    ----------
+    modules
+        Module name -> `ModuleSource`.
+    name
+        How tables and figures call this adapter.
+    metadata
+        What is known of it: base_model, task_type, dialect, source, sha256, peft_type, step, seed, ...
+    extras
+        Tensors that were trained but belong to no low-rank pair: heads, biases, embeddings.
+    coverage
+        What became of every tensor of the file.
+    initial
+        The factors from which training started, where they were recorded.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"layer.0.query": (torch.ones(1, 3), torch.ones(2, 1))}, scaling=2.0, name="toy")
+    >>> len(adapter), adapter["layer.0.query"].frobenius_norm().__round__(4)
+    (1, 4.899)
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, ModuleSource],
+        *,
+        name: str,
+        metadata: Mapping[str, Any] | None = None,
+        extras: Mapping[str, TensorSource] | None = None,
+        coverage: Coverage | None = None,
+        initial: Adapter | None = None,
+    ) -> None:
+        self._modules = dict(modules)
+        self.name = name
+        self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata or {}))
+        self.extras: Mapping[str, TensorSource] = MappingProxyType(dict(extras or {}))
+        self.coverage = coverage or Coverage()
+        self.initial = initial
+
+    @classmethod
+    def from_factors(
+        cls,
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+        *,
+        scaling: float = 1.0,
+        name: str = "adapter",
+        metadata: Mapping[str, Any] | None = None,
+        initial: Adapter | None = None,
+    ) -> Adapter:
+        """Make an adapter from factors in memory: module name -> (A of shape (rank, d_in), B of shape (d_out, rank)).
+
+        Factors of a smaller dtype than float32 are cast up.
+        """
+        modules = {}
+        for module, (A, B) in factors.items():
+            dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), torch.float32)
+            modules[module] = ModuleSource(
+                d_out=B.shape[0],
+                d_in=A.shape[1],
+                rank=A.shape[0],
+                dtype=str(A.dtype).removeprefix("torch."),
+                read=lambda A=A.to(dtype), B=B.to(dtype): LowRankUpdate(A, B, scaling),  # type: ignore[misc]
+                scaling=scaling,
+            )
+        used = {f"{module}.{factor}": f"{factor} of {module}" for module in factors for factor in ("A", "B")}
+        return cls(modules, name=name, metadata=metadata, coverage=Coverage(used=used), initial=initial)
+
+    def __getitem__(self, module: str) -> LowRankUpdate:
+        """Read one module.
+
+        Raises
+        ------
+        AdapterError
+            If the adapter has no such module, or its tensors cannot be used; the message names the module.
+        """
+        source = self.source(module)
+        try:
+            return source.read()
+        except AdapterValueError as error:
+            raise AdapterValueError(f"{self.name}, module {module}: {error}") from error
+
+    def source(self, module: str) -> ModuleSource:
+        """What the header says of one module, without reading its tensors.
+
+        Raises
+        ------
+        AdapterError
+            If the adapter has no such module.
+        """
+        try:
+            return self._modules[module]
+        except KeyError:
+            known = ", ".join(list(self._modules)[:3]) or "none"
+            raise AdapterModuleMissing(
+                f"{self.name} has no module {module!r}; it has {len(self._modules)} modules ({known}, ...)"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __contains__(self, module: object) -> bool:
+        return module in self._modules
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a module, from the header alone: module, layer, projection, d_out, d_in, rank, scaling, dtype."""
+        rows = [
+            (module, layer_of(module), projection_of(module), s.d_out, s.d_in, s.rank, s.scaling, s.dtype)
+            for module, s in self._modules.items()
+        ]
+        frame = pd.DataFrame(
+            rows, columns=["module", "layer", "projection", "d_out", "d_in", "rank", "scaling", "dtype"]
+        )
+        return frame.astype({"layer": "Int64"})
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The distinct ranks of the modules, ascending."""
+        return tuple(sorted({source.rank for source in self._modules.values()}))
+
+    def __repr__(self) -> str:
+        ranks = "/".join(map(str, self.ranks)) or "-"
+        base = self.metadata.get("base_model") or "unknown base model"
+        return f"Adapter({self.name!r}: {len(self)} modules, rank {ranks}, {base}; {self.coverage})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{repr(self).removeprefix('Adapter(').removesuffix(')')}</p>" + self.frame.to_html(
+            index=False, max_rows=12, border=0
+        )
+
+
+class AdapterModuleMissing(AdapterError, KeyError):  # noqa: N818 - a missing key, named as Mapping callers expect it
+    """The adapter has no module of that name; a KeyError too, so that `Mapping.get` works."""
+
+    __str__ = AdapterError.__str__
