@@ -7,7 +7,7 @@ nor matplotlib.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -21,10 +21,7 @@ _HOMES = {
     "sample_adapters": "samples",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - the names stand once, in _HOMES
-
-if TYPE_CHECKING:
-    pass
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

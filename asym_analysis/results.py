@@ -14,7 +14,7 @@ import pandas as pd
 
 from asym_analysis.atomic import replacing
 
-__all__ = ["Result", "read_table", "versions"]
+__all__ = ["Result", "plain", "read_table", "versions"]
 
 SCHEMA = "asym_analysis/table/v1"
 
@@ -47,7 +47,8 @@ class Result:
     if TYPE_CHECKING:
 
         @property
-        def frame(self) -> pd.DataFrame: ...
+        def frame(self) -> pd.DataFrame:
+            """The tidy table."""
 
     def summary(self) -> pd.DataFrame:
         """The few rows a reader wants first; the whole frame unless a subclass knows better."""
@@ -58,8 +59,8 @@ class Result:
 
         The columns stand under "columns", each a list; numbers that are not finite are null.
         """
-        columns = {str(name): [_plain(value) for value in column] for name, column in self.frame.items()}
-        document = {"schema": SCHEMA, "kind": type(self).__name__, "settings": _plain(self.settings), "columns": columns}
+        columns = {str(name): [plain(value) for value in column] for name, column in self.frame.items()}
+        document = {"schema": SCHEMA, "kind": type(self).__name__, "settings": plain(self.settings), "columns": columns}
         with replacing(path) as part:
             part.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
 
@@ -69,7 +70,7 @@ class Result:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
-        note = json.dumps({"schema": SCHEMA, "kind": type(self).__name__, "settings": _plain(self.settings)})
+        note = json.dumps({"schema": SCHEMA, "kind": type(self).__name__, "settings": plain(self.settings)})
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"asym_analysis": note.encode()})
         with replacing(path) as part:
             pq.write_table(table, part)
@@ -77,7 +78,7 @@ class Result:
     def _repr_html_(self) -> str:
         title = type(self).__name__
         return f"<p><b>{title}</b>, {len(self.frame):,} rows</p>" + self.summary().to_html(
-            index=False, max_rows=20, border=0, float_format="%.4g"
+            index=False, max_rows=20, border=0, float_format="{:.4g}".format
         )
 
 
@@ -95,7 +96,9 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, An
         table = pq.read_table(path)
         note = (table.schema.metadata or {}).get(b"asym_analysis")
         if note is None:
-            raise ValueError(f"{path} is a parquet file without asym_analysis settings: it was not written by to_parquet")
+            raise ValueError(
+                f"{path} is a parquet file without asym_analysis settings: it was not written by to_parquet"
+            )
         return table.to_pandas(), json.loads(note)["settings"]
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
@@ -104,12 +107,12 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, An
     return pd.DataFrame(document["columns"]), document["settings"]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn numpy scalars, tuples and missing values into what JSON knows."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if hasattr(value, "item"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -114,7 +115,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
                 d_in=A.shape[1],
                 rank=A.shape[0],
                 dtype=str(A.dtype).removeprefix("torch."),
-                read=lambda A=A.to(dtype), B=B.to(dtype): LowRankUpdate(A, B, scaling),  # type: ignore[misc]
+                read=partial(LowRankUpdate, A.to(dtype), B.to(dtype), scaling),
                 scaling=scaling,
             )
         used = {f"{module}.{factor}": f"{factor} of {module}" for module in factors for factor in ("A", "B")}

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asym_analysis.results import Result, _plain
+from asym_analysis.results import Result, plain
 
 __all__ = [
     "DONE",
@@ -70,14 +70,14 @@ def show_frame(frame: pd.DataFrame, *, title: str | None = None, digits: int = 4
 
 def write_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    console.print_json(data=_plain(value)) if sys.stdout.isatty() else print_plain_json(value)
+    console.print_json(data=plain(value)) if sys.stdout.isatty() else print_plain_json(value)
 
 
 def print_plain_json(value: Any) -> None:
     """Print JSON without colour or wrapping, for pipes."""
     import json
 
-    sys.stdout.write(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_result(result: Result, out: Path) -> None:
@@ -104,7 +104,7 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
         elif out.suffix == ".parquet":
             frame.to_parquet(part, index=False)
         else:
-            part.write_text(json.dumps(_plain(frame.to_dict(orient="records")), indent=1, allow_nan=False))
+            part.write_text(json.dumps(plain(frame.to_dict(orient="records")), indent=1, allow_nan=False))
 
 
 def _cell(value: Any, digits: int) -> str:

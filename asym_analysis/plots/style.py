@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ COLORS = MappingProxyType(
 SINGLE_COLUMN = 3.4  # inches
 DOUBLE_COLUMN = 7.0
 
-_RC = {
+_RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,

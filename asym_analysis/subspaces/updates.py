@@ -53,7 +53,9 @@ def singular_values(
     return torch.linalg.svdvals(r_left @ r_right.mT)
 
 
-def frobenius_norm(A: Float[Tensor, "*batch rank d_in"], B: Float[Tensor, "*batch d_out rank"]) -> Float[Tensor, "*batch"]:
+def frobenius_norm(
+    A: Float[Tensor, "*batch rank d_in"], B: Float[Tensor, "*batch d_out rank"]
+) -> Float[Tensor, "*batch"]:
     """Frobenius norm of B·A, from its factors.
 
     The triangular factors are used rather than the Gram matrices, whose entries cancel when the factors are
