@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -38,3 +40,11 @@ def shared_models() -> Path:
 def shared_datasets() -> Path:
     """Small real datasets, beside the checkout on development machines."""
     return _shared("datasets")
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Let wrong shapes through to the package's own messages, as they reach a user."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

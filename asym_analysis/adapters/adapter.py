@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -88,8 +87,8 @@ class Adapter(Mapping[str, LowRankUpdate]):
     ) -> None:
         self._modules = dict(modules)
         self.name = name
-        self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata or {}))
-        self.extras: Mapping[str, TensorSource] = MappingProxyType(dict(extras or {}))
+        self.metadata: Mapping[str, Any] = dict(metadata or {})
+        self.extras: Mapping[str, TensorSource] = dict(extras or {})
         self.coverage = coverage or Coverage()
         self.initial = initial
 
@@ -109,7 +108,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
         """
         modules = {}
         for module, (A, B) in factors.items():
-            dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), torch.float32)
+            dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
             modules[module] = ModuleSource(
                 d_out=B.shape[0],
                 d_in=A.shape[1],

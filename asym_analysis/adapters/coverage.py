@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -37,10 +36,6 @@ class Coverage:
     ignored: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in ("used", "ignored", "refused"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-
     @property
     def complete(self) -> bool:
         """True when nothing that belongs to an adapter was refused."""
@@ -63,6 +58,3 @@ class Coverage:
             more = f" and {len(self.refused) - 1} more" if len(self.refused) > 1 else ""
             text += f" ({reason}: {tensor}{more})"
         return text
-
-    def __reduce__(self) -> tuple[type[Coverage], tuple[dict[str, str], dict[str, str], dict[str, str]]]:
-        return (Coverage, (dict(self.used), dict(self.ignored), dict(self.refused)))
