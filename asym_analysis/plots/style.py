@@ -48,7 +48,7 @@ _RC: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 220,
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "none",
+    "svg.fonttype": "path",
     "svg.hashsalt": "asym_analysis",
     "pdf.fonttype": 42,
 }

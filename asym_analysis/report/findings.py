@@ -1,0 +1,126 @@
+"""What a comparison says, in numbers and then in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from asym_analysis.alignment.comparison import SubspaceComparison
+
+__all__ = ["FactorFinding", "family_sentences", "find"]
+
+# Words for a mean similarity. They are conventions of this report, printed in it, and not tests of significance.
+NEAR_CHANCE = 1.5
+WELL_ABOVE = 3.0
+SAME_SUBSPACE = 0.5
+SIGNIFICANCE = 0.01
+
+
+@dataclass(frozen=True)
+class FactorFinding:
+    """One factor of one family: its mean similarity over pairs and modules, against random subspaces.
+
+    Attributes
+    ----------
+    factor
+        "A" or "B".
+    pairs, modules
+        How many pairs of adapters and how many modules were compared.
+    mean, chance
+        Mean similarity, and the mean of its null between random subspaces of the same sizes.
+    significant
+        Share of all (pair, module) whose p-value under the null is below .01; chance alone gives .01.
+    same_initialization
+        Share of the pairs that began from the same value of this factor, where that can be told.
+    """
+
+    factor: str
+    pairs: int
+    modules: int
+    mean: float
+    chance: float
+    significant: float
+    same_initialization: float
+
+    @property
+    def level(self) -> str:
+        """The mean in words: "nearly the same subspace", "well above chance", "above chance" or "near chance"."""
+        if self.mean >= SAME_SUBSPACE:
+            return "nearly the same subspace"
+        if self.mean >= WELL_ABOVE * self.chance:
+            return "well above chance"
+        if self.mean >= NEAR_CHANCE * self.chance:
+            return "above chance"
+        return "near chance"
+
+    @property
+    def sentence(self) -> str:
+        """One sentence with the numbers."""
+        space = {"A": "row spaces of A (what is read from the input)", "B": "column spaces of B (what is written out)"}
+        return (
+            f"The {space.get(self.factor, self.factor)} overlap by {self.mean:.3f} on average, where random subspaces "
+            f"give {self.chance:.3f}: {self.level} ({self.mean / self.chance:.1f} times; {self.significant:.0%} of the "
+            f"pairs of modules have p < {SIGNIFICANCE:g})."
+        )
+
+
+def find(comparison: SubspaceComparison) -> dict[str, FactorFinding]:
+    """Sum up a comparison by factor.
+
+    Returns
+    -------
+    dict
+        Factor -> `FactorFinding`, leaving out factors for which no pair of modules has a value.
+    """
+    findings = {}
+    frame = comparison.frame.dropna(subset=["value"])
+    for factor, rows in frame.groupby("factor", observed=True):
+        pairs = rows[["adapter_i", "adapter_j"]].drop_duplicates()
+        findings[str(factor)] = FactorFinding(
+            factor=str(factor),
+            pairs=len(pairs),
+            modules=rows["module"].nunique(),
+            mean=float(rows["value"].mean()),
+            chance=float(rows["null_mean"].mean()),
+            significant=float((rows["p_value"] < SIGNIFICANCE).mean()),
+            same_initialization=_share_true(rows["same_initialization"]),
+        )
+    return findings
+
+
+def family_sentences(findings: dict[str, FactorFinding]) -> list[str]:
+    """Say in plain words what A and B did in one family of adapters."""
+    sentences = [finding.sentence for finding in findings.values()]
+    if {"A", "B"} <= findings.keys():
+        sentences.append(_reading(findings["A"], findings["B"]))
+    return sentences
+
+
+def _reading(A: FactorFinding, B: FactorFinding) -> str:
+    if A.same_initialization > 0.5:
+        if A.level == "nearly the same subspace":
+            return (
+                "These adapters began from the same A and still share it: their similar A says where they started, not "
+                "what they learned. Look at A minus its initial value for that."
+            )
+        return "These adapters began from the same A, and training moved it far enough for their row spaces to part."
+    if B.same_initialization > 0.5:
+        return (
+            "These adapters began from the same B: a similar B says where they started, not what they learned."
+        )
+    if A.level == "near chance" and B.level in ("well above chance", "nearly the same subspace"):
+        return (
+            "The runs agree on B and not on A: each kept a row space close to its own random start, and wrote the same "
+            "output directions from it."
+        )
+    if A.level == "near chance" and B.level == "near chance":
+        return "Neither factor is more alike than random subspaces are: the runs share no directions."
+    if A.mean / A.chance >= B.mean / B.chance:
+        return "A is at least as alike as B, against chance: these runs do not show the asymmetry of the paper."
+    return "B is more alike than A, against chance; A is above chance too, so A also moved toward shared directions."
+
+
+def _share_true(column: pd.Series) -> float:
+    known = column.dropna()
+    return float(known.astype(bool).mean()) if len(known) else float("nan")
