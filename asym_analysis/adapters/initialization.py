@@ -9,7 +9,7 @@ two adapters. Training treats the rows of a factor alike: permuting them or chan
 what is trained, for SGD and for Adam, and a random start is as likely as its permuted, sign-changed copy. Between
 independent starts every entry of K therefore has mean zero and one spread, on and off the diagonal, whatever the two
 runs learned. With a shared start row k of one still resembles row k of the other: only the diagonal is large. The
-cosine tr K / rank is compared with the standard deviation that the entries off the diagonal show, and never with less than
+cosine tr K / rank is compared with the standard deviation that the entries off the diagonal show, never with less than
 1/sqrt(rank d), its value for independent entries.
 """
 
@@ -101,7 +101,7 @@ def random_factors(adapter: Adapter) -> frozenset[str]:
 
     Recorded initial factors decide where there are some: those that are not zero began at random. Otherwise the spectra
     do. A factor that began at zero holds the gradients' few directions; one that began at random keeps nearly equal
-    singular values. The participation (sum s^2)^2 / (rank sum s^4), at most 1, is taken as its median over a few modules.
+    singular values. The participation (sum s^2)^2 / (rank sum s^4), at most 1, is taken as a median over modules.
     A began at random unless the participation of B is the higher and above 0.6; both did where both are above 0.6 and
     B's is at least 0.9 of A's.
 
