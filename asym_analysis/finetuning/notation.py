@@ -1,0 +1,97 @@
+"""The two ways in which variants are written: the paper's notation, and the strategy strings of its released code.
+
+A strategy string ("hB_zero_A_rand") is read by position in the released code: its first two tokens are taken for B, the
+next two for A, whatever letters they carry. A string that names A first, as the released README's own example does, trains
+the other factor than it seems to (theory notes, section 2, bug 3). Such a string is read here as the released code
+reads it, with a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+
+from asym_analysis.finetuning.variants import FactorStart, Initialization
+
+__all__ = ["parse_variant"]
+
+_INITIALIZATIONS: dict[str, Initialization] = {
+    "rand": "orthonormal",
+    "orth": "orthonormal",
+    "0": "zero",
+    "zero": "zero",
+    "km": "kaiming",
+    "he": "kaiming",
+    "n": "gaussian",
+    "gauss": "gaussian",
+}
+_FACTOR = re.compile(r"(?P<hat>h|\\hat\s*)?\{?(?P<name>[AB])\}?_\{?(?P<subscript>[A-Za-z0-9]+(?:_last)?)\}?")
+
+
+def parse_variant(text: str) -> tuple[FactorStart, FactorStart]:
+    r"""The starts of B and of A that a text describes; see `Variant.parse`.
+
+    Raises
+    ------
+    ValueError
+        If the text is in neither notation.
+
+    Examples
+    --------
+    >>> B, A = parse_variant(r"\hat B_rand A_V")
+    >>> B.trained, A.trained, A.initialization
+    (True, False, 'singular')
+    """
+    # A circumflex becomes a combining character under NFD, and then the same leading h as the other spellings.
+    plain = re.sub(r"([AB])\u0302", r"h\1", unicodedata.normalize("NFD", text.strip().strip("$")))
+    if re.search(r"[\s,;]", re.sub(r"\\hat\s*", "h", plain)):
+        return _paper_notation(text, plain)
+    return _strategy_string(text, plain)
+
+
+def _paper_notation(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
+    """Two factors apart from each other, in either order: each carries its own letter, so order means nothing."""
+    found = {match["name"]: match for match in _FACTOR.finditer(plain)}
+    leftover = re.sub(r"[\s,;]", "", _FACTOR.sub("", plain))
+    if set(found) != {"A", "B"} or leftover or len(_FACTOR.findall(plain)) != 2:
+        raise ValueError(f"{text!r} does not name B once and A once; write it as 'hB_0 A_rand'")
+    starts = {
+        name: FactorStart(_initialization(name, match["subscript"], text), trained=bool(match["hat"]))
+        for name, match in found.items()
+    }
+    return starts["B"], starts["A"]
+
+
+def _strategy_string(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
+    """One word of underscores, by position as the released code reads it."""
+    # "V_last" holds an underscore of its own; the released parser splits it and loses the second half.
+    tokens = re.sub(r"_([VU])_last(?=_|$)", r"_\1last", plain).split("_")
+    letters = [token.removeprefix("h") for token in tokens[0::2]]
+    if len(tokens) != 4 or set(letters) != {"A", "B"}:
+        raise ValueError(f"{text!r} is no strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'")
+    starts = []
+    for name, (mark, subscript) in zip(("B", "A"), (tokens[0:2], tokens[2:4]), strict=True):
+        starts.append(FactorStart(_initialization(name, subscript, text), trained=mark.startswith("h")))
+    if letters == ["A", "B"]:
+        seems = f"{'trained' if tokens[2].startswith('h') else 'frozen'} B and {'trained' if tokens[0].startswith('h') else 'frozen'} A"
+        means = f"{'trained' if starts[0].trained else 'frozen'} B from {tokens[1]} and {'trained' if starts[1].trained else 'frozen'} A from {tokens[3]}"
+        warnings.warn(
+            f"{text!r} seems to say {seems}, but the released code reads B first by position and runs {means}, as is done "
+            f"here too; for what it seems to say, write '{tokens[2]}_{tokens[3]}_{tokens[0]}_{tokens[1]}'",
+            stacklevel=4,
+        )
+    return starts[0], starts[1]
+
+
+def _initialization(name: str, subscript: str, text: str) -> Initialization:
+    vector = "V" if name == "A" else "U"
+    if subscript == vector:
+        return "singular"
+    if subscript in (f"{vector}_last", f"{vector}last"):
+        return "last_singular"
+    try:
+        return _INITIALIZATIONS[subscript.lower()]
+    except KeyError:
+        known = f"rand, orth, 0, zero, Km, he, N, gauss, {vector}, {vector}_last"
+        raise ValueError(f"{text!r}: {name} cannot start from {subscript!r}; known for {name}: {known}") from None

@@ -1,0 +1,103 @@
+"""Which factor of a low-rank adapter is trained, and from what each starts: the paper's notation as an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FactorStart", "Initialization", "Variant"]
+
+Initialization = Literal["zero", "orthonormal", "kaiming", "gaussian", "singular", "last_singular"]
+
+_SUBSCRIPTS: dict[Initialization, str] = {
+    "zero": "0",
+    "orthonormal": "rand",
+    "kaiming": "Km",
+    "gaussian": "N",
+}
+
+
+@dataclass(frozen=True)
+class FactorStart:
+    """How one factor begins, and whether training moves it.
+
+    `initialization` is one of: "zero"; "orthonormal" (Haar, orthonormal rows of A or columns of B); "kaiming" (uniform, as
+    `torch.nn.Linear` and PEFT start it); "gaussian" (rows of A or columns of B of expected squared norm 1);
+    "singular" and "last_singular" (the first or last right singular vectors of the pretrained weight for A, left ones
+    for B).
+    """
+
+    initialization: Initialization
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to fine-tune an update B·A: how B and A begin and which of them is trained.
+
+    Parameters
+    ----------
+    B, A
+        The two factors.
+
+    Raises
+    ------
+    ValueError
+        If the update could never leave zero (both factors zero, or a frozen factor zero), or if nothing is trained.
+
+    Examples
+    --------
+    >>> variant = Variant.parse("hB_0 A_rand")
+    >>> variant.B, variant.A
+    (FactorStart(initialization='zero', trained=True), FactorStart(initialization='orthonormal', trained=False))
+    >>> str(Variant.parse("hB_zero_A_rand")), variant.tuned
+    ('hB_0 A_rand', 'B')
+    """
+
+    B: FactorStart
+    A: FactorStart
+
+    def __post_init__(self) -> None:
+        if not (self.A.trained or self.B.trained):
+            raise ValueError("a variant must train B, A or both; mark a trained factor with a leading h, as in hB_0 A_rand")
+        starts_at_zero = (self.B.initialization == "zero", self.A.initialization == "zero")
+        if all(starts_at_zero):
+            raise ValueError("both factors start at zero, where neither has a gradient; let one of them be random")
+        for name, factor in (("B", self.B), ("A", self.A)):
+            if factor.initialization == "zero" and not factor.trained:
+                raise ValueError(f"{name} is frozen at zero, so the update would stay zero; train it or start it elsewhere")
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        r"""Read the paper's notation ("\\hat B_0 A_rand", "hB_0 A_V") or a strategy string of its code ("hB_zero_A_rand").
+
+        A leading h, \\hat or a circumflex marks the trained factor. Subscripts: rand or orth (random orthonormal), 0 or
+        zero, Km or he (Kaiming uniform), N or gauss (Gaussian), V and U (singular vectors of the pretrained weight, right
+        ones for A and left ones for B), V_last and U_last.
+
+        Warns where a strategy string names A first: see `asym_analysis.finetuning.notation`.
+
+        Raises
+        ------
+        ValueError
+            If the text is neither, or the variant cannot train.
+        """
+        from asym_analysis.finetuning.notation import parse_variant
+
+        return cls(*parse_variant(text))
+
+    @property
+    def tuned(self) -> Literal["B", "A", "both"]:
+        """Which factor is trained."""
+        if self.A.trained and self.B.trained:
+            return "both"
+        return "A" if self.A.trained else "B"
+
+    def __str__(self) -> str:
+        return f"{_written('B', self.B)} {_written('A', self.A)}"
+
+
+def _written(name: Literal["A", "B"], factor: FactorStart) -> str:
+    vector = "V" if name == "A" else "U"
+    subscripts = {**_SUBSCRIPTS, "singular": vector, "last_singular": f"{vector}_last"}
+    return f"{'h' if factor.trained else ''}{name}_{subscripts[factor.initialization]}"
