@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.coverage import Coverage
@@ -44,6 +44,7 @@ class Reading:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Dialect(Protocol):
     """One key grammar: how a training library names, shapes and scales its factors."""
 

@@ -35,7 +35,8 @@ def compare(
     measure: Annotated[str, typer.Option(help="A measure's name, as in `asym compare --list-measures`.")] = "overlap",
     factors: Annotated[str, typer.Option(help="Which factors to compare, separated by commas.")] = "A,B",
     by: Annotated[
-        str | None, typer.Option(help="Contrast the pairs that agree in this column with those that do not: task, seed.")
+        str | None,
+        typer.Option(help="Contrast the pairs that agree in this column with those that do not: task, seed."),
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the heat maps and the figure by layer.")] = None,
     list_measures: Annotated[bool, typer.Option("--list-measures", help="Name every measure and end.")] = False,
@@ -74,8 +75,10 @@ def compare(
         summary = {"summary": comparison.summary().to_dict("records"), "settings": comparison.settings}
         write_json(summary | ({"contrast": contrast.to_dict("records")} if contrast is not None else {}))
     else:
-        show_frame(read.adapters.table, title=f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules")
-        show_frame(comparison.summary(), title=f"\n{comparison.measure_label}")
+        show_frame(
+            read.adapters.table, title=f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
+        )
+        show_frame(comparison.summary(), title=f"\n{measure} against random subspaces")
         if contrast is not None:
             show_frame(contrast, title=f"\nsame against different {by}")
     if not read.adapters.missing.empty:

@@ -82,8 +82,12 @@ def _metadata(path: Path, names: list[str]) -> pd.DataFrame:
     if "name" in table.columns:
         absent = [name for name in names if name not in set(table["name"])]
         if absent:
-            fail(f"--metadata {path} has no row for the adapter {absent[0]!r}; its 'name' column must list every adapter")
+            fail(
+                f"--metadata {path} has no row for the adapter {absent[0]!r}; its 'name' column must list every adapter"
+            )
         return table.drop_duplicates("name").set_index("name").loc[names].reset_index()
     if len(table) != len(names):
-        fail(f"--metadata {path} has {len(table)} rows for {len(names)} adapters; give one row each, or a 'name' column")
+        fail(
+            f"--metadata {path} has {len(table)} rows for {len(names)} adapters; give one row each, or a 'name' column"
+        )
     return table

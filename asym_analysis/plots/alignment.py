@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
@@ -52,8 +53,12 @@ def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = No
         step = max(1, len(ticks) // 12)
         ax.set_xticks(range(0, len(ticks), step), ticks[::step])
         ax.set_xlabel("layer")
-        ax.set_ylabel(comparison.measure_label)
-        ax.set_ylim(bottom=0)
+        ax.set_ylabel(comparison.measure)
+        # A logarithmic axis: chance is a few hundredths where B is a few tenths, and both must be seen.
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.legend(loc="best")
     return ax
 
@@ -62,6 +67,6 @@ def _draw_null(ax: Axes, frame: pd.DataFrame, x: pd.Series) -> None:
     null = frame[["null_mean", "null_std"]].groupby(x).mean().dropna()
     if null.empty:
         return
-    low = np.maximum(null["null_mean"] - 2 * null["null_std"], 0)
+    low = np.maximum(null["null_mean"] - 2 * null["null_std"], null["null_mean"] / 4)
     high = null["null_mean"] + 2 * null["null_std"]
     ax.fill_between(null.index, low, high, color=COLORS["null"], alpha=0.45, linewidth=0, label="chance ± 2 sd")

@@ -71,9 +71,9 @@ def plot_similarity_heatmap(
             xticklabels=names if not many else "auto",
             yticklabels=names if not many else "auto",
             cbar=colorbar,
-            cbar_kws={"label": comparison.measure_label, "shrink": 0.8},
+            cbar_kws={"label": f"mean {comparison.measure}", "shrink": 0.8},
         )
-        chance = comparison.chance(factor)
+        chance = _chance(comparison, factor)
         if colorbar and np.isfinite(chance):
             scale = ax.collections[0].colorbar
             if scale is not None:
@@ -100,17 +100,24 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     """
     columns = len(comparisons)
     with styled():
-        figure, axes = plt.subplots(2, columns, figsize=(DOUBLE_COLUMN, 4.9), squeeze=False)
+        figure, axes = plt.subplots(2, columns, figsize=(DOUBLE_COLUMN, 3.6), squeeze=False)
         for column, (title, comparison) in enumerate(comparisons.items()):
             for row, factor in enumerate(("A", "B")):
                 ax = plot_similarity_heatmap(comparison, factor, axes[row, column], colorbar=False)
                 chance = ax.get_title()
                 ax.set_title(f"{title}\n{chance}" if row == 0 else chance)
-                ax.tick_params(labelsize=6.5)
+                # The matrix is symmetric: the names at the left serve both axes.
+                ax.tick_params(labelsize=6.5, labelbottom=False)
         mesh = axes[0, 0].collections[0]
-        label = next(iter(comparisons.values())).measure_label
-        figure.colorbar(mesh, ax=axes, shrink=0.6, label=label)
+        measure = next(iter(comparisons.values())).measure
+        figure.colorbar(mesh, ax=axes, shrink=0.6, label=f"mean {measure}")
     return figure
+
+
+def _chance(comparison: SubspaceComparison, factor: str) -> float:
+    """Mean of the null over all pairs and modules of a factor."""
+    summary = comparison.summary()
+    return float(summary.loc[(summary["factor"] == factor) & (summary["pairs"] == "all"), "null_mean"].iloc[0])
 
 
 def _short_numbers(matrix: np.ndarray) -> np.ndarray:

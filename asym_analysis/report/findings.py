@@ -106,9 +106,7 @@ def _reading(A: FactorFinding, B: FactorFinding) -> str:
             )
         return "These adapters began from the same A, and training moved it far enough for their row spaces to part."
     if B.same_initialization > 0.5:
-        return (
-            "These adapters began from the same B: a similar B says where they started, not what they learned."
-        )
+        return "These adapters began from the same B: a similar B says where they started, not what they learned."
     if A.level == "near chance" and B.level in ("well above chance", "nearly the same subspace"):
         return (
             "The runs agree on B and not on A: each kept a row space close to its own random start, and wrote the same "
