@@ -16,6 +16,8 @@ _HOMES = {
     "AdapterError": "errors",
     "AdapterSet": "adapters.adapter_set",
     "LowRankUpdate": "adapters.low_rank_update",
+    "SubspaceComparison": "alignment.comparison",
+    "compare_subspaces": "alignment.pairwise",
     "load_adapter": "adapters.load",
     "load_adapters": "adapters.load",
     "sample_adapters": "samples",

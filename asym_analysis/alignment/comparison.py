@@ -1,0 +1,221 @@
+"""The result of comparing adapters: every pair, module and factor, with what chance and initialization explain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.alignment.nulls import NullTable, null_table
+from asym_analysis.results import Result
+from asym_analysis.subspaces.measures import measure_named
+
+__all__ = ["SubspaceComparison"]
+
+LEVEL = 0.01  # of the share of significant values in the summary
+
+
+@dataclass(frozen=True, eq=False)
+class SubspaceComparison(Result):
+    """Similarity of every pair of adapters, in every module and factor.
+
+    Attributes
+    ----------
+    adapters
+        One row an adapter: its name and whatever is known of it (task, seed, rank, step, ...).
+    modules, factors, measure
+        What was compared, and how.
+    values
+        Module x factor x pair, pairs i < j in the order of `numpy.triu_indices(n, 1)`. NaN where an adapter lacks the
+        module or the factor is zero.
+    ranks
+        Numerical ranks, module x factor x adapter; -1 where the adapter lacks the module, 0 for a zero factor.
+    sizes
+        Module x factor: the dimension of the space.
+    same_start
+        Module x pair: 1 where both began from the same factor, 0 where not, -1 where that cannot be told.
+    settings
+        Arguments and versions.
+    """
+
+    adapters: pd.DataFrame
+    modules: tuple[str, ...]
+    factors: tuple[str, ...]
+    measure: str
+    values: Float[np.ndarray, "modules factors pairs"]
+    ranks: Int[np.ndarray, "modules factors adapters"]
+    sizes: Int[np.ndarray, "modules factors"]
+    same_start: Int[np.ndarray, "modules pairs"]
+    settings: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters, in order."""
+        return tuple(self.adapters["name"])
+
+    @cached_property
+    def pairs(self) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+        """Indices i and j of every pair, i < j."""
+        first, second = np.triu_indices(len(self.adapters), 1)
+        return first, second
+
+    @cached_property
+    def same_initialization(self) -> Bool[np.ndarray, "pairs"]:
+        """True for pairs that began from the same factor in at least half of the modules where that can be told."""
+        told = (self.same_start >= 0).sum(0)
+        return (told > 0) & (2 * (self.same_start == 1).sum(0) >= told)
+
+    def same(self, by: str) -> Bool[np.ndarray, "pairs"]:
+        """True for pairs whose adapters agree in a column of `adapters`, or that share their "initialization".
+
+        Raises
+        ------
+        ValueError
+            If the table has no such column; the message lists those it has.
+        """
+        if by == "initialization" and by not in self.adapters:
+            return self.same_initialization
+        if by not in self.adapters:
+            known = ", ".join(str(column) for column in self.adapters if column != "name")
+            raise ValueError(f"the adapters' table has no column {by!r}; it has: {known}, and initialization")
+        codes = self.adapters[by].factorize()[0]
+        first, second = self.pairs
+        return (codes[first] == codes[second]) & (codes[first] >= 0)
+
+    @cached_property
+    def nulls(self) -> NullTable:
+        """The measure's law under chance for every module, factor and pair."""
+        return null_table(measure_named(self.measure), self.ranks, self.sizes, self.pairs)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a module, factor and pair.
+
+        Columns: adapter_i, adapter_j, module, layer, projection, factor, measure, value, null_mean, null_std, p_value,
+        rank_i, rank_j, same_initialization. Pairs of which one adapter lacks the module have no row.
+        """
+        return self._frame(range(len(self.modules)))
+
+    def _frame(self, chosen: range) -> pd.DataFrame:
+        """The rows of some modules, so that a long table can be written piece by piece."""
+        first, second = self.pairs
+        shape = (len(chosen), len(self.factors), len(first))
+        rank_i, rank_j = (self.ranks[chosen.start : chosen.stop][..., index].reshape(-1) for index in self.pairs)
+        present = (rank_i >= 0) & (rank_j >= 0)
+        everything = bool(present.all())
+
+        def rows(per_axis: np.ndarray, axis: int) -> np.ndarray:
+            view = per_axis.reshape([-1 if a == axis else 1 for a in range(3)])
+            flat = np.broadcast_to(view, shape).reshape(-1)
+            return flat if everything else flat[present]
+
+        def chunk(values: np.ndarray) -> np.ndarray:
+            flat = values.reshape(-1)
+            return flat if everything else flat[present]
+
+        modules = self.modules[chosen.start : chosen.stop]
+        layers = pd.array([layer_of(module) for module in modules], dtype="Int64")
+        projections = pd.Categorical([projection_of(module) for module in modules])
+        values = np.asarray(self.values[chosen.start : chosen.stop], dtype=np.float64)
+        mean, std, p_value = self.nulls.of_modules(chosen, values)
+        names = pd.Index(self.names)
+        at = rows(np.arange(len(modules), dtype=np.int32), 0)
+        columns = {
+            "adapter_i": pd.Categorical.from_codes(rows(first.astype(np.int32), 2), categories=names),
+            "adapter_j": pd.Categorical.from_codes(rows(second.astype(np.int32), 2), categories=names),
+            "module": pd.Categorical.from_codes(at + chosen.start, categories=pd.Index(self.modules)),
+            "layer": layers[at],
+            "projection": projections[at],
+            "factor": pd.Categorical.from_codes(
+                rows(np.arange(len(self.factors), dtype=np.int8), 1), categories=pd.Index(self.factors)
+            ),
+            "measure": pd.Categorical.from_codes(np.zeros(len(at), dtype=np.int8), categories=pd.Index([self.measure])),
+            "value": chunk(values),
+            "null_mean": chunk(mean),
+            "null_std": chunk(std),
+            "p_value": chunk(p_value),
+            "rank_i": rank_i if everything else rank_i[present],
+            "rank_j": rank_j if everything else rank_j[present],
+            "same_initialization": rows(self.same_initialization, 2),
+        }
+        return pd.DataFrame(columns, copy=False)
+
+    def summary(self) -> pd.DataFrame:
+        """A and B against chance: all pairs, then same and different task and initialization where both occur.
+
+        Columns: factor, pairs (which), count (of pairs), value, null_mean, null_std (of one value), times_null, and
+        significant, the share of values that chance would exceed with probability below 0.01.
+        """
+        groups: list[tuple[str, np.ndarray]] = [("all", np.ones(len(self.pairs[0]), dtype=bool))]
+        for by in ("task", "initialization"):
+            if by in self.adapters or by == "initialization":
+                same = self.same(by)
+                if same.any() and not same.all():
+                    groups += [(f"same {by}", same), (f"different {by}", ~same)]
+        records = []
+        for row, factor in enumerate(self.factors):
+            for group, chosen in groups:
+                records.append((factor, group, int(chosen.sum()), *self._moments(row, chosen)))
+        columns = ["factor", "pairs", "count", "value", "null_mean", "null_std", "times_null", "significant"]
+        return pd.DataFrame(records, columns=columns)
+
+    def _moments(self, row: int, chosen: np.ndarray) -> tuple[float, float, float, float, float]:
+        """Mean value, null mean and deviation, their ratio and the share of significant values, module by module."""
+        totals = np.zeros(4)
+        count = 0
+        for index in range(len(self.modules)):
+            values = np.asarray(self.values[index, row][chosen], dtype=np.float64)
+            mean, std, critical = (part[chosen] for part in self.nulls.of_module(index, row, LEVEL))
+            known = np.isfinite(values)
+            count += int(known.sum())
+            beyond = values > critical if measure_named(self.measure).larger_is_more_similar else values < critical
+            totals += [values[known].sum(), mean[known].sum(), std[known].sum(), beyond[known].sum()]
+        if count == 0:
+            return (np.nan,) * 5
+        value, mean, std, significant = totals / count
+        return value, mean, std, value / mean if mean else np.nan, significant
+
+    def matrix(self, factor: str, module: str | None = None) -> Float[np.ndarray, "adapters adapters"]:
+        """Adapters x adapters, of one module or averaged over the modules that both have: what a heatmap draws.
+
+        The diagonal holds what an adapter has with itself: 1 for similarities, 0 for distances.
+
+        Raises
+        ------
+        ValueError
+            If the factor or the module was not compared.
+        """
+        if factor not in self.factors:
+            raise ValueError(f"factor {factor!r} was not compared; these were: {', '.join(self.factors)}")
+        if module is not None and module not in self.modules:
+            raise ValueError(f"module {module!r} was not compared; there are {len(self.modules)}: see .modules")
+        row = self.factors.index(factor)
+        chosen = slice(None) if module is None else [self.modules.index(module)]
+        values = np.asarray(self.values[chosen, row], dtype=np.float64)
+        known = np.isfinite(values)
+        total, count = np.where(known, values, 0.0).sum(0), known.sum(0)
+        whole = np.zeros((len(self.adapters),) * 2)
+        whole[self.pairs] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        whole += whole.T
+        np.fill_diagonal(whole, 1.0 if measure_named(self.measure).larger_is_more_similar else 0.0)
+        return whole
+
+    def __len__(self) -> int:
+        return int(self.values.size)
+
+    def __repr__(self) -> str:
+        return (
+            f"SubspaceComparison({len(self.adapters)} adapters, {len(self.modules)} modules, "
+            f"factors {'/'.join(self.factors)}, {self.measure})"
+        )
+
+    def _repr_html_(self) -> str:
+        # The base class would build the whole frame only to count its rows.
+        table = self.summary().to_html(index=False, border=0, float_format="{:.4g}".format)
+        return f"<p><b>{self!r}</b></p>{table}"

@@ -1,0 +1,122 @@
+"""What a similarity measure is: how it prepares one matrix, and how it compares many prepared ones at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from asym_analysis.subspaces.null import Null
+
+__all__ = ["Frames", "Invariance", "Measure", "block_norms", "cross_gram"]
+
+Invariance = Literal["symmetric", "gauge", "orthogonal", "scale"]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a measure keeps of each of n matrices, so that a pair costs one small product.
+
+    Attributes
+    ----------
+    rows
+        The matrices the pairwise products are taken of: orthonormal bases, or scaled factors. Zero rows pad.
+    rank
+        Numerical ranks; 0 marks a zero matrix, of which every similarity is NaN.
+    other
+        Whatever else the measure needs of each matrix, by name, first axis n.
+    """
+
+    rows: Float[Tensor, "n rank d"]
+    rank: Int[Tensor, "n"]
+    other: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    def __getitem__(self, chosen: slice | Tensor) -> Frames:
+        return Frames(self.rows[chosen], self.rank[chosen], {name: value[chosen] for name, value in self.other.items()})
+
+    @classmethod
+    def joined(cls, parts: list[Frames], order: Tensor) -> Frames:
+        """Frames of different ranks put together, padded with zeros; `order` says where each goes."""
+        if len(parts) == 1:
+            return parts[0]
+        place = order.argsort()
+
+        def whole(tensors: list[Tensor]) -> Tensor:
+            shape = torch.tensor([tensor.shape[1:] for tensor in tensors]).amax(0).tolist()
+            return torch.cat([_padded(tensor, shape) for tensor in tensors])[place]
+
+        other = {name: whole([part.other[name] for part in parts]) for name in parts[0].other}
+        return cls(whole([part.rows for part in parts]), whole([part.rank for part in parts]), other)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A similarity, or a distance, between two matrices given by their rows, or between two low-rank updates.
+
+    Attributes
+    ----------
+    name
+        How it is asked for.
+    kind
+        "subspace" sees row spaces only, "matrix" the rows themselves, "update" the product B·A.
+    source
+        Formula and where it stands.
+    invariances
+        Changes of the input that leave the value as it is: "symmetric" (swapping the two), "gauge" (X -> GX for every
+        invertible G), "orthogonal" (X -> OX), "scale" (X -> cX). Tests are generated from these.
+    larger_is_more_similar
+        False for distances.
+    prepare
+        Matrices of one shape -> `Frames`.
+    compare
+        Frames of n and of m matrices -> all n x m values.
+    null
+        Dimensions p, q and d -> the measure's law between independent random matrices.
+    """
+
+    name: str
+    kind: Literal["subspace", "matrix", "update"]
+    source: str
+    invariances: frozenset[Invariance]
+    larger_is_more_similar: bool
+    prepare: Callable[..., Frames]
+    compare: Callable[[Frames, Frames], Tensor]
+    null: Callable[[int, int, int], Null]
+
+    def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "q d"]) -> float:
+        """The value for one pair of matrices, given by their rows.
+
+        Raises
+        ------
+        ValueError
+            If the measure is one of updates: give `prepare` both factors, then `compare`.
+        """
+        if self.kind == "update":
+            raise ValueError(f"{self.name} compares updates: prepare(A, B) each, then compare")
+        return self.compare(self.prepare(x[None]), self.prepare(y[None])).item()
+
+
+def cross_gram(left: Float[Tensor, "n p d"], right: Float[Tensor, "m q d"]) -> Float[Tensor, "n p m q"]:
+    """All products of rows of n matrices with rows of m others, as one matrix product."""
+    flat = left.reshape(-1, left.shape[-1]) @ right.reshape(-1, right.shape[-1]).mT
+    return flat.view(left.shape[0], left.shape[1], right.shape[0], right.shape[1])
+
+
+def block_norms(left: Float[Tensor, "n p d"], right: Float[Tensor, "m q d"]) -> Float[Tensor, "n m"]:
+    """Squared Frobenius norm of every block of `cross_gram`."""
+    gram = cross_gram(left, right)
+    # The first sum runs over whole contiguous rows, which is several times faster than summing both axes at once.
+    return gram.square_().sum(1).sum(-1)
+
+
+def _padded(tensor: Tensor, shape: list[int]) -> Tensor:
+    whole = tensor.new_zeros(tensor.shape[0], *shape)
+    whole[(slice(None), *map(slice, tensor.shape[1:]))] = tensor
+    return whole
