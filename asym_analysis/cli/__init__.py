@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-import click
 import typer
+from rich.markup import escape
 
 from asym_analysis.cli.console import INPUT_ERROR, errors
 from asym_analysis.errors import AdapterError
@@ -35,13 +35,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `asym`. Exit code 0: done; 1: a usage or input error, in one sentence; 2: done, part of the input refused."""
     try:
         code = build_app()(args=arguments, standalone_mode=False)
-    except click.ClickException as error:
-        errors.print(f"[bold red]asym:[/] {error.format_message()}", soft_wrap=True, highlight=False)
-        code = INPUT_ERROR
+    except typer.TyperException as error:
+        # Usage errors carry a message for people; str() of them names the class first.
+        code = _tell(error.format_message() if hasattr(error, "format_message") else str(error))
     except (AdapterError, OSError) as error:
-        errors.print(f"[bold red]asym:[/] {str(error).replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
-        code = INPUT_ERROR
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("asym: interrupted; what was written before is whole", highlight=False)
-        code = 130
+        code = _tell(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        code = _tell("interrupted; what was written before is whole", code=130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(message: str, code: int = INPUT_ERROR) -> int:
+    errors.print(f"[bold red]asym:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    return code

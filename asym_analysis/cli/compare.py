@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from asym_analysis.cli.console import (
     write_result,
 )
 from asym_analysis.cli.inputs import MetadataOption, PathsArgument, read_adapters
+
+if TYPE_CHECKING:
+    from asym_analysis.alignment.comparison import SubspaceComparison
 
 __all__ = ["register"]
 
@@ -86,13 +89,13 @@ def compare(
     return DONE if read.complete else PARTLY_REFUSED
 
 
-def _draw(comparison, folder: Path) -> None:  # type: ignore[no-untyped-def]  # its class would import pandas at start-up
+def _draw(comparison: SubspaceComparison, folder: Path) -> None:
     from asym_analysis.plots.alignment import plot_subspace_alignment
     from asym_analysis.plots.heatmap import plot_figure_one
     from asym_analysis.plots.style import save_figure
 
     written = [
         *save_figure(plot_figure_one({"": comparison}), folder / "similarity"),
-        *save_figure(plot_subspace_alignment(comparison).get_figure(root=True), folder / "alignment_by_layer"),
+        *save_figure(plot_subspace_alignment(comparison), folder / "alignment_by_layer"),
     ]
     say("drew " + ", ".join(str(path) for path in written))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from asym_analysis.results import Result, plain
@@ -42,13 +43,13 @@ errors = Console(stderr=True)
 
 def fail(message: str) -> NoReturn:
     """End the command with one sentence on standard error and exit code 1."""
-    errors.print(f"[bold red]asym:[/] {_escape(message)}", soft_wrap=True, highlight=False)
+    errors.print(f"[bold red]asym:[/] {escape(message)}", soft_wrap=True, highlight=False)
     raise typer.Exit(INPUT_ERROR)
 
 
 def say(message: str) -> None:
     """A sentence on standard error, so that standard output holds results alone."""
-    errors.print(_escape(message), soft_wrap=True, highlight=False)
+    errors.print(escape(message), soft_wrap=True, highlight=False)
 
 
 def progress_wanted() -> bool:
@@ -60,9 +61,9 @@ def show_frame(frame: pd.DataFrame, *, title: str | None = None, digits: int = 4
     """Print a table; numbers to `digits` significant digits, at most `most_rows` rows and then how many more."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name, column in frame.items():
-        table.add_column(_escape(str(name)), justify="right" if pd.api.types.is_numeric_dtype(column) else "left")
+        table.add_column(escape(str(name)), justify="right" if pd.api.types.is_numeric_dtype(column) else "left")
     for row in frame.head(most_rows).itertuples(index=False):
-        table.add_row(*[_escape(_cell(value, digits)) for value in row])
+        table.add_row(*[escape(_cell(value, digits)) for value in row])
     console.print(table)
     if len(frame) > most_rows:
         console.print(f"... and {len(frame) - most_rows:,} more rows (--out writes them all)")
@@ -113,7 +114,3 @@ def _cell(value: Any, digits: int) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return str(value)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

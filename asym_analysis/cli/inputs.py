@@ -15,6 +15,7 @@ from asym_analysis.errors import AdapterError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
 
 __all__ = ["MetadataOption", "PathsArgument", "ReadAdapters", "read_adapters"]
@@ -58,7 +59,8 @@ def read_adapters(paths: Sequence[str], metadata: Path | None = None) -> ReadAda
     from asym_analysis.adapters.adapter_set import AdapterSet
     from asym_analysis.adapters.load import load_adapters
 
-    found, refusals = [], []
+    found: list[Adapter] = []
+    refusals: list[str] = []
     for path in tqdm(paths, desc="reading", unit="path", disable=not progress_wanted()):
         try:
             found.extend(load_adapters(path))

@@ -69,11 +69,14 @@ def axes_or_new(ax: Axes | None, *, width: float = SINGLE_COLUMN, height: float 
     return new
 
 
-def save_figure(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write a figure as SVG and PNG, each whole or not at all, and give the two paths.
+def save_figure(drawn: Figure | Axes, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write a figure, or the figure of these Axes, as SVG and PNG, each whole or not at all; give the two paths.
 
     The files carry no date, so that the same figure gives the same bytes.
     """
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these Axes were removed from their figure: there is nothing to save")
     paths = Path(f"{os.fspath(stem)}.svg"), Path(f"{os.fspath(stem)}.png")
     with styled():
         for path in paths:

@@ -131,15 +131,15 @@ def _coverage_warnings(adapters: AdapterSet) -> list[str]:
 def _notes() -> list[str]:
     return [
         "Overlap is the mean squared cosine of the principal angles between two subspaces: 1 for the same subspace, 0 "
-        "for orthogonal ones, min(rank)·max(rank)/(dimension·min(rank)) on average for random ones. It does not change "
-        "when (A, B) is replaced by (GA, BG⁻¹), which is the same update.",
-        "Chance is the exact mean over random subspaces; p-values are upper tails of a Beta law with the exact mean and "
-        "variance. Pairs that share an adapter are not independent: read the share of small p-values as a description, "
-        "and the contrasts, which permute adapters, as the test.",
-        "A similar A may only mean a shared random start. Pairs that began from the same value are marked, and compared "
-        "after subtracting it where it is known.",
-        f"Words: near chance is below {NEAR_CHANCE:g} times chance, well above is at least {WELL_ABOVE:g} times, nearly "
-        f"the same subspace is an overlap of at least {SAME_SUBSPACE:g}. They are conventions, not tests.",
+        "for orthogonal ones, and rank/dimension on average for random ones of equal rank. It does not change when "
+        "(A, B) is replaced by (GA, BG⁻¹), which is the same update.",
+        "Chance is the exact mean over random subspaces; p-values are upper tails of a Beta law with the exact mean "
+        "and variance. Pairs that share an adapter are not independent: read the share of small p-values as a "
+        "description, and the contrasts, which permute adapters, as the test.",
+        "A similar A may only mean a shared random start. Pairs that began from the same value are marked, and "
+        "compared after subtracting it where it is known.",
+        f"Words: near chance is below {NEAR_CHANCE:g} times chance, well above is at least {WELL_ABOVE:g} times, "
+        f"nearly the same subspace is an overlap of at least {SAME_SUBSPACE:g}. They are conventions, not tests.",
     ]
 
 
