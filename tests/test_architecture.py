@@ -22,7 +22,7 @@ ALLOWED = {
     "bounds.information": set(),
     "bounds.risk": set(),
     "bounds.mutual_information": set(),
-    "adapters": {"errors", "atomic", "subspaces"},
+    "adapters": GROUND | {"subspaces"},
     "alignment": GROUND | {"adapters", "subspaces"},
     "bounds": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds"},
     "finetuning": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds"},
