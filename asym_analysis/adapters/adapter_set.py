@@ -114,7 +114,9 @@ class AdapterSet(Sequence[Adapter]):
 
 
 def _plain_facts(adapter: Adapter) -> dict[str, Any]:
-    facts = {key: value for key, value in adapter.metadata.items() if isinstance(value, str | int | float | bool)}
+    # The checksum would read every weights file whole.
+    known = {key: adapter.metadata[key] for key in adapter.metadata if key != "sha256"}
+    facts = {key: value for key, value in known.items() if isinstance(value, str | int | float | bool)}
     return {"name": adapter.name, "rank": "/".join(map(str, adapter.ranks)), **facts} | {"name": adapter.name}
 
 

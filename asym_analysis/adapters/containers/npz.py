@@ -1,0 +1,80 @@
+"""NumPy archives (MLX's adapters.npz): each array is read on its own, and never with pickles."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.containers.archive import ArchiveEntry, checked_entries
+from asym_analysis.adapters.containers.raw_tensor import Contents
+from asym_analysis.errors import AdapterFormatError
+
+__all__ = ["open_npz"]
+
+# MLX stores bfloat16, which NumPy lacks, as two plain bytes.
+BFLOAT16 = np.dtype("V2")
+LONGEST_HEADER = 4096
+
+
+@dataclass(frozen=True)
+class NpzTensor:
+    """Reads one array of an npz archive."""
+
+    entry: ArchiveEntry
+
+    def __call__(self) -> Tensor:
+        """Unpack the array, in its stored dtype."""
+        data = self.entry.read()
+        shape, fortran_order, dtype, begin = _parse_header(data, self.entry)
+        values = np.frombuffer(data, dtype=dtype, offset=begin).reshape(shape, order="F" if fortran_order else "C")
+        if dtype == BFLOAT16:
+            return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(values, dtype=dtype.newbyteorder("="), order="C"))
+
+
+def open_npz(path: Path) -> Contents:
+    """Read the headers of the arrays in an npz archive.
+
+    Raises
+    ------
+    AdapterFormatError
+        If the archive is damaged or unsafe, or an array holds Python objects.
+    """
+    tensors = {}
+    for entry in checked_entries(path):
+        if not entry.name.endswith(".npy"):
+            raise AdapterFormatError(f"{path}: entry {entry.name!r} is no NumPy array: this is no npz archive")
+        shape, _, dtype, _ = _parse_header(entry.head(LONGEST_HEADER), entry)
+        kind = "bfloat16" if dtype == BFLOAT16 else dtype.name
+        tensors[entry.name.removesuffix(".npy")] = TensorSource(shape, kind, NpzTensor(entry))
+    return Contents(tensors, {}, "npz")
+
+
+def _parse_header(data: bytes | bytearray, entry: ArchiveEntry) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    where = f"{entry.stamp.path}: array {entry.name!r}"
+    file = io.BytesIO(data[:LONGEST_HEADER])
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read(file)
+    except Exception as error:  # NumPy evaluates the header as a Python literal, which fails in many ways
+        raise AdapterFormatError(
+            f"{where} has a damaged header ({type(error).__name__}); fetch the file again"
+        ) from error
+    if dtype.hasobject or dtype.itemsize > 8 or (dtype.kind not in "fiub" and dtype != BFLOAT16):
+        raise AdapterFormatError(f"{where} holds {dtype}, not numbers that torch can hold: save it as floats")
+    stored = entry.size - file.tell()
+    if len(shape) > 32 or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != stored:
+        raise AdapterFormatError(
+            f"{where} has {stored} bytes where shape {shape} of {dtype} needs another number: the file is damaged"
+        )
+    return shape, fortran_order, dtype, file.tell()

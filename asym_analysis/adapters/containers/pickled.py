@@ -1,0 +1,196 @@
+"""Pickles by torch.save: read only through `torch.load(weights_only=True)`, and only after a look at their opcodes."""
+
+from __future__ import annotations
+
+import pickletools
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, megabytes
+from asym_analysis.errors import AdapterFormatError
+
+__all__ = ["InMemoryTensor", "flatten", "inspect_pickle", "open_legacy_pickle", "weights_only"]
+
+# What a saved state dict needs. `weights_only` allows more, such as bytearray(n), which would fill any memory.
+ALLOWED_GLOBALS = {
+    "collections OrderedDict",
+    "torch.nn.parameter Parameter",
+    "torch.serialization _get_layout",
+    "torch Size",
+    "torch Tensor",
+    "torch device",
+    "torch.storage TypedStorage",
+    "torch.storage UntypedStorage",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "_codecs encode",
+    "builtins set",
+    "__builtin__ set",
+}
+LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys
+MOST_NODES, MOST_LEVELS = 500_000, 16
+
+
+class InMemoryTensor:
+    """Reads a tensor that is already in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __call__(self) -> Tensor:
+        """Give the tensor."""
+        return self.tensor
+
+    @classmethod
+    def source(cls, tensor: Tensor) -> TensorSource:
+        """The tensor as a checkpoint holds it."""
+        return TensorSource(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), cls(tensor))
+
+
+def open_legacy_pickle(path: Path) -> Contents:
+    """Read a file in the form that `torch.save` wrote before version 1.6. Its tensors are read at once.
+
+    Raises
+    ------
+    AdapterFormatError
+        If the pickle is unsafe, claims more than the file holds, or holds more than tensors and plain values.
+    """
+    stamp = FileStamp.of(path)
+    with open(path, "rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            inspect_pickle(file, path)
+    tensors, plain = flatten(weights_only(path, map_location="cpu"), path)
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > stamp.size:
+            raise AdapterFormatError(
+                f"{path}: tensor {name!r} of shape {tuple(tensor.shape)} is larger than the file "
+                f"({megabytes(stamp.size)}): it repeats its entries; save it contiguous"
+            )
+    return Contents({name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()}, plain, "legacy pickle")
+
+
+def inspect_pickle(file: BinaryIO, path: Path) -> None:
+    """Walk one pickle's opcodes without running it; stop after its last.
+
+    Raises
+    ------
+    AdapterFormatError
+        If it names a class or function that a state dict does not need, claims a storage larger than the file, or is
+        damaged.
+    """
+    size = path.stat().st_size
+    integers: list[int] = []  # since the last MARK: a storage's size is among them
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "MARK":
+                integers.clear()
+            elif isinstance(argument, int) and opcode.name in ("BININT", "INT", "LONG", "LONG1", "LONG4"):
+                integers.append(argument)
+            elif opcode.name == "BINPERSID" and any(integer > size for integer in integers):
+                raise AdapterFormatError(
+                    f"{path} claims a tensor of {max(integers):,} entries in a file of {megabytes(size)}: it was cut "
+                    "short or is damaged; fetch it again"
+                )
+            elif opcode.name == "GLOBAL":
+                _check_global(str(argument), path)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise AdapterFormatError(f"{path} begins as a pickle but is damaged or cut short; fetch it again") from error
+
+
+def _check_global(name: str, path: Path) -> None:
+    module, _, attribute = name.partition(" ")
+    if name in ALLOWED_GLOBALS or (module == "torch" and (attribute.endswith("Storage") or _is_dtype(attribute))):
+        return
+    raise AdapterFormatError(
+        f"{path} holds more than tensors ({module}.{attribute}), and such pickles are never run: load it where you "
+        "trust it and save its state_dict as safetensors"
+    )
+
+
+def _is_dtype(name: str) -> bool:
+    return isinstance(getattr(torch, name, None), torch.dtype)
+
+
+def weights_only(path: Path, *, map_location: str) -> Any:
+    """`torch.load` with `weights_only`, its many exceptions turned into one.
+
+    Raises
+    ------
+    AdapterFormatError
+        If torch refuses the file for any reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # hostile bytes reach torch's own parsers, which raise whatever they like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AdapterFormatError(f"{path} cannot be read as a torch checkpoint: {reason[:200]}") from error
+
+
+def flatten(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Tensors of a nested checkpoint by their dotted names, and its plain values likewise.
+
+    A mapping that wraps the state dict alone (``{"state_dict": {...}, "epoch": 3}``) is taken off the names. Entries
+    of a list are named by their number.
+
+    Raises
+    ------
+    AdapterFormatError
+        If two tensors have one name, a tensor is sparse or quantized, or the nesting has no end.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, object] = {}
+    for name, value in _leaves(loaded, path):
+        if not isinstance(value, Tensor):
+            plain[name] = value
+        elif name in tensors:
+            raise AdapterFormatError(f"{path} holds two tensors of the name {name!r}: save them under different names")
+        elif value.layout != torch.strided or value.is_quantized:
+            raise AdapterFormatError(f"{path}: tensor {name!r} is sparse or quantized: save it as a dense float tensor")
+        else:
+            tensors[name] = value.detach()
+    return _unwrapped(loaded, tensors), plain
+
+
+def _leaves(root: Any, path: Path) -> Iterator[tuple[str, object]]:
+    waiting: list[tuple[str, Any, int]] = [("", root, 0)]
+    seen = 0
+    while waiting:
+        name, value, level = waiting.pop()
+        seen += 1
+        if seen > MOST_NODES or level > MOST_LEVELS:
+            raise AdapterFormatError(f"{path} nests its tensors too deep to be a state dict: save the state_dict alone")
+        if isinstance(value, Mapping):
+            children = [(_text(key), child) for key, child in value.items()]
+        elif isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+            children = [(str(number), child) for number, child in enumerate(value)]
+        else:
+            if isinstance(value, Tensor | str | int | float | bool):
+                yield name, value
+            continue
+        waiting.extend((f"{name}.{key}" if name else key, child, level + 1) for key, child in reversed(children))
+
+
+def _text(key: Any) -> str:
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)[:1000]
+
+
+def _unwrapped(root: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(root, Mapping) or any(isinstance(value, Tensor) for value in root.values()):
+        return tensors
+    heads = {name.split(".", 1)[0] for name in tensors}
+    wrapper = next(iter(heads)) if len(heads) == 1 else None
+    if wrapper is None or not isinstance(root.get(wrapper), Mapping):
+        return tensors
+    return _unwrapped(root[wrapper], {name.removeprefix(f"{wrapper}."): value for name, value in tensors.items()})

@@ -1,0 +1,134 @@
+"""Tensors that stay in their file until they are asked for: a path, an offset, a dtype and a shape."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.errors import AdapterFormatError
+
+__all__ = ["Contents", "FileStamp", "RawTensor", "megabytes"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a container holds: tensor name -> where it lies, the container's own metadata, and its kind."""
+
+    tensors: dict[str, TensorSource]
+    header: dict[str, object]
+    container: str
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """A file as it was when its header was read: path, size in bytes, time of its last change in nanoseconds."""
+
+    path: str
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> FileStamp:
+        """Stamp a file that exists."""
+        status = os.stat(path)
+        return cls(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+    def read(self, offset: int, size: int) -> Tensor:
+        """Bytes `offset` to `offset + size` as a uint8 tensor.
+
+        Raises
+        ------
+        AdapterFormatError
+            If the file is gone, or is no longer the one whose header was read.
+        """
+        values = torch.empty(size, dtype=torch.uint8)
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+                    raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
+                file.seek(offset)
+                view, done = memoryview(values.numpy()), 0
+                while done < size:
+                    count = file.readinto(view[done:])
+                    if not count:
+                        raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
+                    done += count
+        except OSError as error:
+            raise AdapterFormatError(f"{self.path} can no longer be read: {error.strerror}") from error
+        return values
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """Reads one tensor's bytes, and no others; can be pickled, so another process may read it too.
+
+    Parameters
+    ----------
+    stamp
+        The file.
+    offset
+        Where the tensor's first entry lies, in bytes.
+    dtype, shape
+        As stored.
+    stride
+        Steps in entries along each axis; None for a contiguous (C-ordered) tensor.
+    """
+
+    stamp: FileStamp
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.offset + self.extent * self.dtype.itemsize > self.stamp.size:
+            raise AdapterFormatError(
+                f"{self.stamp.path}: a tensor of shape {self.shape} reaches beyond the file's end "
+                f"({megabytes(self.stamp.size)}): the file was cut short or is damaged; fetch it again"
+            )
+        # A stride of zero repeats entries, so that a small file could name a tensor of any size.
+        if math.prod(self.shape) * self.dtype.itemsize > self.stamp.size:
+            raise AdapterFormatError(
+                f"{self.stamp.path}: a tensor of shape {self.shape} is larger than the file "
+                f"({megabytes(self.stamp.size)}): it repeats its entries; save it contiguous"
+            )
+
+    @property
+    def extent(self) -> int:
+        """Number of entries from the first to the last that the tensor touches."""
+        if math.prod(self.shape) == 0:
+            return 0
+        if self.stride is None:
+            return math.prod(self.shape)
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+
+    def __call__(self) -> Tensor:
+        """Read the tensor, in its stored dtype."""
+        values = self.stamp.read(self.offset, self.extent * self.dtype.itemsize).view(self.dtype)
+        if self.stride is None or values.numel() == 0:
+            return values.reshape(self.shape)
+        return values.as_strided(self.shape, self.stride)
+
+    def source(self) -> TensorSource:
+        """The lazily read tensor that a checkpoint holds."""
+        return TensorSource(shape=self.shape, dtype=str(self.dtype).removeprefix("torch."), read=self)
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes for a message: '17 bytes', '3.2 MB', '10 GB'.
+
+    Examples
+    --------
+    >>> megabytes(17), megabytes(3_200_000), megabytes(10**10)
+    ('17 bytes', '3.2 MB', '10 GB')
+    """
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size} bytes"
