@@ -23,6 +23,8 @@ from asym_analysis.cli.console import (
 from asym_analysis.cli.inputs import MetadataOption, PathsArgument, read_adapters
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from asym_analysis.alignment.comparison import SubspaceComparison
 
 __all__ = ["register"]
@@ -78,15 +80,20 @@ def compare(
         summary = {"summary": comparison.summary().to_dict("records"), "settings": comparison.settings}
         write_json(summary | ({"contrast": contrast.to_dict("records")} if contrast is not None else {}))
     else:
-        show_frame(
-            read.adapters.table, title=f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
-        )
+        title = f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
+        show_frame(_what_differs(read.adapters.table), title=title)
         show_frame(comparison.summary(), title=f"\n{measure} against random subspaces")
         if contrast is not None:
             show_frame(contrast, title=f"\nsame against different {by}")
     if not read.adapters.missing.empty:
         say(f"{len(read.adapters.missing)} modules are missing in some adapters and were compared where both have them")
     return DONE if read.complete else PARTLY_REFUSED
+
+
+def _what_differs(table: pd.DataFrame) -> pd.DataFrame:
+    """The adapters' names, and the columns in which they are not all alike."""
+    others = [column for column in table if column not in ("name", "source", "sha256")]
+    return table[["name", *(column for column in others if len(table[column].unique()) > 1)]]
 
 
 def _draw(comparison: SubspaceComparison, folder: Path) -> None:

@@ -33,7 +33,7 @@ def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = No
     --------
     >>> from asym_analysis import compare_subspaces, sample_adapters
     >>> adapters = sample_adapters()
-    >>> _ = plot_subspace_alignment(compare_subspaces(adapters.select(adapters.table["family"] == "a")))
+    >>> _ = plot_subspace_alignment(compare_subspaces(adapters.select(adapters.table["family"] == "one_task")))
     """
     frame = comparison.frame.dropna(subset=["value"])
     layers = frame["layer"].astype("Int64")

@@ -74,7 +74,7 @@ def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
     if "family" not in adapters.table.columns:
         return {"all adapters": adapters}
     column = adapters.table["family"]
-    groups = {str(family): adapters.select(column == family) for family in column.unique()}
+    groups = {str(family).replace("_", " "): adapters.select(column == family) for family in column.unique()}
     return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
 
 
