@@ -176,12 +176,6 @@ class Adapter(Mapping[str, LowRankUpdate]):
         """The distinct ranks of the modules, ascending."""
         return tuple(sorted({source.rank for source in self._modules.values()}))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "extras": dict(self.extras)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, extras=MappingProxyType(state["extras"]))
-
     def __repr__(self) -> str:
         ranks = "/".join(map(str, self.ranks)) or "-"
         base = self.metadata.get("base_model") or "unknown base model"

@@ -19,7 +19,7 @@ from asym_analysis.adapters.containers import Contents, InMemoryTensor, open_con
 from asym_analysis.adapters.dialects import read_checkpoint
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.metadata import Metadata
-from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at
+from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
 from asym_analysis.errors import AdapterError
 
 __all__ = ["load_adapter", "load_adapters"]
@@ -72,7 +72,8 @@ def load_adapter(
     if not isinstance(source, str | os.PathLike):
         return _from_memory(source, dialect=dialect, config=config, name=name)
     path = _local_path(source, revision=revision, subfolder=subfolder)
-    return _from_files(adapter_at(path), source=os.fspath(source), dialect=dialect, config=config, name=name)
+    files = adapter_at(path)
+    return _from_files(files, name=name or files.name, dialect=dialect, config=config)
 
 
 def load_adapters(
@@ -100,22 +101,29 @@ def load_adapters(
     AdapterError
         If one of them cannot be opened; the message names it.
     """
-    listed = [sources] if isinstance(sources, str | os.PathLike | Mapping) or _is_model(sources) else list(sources)
-    adapters: list[Adapter] = []
-    for source in listed:
-        if isinstance(source, Adapter):
-            adapters.append(source)
-        elif _is_model(source):
-            adapters += [_from_model(source, adapter, dialect=dialect) for adapter in source.peft_config]
-        elif not isinstance(source, str | os.PathLike):
-            adapters.append(_from_memory(source, dialect=dialect, config=config, name=None))
-        else:
-            path = _local_path(source, revision=None, subfolder=None)
-            adapters += [
-                _from_files(files, source=str(files.weights), dialect=dialect, config=config, name=None)
-                for files in adapters_at(path)
-            ]
+    single = isinstance(sources, str | os.PathLike | Mapping) or _is_model(sources)
+    listed: list[Any] = [sources] if single else [*sources]  # type: ignore[misc]
+    found = [adapter for source in listed for adapter in _each(source, dialect=dialect, config=config)]
+    on_disk = [files for files in found if isinstance(files, AdapterFiles)]
+    names = iter(distinct_names(on_disk))
+    adapters = [
+        _from_files(files, name=next(names), dialect=dialect, config=config)
+        if isinstance(files, AdapterFiles)
+        else files
+        for files in found
+    ]
     return AdapterSet(adapters, metadata)
+
+
+def _each(source: Any, *, dialect: str | Dialect, config: Mapping[str, Any] | None) -> Sequence[AdapterFiles | Adapter]:
+    """What one source of a set stands for: files still to be opened, or adapters."""
+    if isinstance(source, Adapter):
+        return [source]
+    if _is_model(source):
+        return [_from_model(source, adapter, dialect=dialect) for adapter in source.peft_config]
+    if not isinstance(source, str | os.PathLike):
+        return [_from_memory(source, dialect=dialect, config=config, name=None)]
+    return adapters_at(_local_path(source, revision=None, subfolder=None))
 
 
 def _local_path(source: str | os.PathLike[str], *, revision: str | None, subfolder: str | None) -> Path:
@@ -138,28 +146,20 @@ def _local_path(source: str | os.PathLike[str], *, revision: str | None, subfold
     )
 
 
-def _from_files(
-    files: AdapterFiles,
-    *,
-    source: str,
-    dialect: str | Dialect,
-    config: Mapping[str, Any] | None,
-    name: str | None,
-) -> Adapter:
+def _from_files(files: AdapterFiles, *, name: str, dialect: str | Dialect, config: Mapping[str, Any] | None) -> Adapter:
     contents = open_container(files.weights)
     if config is None:
         config = read_json(files.config) if files.config else {}
     initial = None
     if files.initial:
-        at_start = AdapterFiles(files.initial)
-        initial = _from_files(at_start, source=str(files.initial), dialect=dialect, config=config, name="initial")
-    known = {"source": source, "container": contents.container, "step": files.step}
+        initial = _from_files(AdapterFiles(files.initial), name=f"{name} (initial)", dialect=dialect, config=config)
+    known = {"source": files.source, "container": contents.container, "step": files.step}
     single = not files.weights.name.endswith(".index.json")
     return _build(
         contents,
         config,
         dialect=dialect,
-        name=name or files.name,
+        name=name,
         where=str(files.weights),
         known=known,
         weights=files.weights if single else None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["AdapterFiles", "adapter_at", "adapters_at"]
+__all__ = ["AdapterFiles", "adapter_at", "adapters_at", "distinct_names"]
 
 # A folder's own adapter, by the names that the libraries write, most telling first.
 OWN_NAMES = (
@@ -29,6 +31,7 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".l
 NOT_ADAPTERS = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|training_args|trainer_state|initial|.*_optimizer|tokenizer.*)\.\w+$"
 )
+MOST_FOLDERS = 12
 CONFIG, INITIAL = "adapter_config.json", "initial.safetensors"
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})$")
 MLX_STEP = re.compile(r"(\d{1,18})_adapters\.(?:safetensors|npz)$")
@@ -42,7 +45,7 @@ VAGUE = re.compile(
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """The files of one adapter: weights (or the index of their shards), config, initial factors, and where it stands."""
+    """The files of one adapter: weights (or the index of their shards), config, initial factors, and the step."""
 
     weights: Path
     config: Path | None = None
@@ -72,17 +75,65 @@ class AdapterFiles:
         >>> AdapterFiles(Path("/runs/mrpc/seed-1/checkpoint-90/adapter_model.bin")).name
         'seed-1/checkpoint-90'
         """
+        return self._named(0)
+
+    @property
+    def source(self) -> str:
+        """Where it came from: the path of its weights, or repository and commit where that lies in the hub's cache."""
+        hub = self._hub
+        return f"{hub[0]}@{hub[1]}" if hub else str(self.weights)
+
+    @property
+    def _hub(self) -> tuple[str, str] | None:
+        """Repository and commit, read from the cache's layout: models--OWNER--NAME/snapshots/COMMIT/..."""
+        parts = _absolute(self.weights).parts
+        for place in range(1, len(parts) - 2):
+            if parts[place] == "snapshots" and parts[place - 1].startswith("models--"):
+                return parts[place - 1].removeprefix("models--").replace("--", "/"), parts[place + 1]
+        return None
+
+    @property
+    def _folders(self) -> list[str]:
+        """The folders above the weights; repository names stand for those of the hub's cache."""
+        parts = list(_absolute(self.weights).parent.parts[1:])
+        hub = self._hub
+        if hub is None:
+            return parts
+        return [*hub[0].split("/"), *parts[parts.index("snapshots") + 2 :]]
+
+    def _named(self, more: int) -> str:
+        """The name with so many more of the folders above."""
         stem = self.weights.name.removesuffix(".index.json")
         while Path(stem).suffix in SUFFIXES:
             stem = Path(stem).stem
-        parts = _absolute(self.weights).parent.parts[1:]
-        named = [*parts, stem] if self.weights.name not in OWN_NAMES else list(parts)
+        parts = self._folders
+        named = [*parts, stem] if self.weights.name not in OWN_NAMES else parts
         if not named:
             return stem
         first = len(named) - 1
         while first > 0 and VAGUE.match(named[first]):
             first -= 1
-        return "/".join(named[first:])
+        return "/".join(named[max(first - more, 0) :])
+
+
+def distinct_names(adapters: Sequence[AdapterFiles]) -> list[str]:
+    """Names of several adapters: where two would agree, as many of the folders above as tell them apart.
+
+    Examples
+    --------
+    >>> runs = [Path("/runs/mrpc/seed-1/adapter_model.bin"), Path("/runs/rte/seed-1/adapter_model.bin")]
+    >>> distinct_names([AdapterFiles(weights) for weights in runs])
+    ['mrpc/seed-1', 'rte/seed-1']
+    """
+    names = [adapter.name for adapter in adapters]
+    for more in range(1, MOST_FOLDERS):
+        counts = Counter(names)
+        if len(counts) == len(names):
+            break
+        names = [
+            adapter._named(more) if counts[name] > 1 else name for adapter, name in zip(adapters, names, strict=True)
+        ]
+    return names
 
 
 def adapter_at(path: Path) -> AdapterFiles:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from asym_analysis.adapters.containers.archive import checked_entries
+from asym_analysis.adapters.containers.gguf import open_gguf
 from asym_analysis.adapters.containers.npz import open_npz
 from asym_analysis.adapters.containers.pickled import InMemoryTensor, open_legacy_pickle
 from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, megabytes
@@ -50,6 +51,8 @@ def open_container(path: Path) -> Contents:
     if head.startswith(b"PK\3\4"):
         names = [entry.name for entry in checked_entries(path)]
         return open_npz(path) if all(name.endswith(".npy") for name in names) else open_torch_zip(path)
+    if head.startswith(b"GGUF"):
+        return open_gguf(path)
     if re.match(rb"\x80[\x02-\x05]", head):
         return open_legacy_pickle(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":

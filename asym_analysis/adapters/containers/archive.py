@@ -58,7 +58,7 @@ class ArchiveEntry:
             ) from error
         if len(unpacked) != self.size or zlib.crc32(unpacked) != self.checksum:
             raise AdapterFormatError(
-                f"{self.stamp.path}: entry {self.name!r} does not match its checksum: the file is damaged; fetch it again"
+                f"{self.stamp.path}: entry {self.name!r} fails its checksum: the file is damaged; fetch it again"
             )
         return unpacked
 
@@ -128,6 +128,6 @@ def _check(info: zipfile.ZipInfo, stamp: FileStamp) -> None:
         )
     if info.file_size > 2 * stamp.size + ALLOWANCE:
         raise AdapterFormatError(
-            f"{where} would unpack to {megabytes(info.file_size)} from a file of {megabytes(stamp.size)}, as a zip bomb "
-            "does: it is not unpacked"
+            f"{where} would unpack to {megabytes(info.file_size)} from a file of {megabytes(stamp.size)}, as a zip "
+            "bomb does: it is not unpacked"
         )

@@ -53,7 +53,7 @@ class FileStamp:
                 if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
                     raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
                 file.seek(offset)
-                view, done = memoryview(values.numpy()), 0
+                view, done = values.numpy().data, 0
                 while done < size:
                     count = file.readinto(view[done:])
                     if not count:

@@ -44,7 +44,7 @@ def open_torch_zip(path: Path) -> Contents:
 
 def _raw(name: str, tensor: Tensor, stamp: FileStamp, sizes: dict[int, int]) -> RawTensor:
     begin: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)  # torch's note for "meta" loads
-    first = tensor.storage_offset() * tensor.element_size()
+    first = int(tensor.storage_offset()) * tensor.element_size()
     raw = RawTensor(stamp, (begin or 0) + first, tensor.dtype, tuple(tensor.shape), tensor.stride())
     if begin not in sizes or first + raw.extent * tensor.element_size() > sizes[begin]:
         raise AdapterFormatError(
