@@ -266,8 +266,8 @@ def _excess(problem: LeastSquaresProblem, rank: int, samples: int, tuned: Tuned)
         if int((problem.singular_values > 1e-9 * problem.singular_values[0]).sum()) > rank:
             raise ValueError(f"the update has a rank above {rank}; the rate of joint training is only known up to it")
         excess = noise * rank * (regressors + problem.d_out - rank) / samples
-        # The next order is relatively (parameters of one output) / samples.
-        return excess, excess * min(1.0, regressors / samples), "asymptotic"
+        # The next order is relatively of the size of (regressors and outputs) / samples.
+        return excess, excess * min(1.0, (regressors + problem.d_out) / samples), "asymptotic"
     if samples > regressors + 1:
         return rank * noise * regressors / (samples - regressors - 1), 0.0, "exact"
     if samples >= regressors - 1:
