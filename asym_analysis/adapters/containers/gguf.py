@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class QuantizedTensor:
 class _Cursor:
     """Reads forward through a file, never beyond its end."""
 
-    def __init__(self, file: BinaryIO, stamp: FileStamp) -> None:
+    def __init__(self, file: BufferedIOBase, stamp: FileStamp) -> None:
         self.file = file
         self.stamp = stamp
         self.entries = 0
@@ -105,7 +105,8 @@ class _Cursor:
     def value(self, kind: int) -> object:
         """One metadata value; an array is passed over, and None stands for it."""
         if kind in SCALARS:
-            return self.number(SCALARS[kind])
+            value: object = struct.unpack("<" + SCALARS[kind], self.take(struct.calcsize(SCALARS[kind])))[0]
+            return value
         if kind == TEXT:
             return self.text()
         if kind != ARRAY:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickletools
 import warnings
 from collections.abc import Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def open_legacy_pickle(path: Path) -> Contents:
     return Contents({name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()}, plain, "legacy pickle")
 
 
-def inspect_pickle(file: BinaryIO, path: Path) -> None:
+def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
     """Walk one pickle's opcodes without running it; stop after its last.
 
     Raises
@@ -91,7 +92,7 @@ def inspect_pickle(file: BinaryIO, path: Path) -> None:
     size = path.stat().st_size
     integers: list[int] = []  # since the last MARK: a storage's size is among them
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
             if opcode.name == "MARK":
                 integers.clear()
             elif isinstance(argument, int) and opcode.name in ("BININT", "INT", "LONG", "LONG1", "LONG4"):
