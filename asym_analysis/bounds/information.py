@@ -134,7 +134,7 @@ def noisy_regression_information(
 
     Examples
     --------
-    >>> float(noisy_regression_information(np.eye(2), outputs=3, residual_variance=1.0, noise_variance=1.0).__round__(4))
+    >>> round(noisy_regression_information(np.eye(2), 3, residual_variance=1.0, noise_variance=1.0), 4)
     2.0794
     """
     if residual_variance <= 0 or noise_variance <= 0:

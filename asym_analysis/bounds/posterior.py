@@ -1,0 +1,298 @@
+"""Gaussian posteriors centred on the trained tensors, Gaussian priors centred on their start, and KL between them.
+
+With one standard deviation s for both, KL = sum ||W - W_0||^2/(2 s^2), whatever the dimension (theory notes, section
+5.7). The prior is fixed before the data; s is chosen from the grid 2^(-k/2), k = ..., -1, 0, 1, ..., by a union bound
+whose price is in `scale_price`. A posterior may be any law that the data suggest, so that centring it on balanced
+factors of the same update, where that makes KL smaller, is free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds.trained import TensorKey, Tuned, trained_tensors, with_tensors
+
+__all__ = [
+    "FactorEnergy",
+    "GaussianPosterior",
+    "factor_energies",
+    "gaussian_kl",
+    "gaussian_posterior",
+    "scale_on_grid",
+    "scale_price",
+    "with_head",
+]
+
+
+def gaussian_kl(deviation_squared: float, size: int, posterior_std: float, prior_std: float) -> float:
+    """KL(N(w, s_q^2 I) || N(w_0, s_p^2 I)) in nats, from ||w - w_0||^2 and the dimension.
+
+    Examples
+    --------
+    >>> gaussian_kl(8.0, size=1000, posterior_std=2.0, prior_std=2.0)
+    1.0
+    """
+    if posterior_std <= 0 or prior_std <= 0:
+        raise ValueError("standard deviations must be positive")
+    ratio = (posterior_std / prior_std) ** 2
+    return 0.5 * (size * (ratio - 1.0 - math.log(ratio)) + deviation_squared / prior_std**2)
+
+
+def scale_on_grid(scale: float) -> float:
+    """The scale of the form 2^(-k/2) that lies nearest in ratio.
+
+    Examples
+    --------
+    >>> scale_on_grid(0.27), scale_on_grid(1.0)
+    (0.25, 1.0)
+    """
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"a scale must be positive and finite, not {scale}")
+    return 2.0 ** (round(2 * math.log2(scale)) / 2)
+
+
+def scale_price(scale: float) -> float:
+    """Nats that choosing `scale` from the grid costs: -ln of weights that sum to 1 over all integers k.
+
+    The weight of k is proportional to 1/(1 + |k|)^2, the constant being pi^2/3 - 1.
+
+    Examples
+    --------
+    >>> round(scale_price(1.0), 4), round(scale_price(2**-4), 4)
+    (0.8286, 5.223)
+    """
+    k = round(-2 * math.log2(scale))
+    if not math.isclose(2.0 ** (-k / 2), scale, rel_tol=1e-9):
+        raise ValueError(f"{scale} is not of the form 2^(-k/2): only scales of the grid have a price")
+    return 2 * math.log1p(abs(k)) + math.log(math.pi**2 / 3 - 1)
+
+
+@dataclass(frozen=True)
+class FactorEnergy:
+    """Squared norms, summed over modules, that decide KL and the size of the noise; each tensor read once.
+
+    Attributes
+    ----------
+    b_squared, a_squared
+        ||B||^2, and ||A - A_0||^2 (of balanced factors where A_0 is not recorded): what KL charges.
+    update
+        ||scaling B A||^2.
+    from_b, from_a, from_both
+        Expected squared norm of the update's noise for unit noise on B, on A, and their product.
+    rest_squared, rest
+        Head and other trained tensors: squared deviation from the start, and squared norm of the tensors.
+    """
+
+    b_squared: float
+    a_squared: float
+    update: float
+    from_b: float
+    from_a: float
+    from_both: float
+    rest_squared: float
+    rest: float
+    rest_size: int
+
+    def scales(self, tuned: Tuned, relative_noise: float) -> dict[str, float]:
+        """Scales, on the grid, whose noise in the update has about `relative_noise` times the update's norm."""
+        target = relative_noise**2 * self.update
+        found: dict[str, float] = {}
+        if target > 0 and tuned == "both":
+            # from_b b + from_a a + from_both a b = target with equal shares of the first two.
+            product = self.from_both / (self.from_b * self.from_a)
+            share = 2 * target / (1 + math.sqrt(1 + product * target)) / 2
+            found = {"B": math.sqrt(share / self.from_b), "A": math.sqrt(share / self.from_a)}
+        elif target > 0:
+            found = {tuned: math.sqrt(target / (self.from_b if tuned == "B" else self.from_a))}
+        if self.rest > 0:
+            found["head"] = relative_noise * math.sqrt(self.rest / self.rest_size)
+        return {group: scale_on_grid(scale) for group, scale in found.items()}
+
+    def kl(self, scales: Mapping[str, float]) -> float:
+        """KL in nats with the price of every scale included."""
+        squared = {"B": self.b_squared, "A": self.a_squared, "head": self.rest_squared}
+        return sum(squared[group] / (2 * s**2) + scale_price(s) for group, s in scales.items())
+
+
+def factor_energies(adapter: Adapter) -> dict[Tuned, FactorEnergy]:
+    """The energies under each way of tuning, from one reading of the modules; the head is left out.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"q": (torch.eye(1, 3), 2 * torch.eye(2, 1))})
+    >>> energy = factor_energies(adapter)
+    >>> energy["B"].b_squared, energy["both"].b_squared
+    (4.0, 2.0)
+    """
+    single, balanced, rest = _sums(), _sums(), _sums()
+    start = adapter.initial
+    for module in adapter:
+        update = adapter[module]
+        begun = start[module] if start is not None and module in start else None
+        A, B, squared_scaling = update.A.double(), update.B.double(), update.scaling**2
+        gram_a, gram_b = A @ A.mT, B.mT @ B
+        a, b = gram_a.trace().item(), gram_b.trace().item()
+        norms = {"a": a, "b": b}
+        moved = norms
+        if begun is not None:
+            moved = {"a": _squared(A - begun.A.double()), "b": _squared(B - begun.B.double())}
+        even = norms if begun is not None else dict.fromkeys("ab", _nuclear_norm(gram_a, gram_b))
+        change = squared_scaling * (gram_a * gram_b).sum().item()
+        product = squared_scaling * update.rank * update.d_in * update.d_out
+        for sums, size, charge in ((single, norms, moved), (balanced, even, moved if begun is not None else even)):
+            sums["b_squared"] += charge["b"]
+            sums["a_squared"] += charge["a"]
+            sums["update"] += change
+            sums["from_b"] += squared_scaling * update.d_out * size["a"]
+            sums["from_a"] += squared_scaling * update.d_in * size["b"]
+            sums["from_both"] += product
+        if update.magnitude is not None:
+            _add_rest(rest, update.magnitude, None)
+    alone, both = (
+        FactorEnergy(
+            **{name: sums[name] for name in ("b_squared", "a_squared", "update", "from_b", "from_a", "from_both")},
+            rest_squared=rest["moved"],
+            rest=rest["whole"],
+            rest_size=int(rest["size"]),
+        )
+        for sums in (single, balanced)
+    )
+    return {"B": alone, "A": alone, "both": both}
+
+
+def with_head(energy: FactorEnergy, adapter: Adapter) -> FactorEnergy:
+    """The same energies with the trained tensors that belong to no module."""
+    rest, start = _sums(), adapter.initial
+    for name, extra in adapter.extras.items():
+        _add_rest(rest, extra.read(), start.extras[name].read() if start is not None and name in start.extras else None)
+    return replace(
+        energy,
+        rest_squared=energy.rest_squared + rest["moved"],
+        rest=energy.rest + rest["whole"],
+        rest_size=energy.rest_size + int(rest["size"]),
+    )
+
+
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """Independent Gaussians around trained tensors, with the prior they are charged against.
+
+    Attributes
+    ----------
+    adapter
+        The centre; `draw` gives adapters around it.
+    stds
+        Posterior standard deviation of each trained tensor: a number, or one for each entry.
+    kl
+        KL to the prior in nats, with everything charged that chose the prior.
+    """
+
+    adapter: Adapter
+    stds: Mapping[TensorKey, float | Tensor]
+    kl: float
+    centre: Mapping[TensorKey, Tensor] = field(repr=False, default_factory=dict)
+
+    def draw(self, generator: torch.Generator) -> Adapter:
+        """One adapter from the posterior, in memory."""
+        values = {}
+        for key, centre in self.centre.items():
+            noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
+            values[key] = centre + self.stds[key] * noise
+        return with_tensors(self.adapter, values, name=f"{self.adapter.name}, drawn")
+
+
+def gaussian_posterior(
+    adapter: Adapter,
+    tuned: Tuned,
+    *,
+    include_head: bool = True,
+    relative_noise: float = 1.0,
+    prior: Adapter | None = None,
+) -> GaussianPosterior:
+    """The posterior whose noise has about `relative_noise` times the norm of the update, and of the head.
+
+    Both factors trained and no recorded initialization: it is centred on the balanced factors of each update, with the
+    prior at zero. `prior`, an adapter made without the samples that the bound counts, is the centre of the prior in
+    place of the initialization.
+
+    Raises
+    ------
+    ValueError
+        If nothing was trained: every update and the head are zero.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"q": (torch.randn(2, 6), torch.randn(5, 2))})
+    >>> posterior = gaussian_posterior(adapter, "B", relative_noise=0.5)
+    >>> posterior.draw(torch.Generator().manual_seed(0))["q"].shape
+    (5, 6)
+    """
+    start = prior if prior is not None else adapter.initial
+    centred = adapter
+    if tuned == "both" and start is None:
+        centred = _balanced(adapter)
+    reference = Adapter(
+        {module: centred.source(module) for module in centred},
+        name=adapter.name,
+        metadata=adapter.metadata,
+        extras=centred.extras,
+        coverage=centred.coverage,
+        initial=start,
+    )
+    energy = factor_energies(reference)[tuned]
+    if include_head:
+        energy = with_head(energy, reference)
+    scales = energy.scales(tuned, relative_noise)
+    if not scales:
+        raise ValueError(f"{adapter.name} holds only zeros: there is nothing to centre a posterior on")
+    tensors = list(trained_tensors(centred, tuned, include_head=include_head))
+    stds = {tensor.key: scales[_group(tensor.key)] for tensor in tensors if _group(tensor.key) in scales}
+    centre = {tensor.key: tensor.read() for tensor in tensors if tensor.key in stds}
+    return GaussianPosterior(centred, stds, energy.kl(scales), centre)
+
+
+def _group(key: TensorKey) -> str:
+    return key[1] if key[1] in ("A", "B") else "head"
+
+
+def _balanced(adapter: Adapter) -> Adapter:
+    values: dict[TensorKey, Tensor] = {}
+    for module in adapter:
+        update = adapter[module]
+        balanced = update.balanced()
+        # `balanced` has scaling 1; the adapter keeps its own, so that it is divided out of both factors evenly.
+        root = math.sqrt(abs(update.scaling)) or 1.0
+        pad = update.rank - balanced.rank
+        A, B = balanced.A / root, balanced.B / math.copysign(root, update.scaling)
+        values[(module, "A")] = torch.nn.functional.pad(A, (0, 0, 0, pad))
+        values[(module, "B")] = torch.nn.functional.pad(B, (0, pad))
+    return with_tensors(adapter, values)
+
+
+def _nuclear_norm(gram_a: Tensor, gram_b: Tensor) -> float:
+    """Sum of the singular values of B A, from A A^T and B^T B."""
+    values, vectors = torch.linalg.eigh(gram_a)
+    root = vectors * values.clamp_min(0).sqrt()
+    return torch.linalg.eigvalsh(root.mT @ gram_b @ root).clamp_min(0).sqrt().sum().item()
+
+
+def _add_rest(sums: dict[str, float], value: Tensor, begun: Tensor | None) -> None:
+    value = value.double()
+    sums["moved"] += _squared(value if begun is None else value - begun.double())
+    sums["whole"] += _squared(value)
+    sums["size"] += value.numel()
+
+
+def _sums() -> dict[str, float]:
+    return defaultdict(float)
+
+
+def _squared(value: Tensor) -> float:
+    return value.square().sum().item()
