@@ -37,7 +37,8 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="Also write the table there: .json, .parquet or .csv, by its suffix.")
 ]
 
-console = Console()
+# Piped output has no width of its own: wide enough that tables are not folded at 80 columns.
+console = Console(width=None if sys.stdout.isatty() else 200)
 errors = Console(stderr=True)
 
 
