@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped config by name; 'list' names them.")],
     data: Annotated[Path | None, typer.Option("--data", help="The folder of the task's data.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the runs and their table runs.csv are written.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="Where the runs and their table runs.csv are written.")] = Path(
+        "runs"
+    ),
     only: Annotated[str | None, typer.Option("--only", help="Run only what has this text in its name.")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -28,21 +30,28 @@ def finetune(
 
     `asym finetune samples --data GLUE` trains the adapters that ship with the package.
     """
-    try:
-        import peft  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise typer.BadParameter(f"{error.name} is not installed; pip install 'asym_analysis[finetune]'") from error
+    from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.sweep import read_sweep, run_sweep, shipped_configs
 
     if config == "list":
         say("\n".join(shipped_configs()))
         return
-    transformers.logging.set_verbosity_error()
+    prepare_training()
     runs = [run for run in read_sweep(config, data=data) if only is None or only in run.name]
     table = run_sweep(runs, out, progress=progress_wanted())
     if json:
         write_json(table.to_dict(orient="records"))
     else:
-        columns = ["name", "task", "variant", "seed", "init_seed", "steps", "learning_rate", "metric", "value", "baseline"]
+        columns = [
+            "name",
+            "task",
+            "variant",
+            "seed",
+            "init_seed",
+            "steps",
+            "learning_rate",
+            "metric",
+            "value",
+            "baseline",
+        ]
         show_frame(table[columns] if len(table) else table, title=f"{len(table)} runs in {out}")

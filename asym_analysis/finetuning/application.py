@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from asym_analysis.finetuning.initializations import generator_for, initial_factor
-from asym_analysis.finetuning.variants import Variant
+from asym_analysis.finetuning.variants import FactorStart, Variant
 
 __all__ = ["apply_variant", "initial_factors", "lora_layers"]
 
@@ -69,11 +69,14 @@ def apply_variant(
     """
     for name, layer in lora_layers(peft_model, adapter).items():
         weight = _base_weight(layer)
-        for factor, start, linear in (
+        pairs: tuple[tuple[Literal["A", "B"], FactorStart, Any], ...] = (
             ("A", variant.A, layer.lora_A[adapter]),
             ("B", variant.B, layer.lora_B[adapter]),
-        ):
-            value = initial_factor(factor, start.initialization, weight, layer.r[adapter], generator_for(seed, name, factor))
+        )
+        for factor, start, linear in pairs:
+            value = initial_factor(
+                factor, start.initialization, weight, layer.r[adapter], generator_for(seed, name, factor)
+            )
             linear.weight.copy_(value.to(storage_dtype))
             linear.weight.requires_grad_(start.trained)
     return initial_factors(peft_model, adapter)

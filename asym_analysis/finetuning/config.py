@@ -22,7 +22,7 @@ class FinetuneConfig:
     Parameters
     ----------
     model
-        A Hugging Face id, a folder, or "package:NAME/FOLDER" for weights that an installed package carries.
+        A Hugging Face id, a folder, a .gguf file, or "package:NAME/PATH" for weights that an installed package carries.
     task
         The task, with its data.
     variant
@@ -117,7 +117,7 @@ class FinetuneConfig:
             raise AdapterError(f"the run cannot be made: {error}") from error
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values that `from_mapping` reads back, as they are stored beside a run; where the data lay is left out."""
+        """Plain values that `from_mapping` reads back, as stored beside a run; where the data lay is left out."""
         settings = {key: value for key, value in asdict(self).items() if value is not None and key != "task"}
         task = {
             key: value
@@ -127,24 +127,36 @@ class FinetuneConfig:
         return {**settings, "target_modules": list(self.target_modules), "task": {"kind": self.task.kind, **task}}
 
 
-def model_source(model: str) -> str:
-    """Where `from_pretrained` finds a model: resolves "package:NAME/FOLDER", and leaves ids and folders as they are.
+def model_source(model: str) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds a model, and with which options.
+
+    Ids and folders are left as they are. "package:NAME/FOLDER" is resolved in an installed package, and a .gguf file
+    becomes its folder with the option `gguf_file`.
 
     Raises
     ------
     AdapterError
-        If the package is not installed or does not hold that folder.
+        If the package is not installed or does not hold that path.
+
+    Examples
+    --------
+    >>> model_source("models/small.gguf")
+    ('models', {'gguf_file': 'small.gguf'})
     """
-    if not model.startswith("package:"):
-        return model
-    package, _, inner = model.removeprefix("package:").partition("/")
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise AdapterError(f"{model}: the package {package} is not installed; pip install {package.replace('_', '-')}")
-    folder = Path(found.submodule_search_locations[0]) / inner
-    if not folder.is_dir():
-        raise AdapterError(f"{model}: the package {package} holds no folder {inner}")
-    return str(folder)
+    if model.startswith("package:"):
+        package, _, inner = model.removeprefix("package:").partition("/")
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise AdapterError(
+                f"{model}: the package {package} is not installed; pip install {package.replace('_', '-')}"
+            )
+        path = Path(found.submodule_search_locations[0]) / inner
+        if not path.exists():
+            raise AdapterError(f"{model}: the package {package} holds no {inner}")
+        model = str(path)
+    if model.endswith(".gguf"):
+        return str(Path(model).parent), {"gguf_file": Path(model).name}
+    return model, {}
 
 
 def _task(settings: Any, folder: Path) -> Task:
@@ -158,6 +170,8 @@ def _task(settings: Any, folder: Path) -> Task:
         # Annotations are strings here; a path in a config file is relative to that file.
         if name in values and "Path" in str(field.type):
             values[name] = folder / Path(str(values[name])).expanduser()
+        elif isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     try:
         return kind(**values)
     except TypeError as error:

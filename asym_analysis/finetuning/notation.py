@@ -1,9 +1,9 @@
 """The two ways in which variants are written: the paper's notation, and the strategy strings of its released code.
 
 A strategy string ("hB_zero_A_rand") is read by position in the released code: its first two tokens are taken for B, the
-next two for A, whatever letters they carry. A string that names A first, as the released README's own example does, trains
-the other factor than it seems to (theory notes, section 2, bug 3). Such a string is read here as the released code
-reads it, with a warning.
+next two for A, whatever letters they carry. A string that names A first, as the released README's own example does,
+trains the other factor than it seems to (theory notes, section 2, bug 3). Such a string is read here as the released
+code reads it, with a warning.
 """
 
 from __future__ import annotations
@@ -69,19 +69,25 @@ def _strategy_string(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
     tokens = re.sub(r"_([VU])_last(?=_|$)", r"_\1last", plain).split("_")
     letters = [token.removeprefix("h") for token in tokens[0::2]]
     if len(tokens) != 4 or set(letters) != {"A", "B"}:
-        raise ValueError(f"{text!r} is no strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'")
+        raise ValueError(
+            f"{text!r} is no strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'"
+        )
     starts = []
     for name, (mark, subscript) in zip(("B", "A"), (tokens[0:2], tokens[2:4]), strict=True):
         starts.append(FactorStart(_initialization(name, subscript, text), trained=mark.startswith("h")))
     if letters == ["A", "B"]:
-        seems = f"{'trained' if tokens[2].startswith('h') else 'frozen'} B and {'trained' if tokens[0].startswith('h') else 'frozen'} A"
-        means = f"{'trained' if starts[0].trained else 'frozen'} B from {tokens[1]} and {'trained' if starts[1].trained else 'frozen'} A from {tokens[3]}"
+        seeming = f"{_state(tokens[2])} B from {tokens[3]} and {_state(tokens[0])} A from {tokens[1]}"
+        meant = f"{_state(tokens[0])} B from {tokens[1]} and {_state(tokens[2])} A from {tokens[3]}"
         warnings.warn(
-            f"{text!r} seems to say {seems}, but the released code reads B first by position and runs {means}, as is done "
-            f"here too; for what it seems to say, write '{tokens[2]}_{tokens[3]}_{tokens[0]}_{tokens[1]}'",
+            f"{text!r} seems to say {seeming}, but the released code reads B first by position and runs {meant}, as is "
+            f"done here too; for what it seems to say, write '{tokens[2]}_{tokens[3]}_{tokens[0]}_{tokens[1]}'",
             stacklevel=4,
         )
     return starts[0], starts[1]
+
+
+def _state(mark: str) -> str:
+    return "trained" if mark.startswith("h") else "frozen"
 
 
 def _initialization(name: str, subscript: str, text: str) -> Initialization:

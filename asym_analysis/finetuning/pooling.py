@@ -1,11 +1,10 @@
-"""An encoder with mean pooling and a linear head, for sentence encoders whose classification token was never trained."""
+"""An encoder with mean pooling and a linear head, for sentence encoders that were trained that way."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -21,6 +20,7 @@ def mean_pooled(
 
     Examples
     --------
+    >>> import torch
     >>> mean_pooled(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
     tensor([[2.]])
     """

@@ -41,8 +41,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[Pl
     """Read a config file, or a shipped config by its name, into the runs that it plans.
 
     A file has a table `settings` (see `FinetuneConfig`; the task is `settings.task`), and may have `[[runs]]`, each
-    with a name, labels under `labels`, and the settings in which it differs, and `[grid]`, whose lists are combined with
-    every run. Dots lead into tables: `"task.name" = ["MRPC", "RTE"]`.
+    with a name, labels under `labels`, and the settings in which it differs, and `[grid]`, whose lists are combined
+    with every run. Dots lead into tables: `"task.name" = ["MRPC", "RTE"]`.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[Pl
 def run_sweep(runs: list[PlannedRun], folder: str | Path, *, progress: bool = False) -> pd.DataFrame:
     """Run what is not finished yet, and write `runs.csv` after each run.
 
-    An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes from its checkpoint.
+    An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def run_sweep(runs: list[PlannedRun], folder: str | Path, *, progress: bool = Fa
 
 
 def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
-    """One row a finished run: name, labels, task, variant, seeds, rank, steps, learning_rate, metric, value, baseline, ..."""
+    """One row a finished run: name, labels, task, variant, seeds, rank, steps, learning rate and what it scored."""
     rows = []
     for run in runs:
         path = Path(folder) / run.name / METRICS

@@ -1,4 +1,4 @@
-"""One fine-tuning run: transformers' Trainer underneath, and on disk the adapter, where it started and what it scored."""
+"""One fine-tuning run: transformers' Trainer underneath; on disk the adapter, its start and its scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asym_analysis.atomic import replacing
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.application import apply_variant
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
-from asym_analysis.finetuning.tasks import Task
+from asym_analysis.finetuning.tasks import Task, TaskData
 from asym_analysis.finetuning.variants import Variant
 from asym_analysis.results import plain
 
@@ -42,9 +42,11 @@ def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
-    options: dict[str, Any] = {"device_map": config.device_map} if config.device_map else {}
+    source, options = model_source(config.model)
+    if config.device_map:
+        options["device_map"] = config.device_map
     set_seed(config.seed)
-    base = config.task.model(model_source(config.model), **options)
+    base = config.task.model(source, **options)
     layout = LoraConfig(
         task_type=config.task.peft_task_type,
         r=config.rank,
@@ -63,8 +65,8 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
     """Train one adapter and write it to `folder`.
 
     The folder gets `adapter_model.safetensors` and `adapter_config.json` (which PEFT loads), `initial.safetensors` (the
-    factors before the first step, under the same keys), `run.json` (the settings) and, last, `metrics.json`. An interrupted
-    run of the same settings goes on from its last checkpoint.
+    factors before the first step, under the same keys), `run.json` (the settings) and, last, `metrics.json`. An
+    interrupted run of the same settings goes on from its last checkpoint.
 
     Parameters
     ----------
@@ -84,14 +86,15 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
     """
     folder = Path(folder)
     _claim(folder, config)
-    processor = config.task.processor(model_source(config.model))
+    source, options = model_source(config.model)
+    processor = config.task.processor(source, **options)
     data = config.task.data(processor)
     model, initial = adapted_model(config)
     trainer = _trainer(config, folder, model, processor, data, progress)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     seconds = time.perf_counter() - start
-    scores = _development_scores(config.task, trainer, data)
+    scores = _scores(config.task, trainer, data, processor)
     metrics = {
         **scores,
         "metric": config.task.metric,
@@ -113,7 +116,9 @@ def _claim(folder: Path, config: FinetuneConfig) -> None:
     settings = plain(config.as_mapping())
     if (folder / CONFIG).exists():
         if json.loads((folder / CONFIG).read_text(encoding="utf-8")) != settings:
-            raise FileExistsError(f"{folder} holds an unfinished run of other settings; choose another folder or remove it")
+            raise FileExistsError(
+                f"{folder} holds an unfinished run of other settings; choose another folder or remove it"
+            )
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder")
     with replacing(folder / CONFIG) as part:
@@ -126,10 +131,11 @@ def _last_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(str(folder / CHECKPOINTS)) if (folder / CHECKPOINTS).is_dir() else None
 
 
-def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, data: Any, progress: bool) -> Any:
+def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, data: TaskData, progress: bool) -> Any:
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
     generates = config.task.generates
+    more: dict[str, Any] = {"predict_with_generate": True} if generates else {}
     arguments = (Seq2SeqTrainingArguments if generates else TrainingArguments)(
         output_dir=str(folder / CHECKPOINTS),
         per_device_train_batch_size=config.batch_size,
@@ -152,10 +158,14 @@ def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, d
         logging_steps=50,
         report_to=[],
         disable_tqdm=not progress,
-        remove_unused_columns=not config.task.generates,
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
+        **more,
     )
+
+    def kept(logits: Any, labels: Tensor) -> Any:
+        return config.task.reduce(logits, labels, processor)
+
     return (Seq2SeqTrainer if generates else Trainer)(
         model=model,
         args=arguments,
@@ -164,6 +174,7 @@ def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, d
         data_collator=config.task.collator(processor),
         processing_class=processor,
         optimizers=(_lorafa(config, model), None),
+        preprocess_logits_for_metrics=None if generates else kept,
     )
 
 
@@ -180,10 +191,15 @@ def _lorafa(config: FinetuneConfig, model: Any) -> Any:
     )
 
 
-def _development_scores(task: Task, trainer: Any, data: Any) -> dict[str, float]:
-    output = trainer.predict(data.dev, metric_key_prefix="dev")
-    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    return task.score(predictions, output.label_ids)
+def _scores(task: Task, trainer: Any, data: TaskData, processor: Any) -> dict[str, float]:
+    """The metrics of the development rows, and of each further set with its name before them."""
+    scores: dict[str, float] = {}
+    for name, rows in {"": data.dev, **data.more}.items():
+        output = trainer.predict(rows)
+        predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        found = task.score(predictions, output.label_ids, processor)
+        scores |= {f"{name}_{metric}" if name else metric: value for metric, value in found.items()}
+    return scores
 
 
 def _training_loss(trainer: Any) -> float:
@@ -195,13 +211,14 @@ def _training_loss(trainer: Any) -> float:
 def _write(
     folder: Path, config: FinetuneConfig, model: Any, initial: dict[str, Tensor], metrics: dict[str, Any]
 ) -> None:
-    """The adapter as PEFT writes it, the initial factors beside it, and last the metrics, which mark the run as finished."""
+    """The adapter as PEFT writes it, the initial factors beside it, and last the metrics: then the run is finished."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     dtype = getattr(torch, config.storage_dtype)
     state = {
-        key: value.detach().cpu().to(dtype).contiguous() for key, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+        key: value.detach().cpu().to(dtype).contiguous()
+        for key, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
     with replacing(folder / "adapter_model.safetensors") as part:
         save_file(state, part, metadata={"format": "pt"})

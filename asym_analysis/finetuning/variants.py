@@ -21,8 +21,8 @@ _SUBSCRIPTS: dict[Initialization, str] = {
 class FactorStart:
     """How one factor begins, and whether training moves it.
 
-    `initialization` is one of: "zero"; "orthonormal" (Haar, orthonormal rows of A or columns of B); "kaiming" (uniform, as
-    `torch.nn.Linear` and PEFT start it); "gaussian" (rows of A or columns of B of expected squared norm 1);
+    `initialization` is one of: "zero"; "orthonormal" (Haar, orthonormal rows of A or columns of B); "kaiming" (uniform,
+    as `torch.nn.Linear` and PEFT start it); "gaussian" (rows of A or columns of B of expected squared norm 1);
     "singular" and "last_singular" (the first or last right singular vectors of the pretrained weight for A, left ones
     for B).
     """
@@ -59,21 +59,25 @@ class Variant:
 
     def __post_init__(self) -> None:
         if not (self.A.trained or self.B.trained):
-            raise ValueError("a variant must train B, A or both; mark a trained factor with a leading h, as in hB_0 A_rand")
+            raise ValueError(
+                "a variant must train B, A or both; mark a trained factor with a leading h, as in hB_0 A_rand"
+            )
         starts_at_zero = (self.B.initialization == "zero", self.A.initialization == "zero")
         if all(starts_at_zero):
             raise ValueError("both factors start at zero, where neither has a gradient; let one of them be random")
         for name, factor in (("B", self.B), ("A", self.A)):
             if factor.initialization == "zero" and not factor.trained:
-                raise ValueError(f"{name} is frozen at zero, so the update would stay zero; train it or start it elsewhere")
+                raise ValueError(
+                    f"{name} is frozen at zero, so the update would stay zero; train it or start it elsewhere"
+                )
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        r"""Read the paper's notation ("\\hat B_0 A_rand", "hB_0 A_V") or a strategy string of its code ("hB_zero_A_rand").
+        r"""Read the notation of the paper ("\\hat B_0 A_rand", "hB_0 A_V") or of its code ("hB_zero_A_rand").
 
         A leading h, \\hat or a circumflex marks the trained factor. Subscripts: rand or orth (random orthonormal), 0 or
-        zero, Km or he (Kaiming uniform), N or gauss (Gaussian), V and U (singular vectors of the pretrained weight, right
-        ones for A and left ones for B), V_last and U_last.
+        zero, Km or he (Kaiming uniform), N or gauss (Gaussian), V and U (singular vectors of the pretrained weight,
+        right ones for A and left ones for B), V_last and U_last.
 
         Warns where a strategy string names A first: see `asym_analysis.finetuning.notation`.
 

@@ -1,27 +1,33 @@
-"""What a task is to the training loop: data, a model class, a collator, and a score."""
+"""What a task is to the training loop: data, a model with its head, a collator, and a score."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
-__all__ = ["Task", "TaskData"]
+__all__ = ["Task", "TaskData", "read_rows"]
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Rows ready for a collator: `train` and `dev` are datasets or sequences of dictionaries."""
+    """Rows ready for the collator; each of `train`, `dev` and the tables in `more` is a sequence of dictionaries.
+
+    `more` holds further sets on which a run is scored, by name: another domain, the training rows.
+    """
 
     train: Any
     dev: Any
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
-    """A dataset with the way to learn it. Subclasses are small frozen dataclasses over local files.
+    """A dataset with the way to learn it. Subclasses are small frozen dataclasses over local files in `data_folder`.
 
     Class attributes: `kind` (the name in a config file), `peft_task_type` (None where PEFT has no such type),
     `heads` (modules that are trained in full beside the adapter; PEFT's own choice if empty), `lower_is_better` (of the
@@ -33,15 +39,24 @@ class Task(ABC):
     heads: ClassVar[tuple[str, ...]] = ()
     lower_is_better: ClassVar[bool] = False
     generates: ClassVar[bool] = False
-    name: str
-    metric: str
+    data_folder: Path
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How tables call the task."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """The key of `score` that decides."""
 
     @abstractmethod
-    def model(self, source: str | Path, **options: Any) -> Any:
+    def model(self, source: str, **options: Any) -> Any:
         """The pretrained model with the head that the task needs; `options` go to `from_pretrained`."""
 
     @abstractmethod
-    def processor(self, source: str | Path) -> Any:
+    def processor(self, source: str, **options: Any) -> Any:
         """The tokenizer or image processor of the model."""
 
     @abstractmethod
@@ -53,9 +68,47 @@ class Task(ABC):
         """Makes a batch of rows."""
 
     @abstractmethod
-    def score(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The development metrics."""
+    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
+        """The metrics of a set of rows; the processor decodes what was generated."""
 
     @abstractmethod
-    def baseline(self, data: TaskData) -> float:
-        """What `metric` is for a constant prediction: the majority class, or no correlation."""
+    def baseline(self, data: TaskData) -> float | None:
+        """What `metric` is on the development rows for a constant prediction; None where there is none."""
+
+    def reduce(self, logits: Any, labels: Tensor, processor: Any) -> Any:
+        """What is kept of a batch's outputs for `score`; all of the logits by default."""
+        return logits[0] if isinstance(logits, tuple) else logits
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a .jsonl, .json, .tsv or .csv file as dictionaries.
+
+    Raises
+    ------
+    AdapterError
+        If the file is absent, is of another kind or cannot be read.
+    """
+    import json
+
+    import pandas as pd
+
+    from asym_analysis.errors import AdapterError
+
+    if not path.is_file():
+        raise AdapterError(f"there is no {path}; give the data's folder with --data or data_folder")
+    try:
+        match path.suffix:
+            case ".jsonl":
+                return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            case ".json":
+                return list(json.loads(path.read_text(encoding="utf-8")))
+            case ".tsv" | ".csv":
+                separator = "\t" if path.suffix == ".tsv" else ","
+                # Words such as "nan" and "null" are data here, and quotes are letters in a .tsv.
+                table = pd.read_csv(
+                    path, sep=separator, dtype=str, keep_default_na=False, quoting=3 if path.suffix == ".tsv" else 0
+                )
+                return [{str(key): value for key, value in row.items()} for row in table.to_dict(orient="records")]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+    raise AdapterError(f"{path}: rows are read from .jsonl, .json, .tsv and .csv files")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.tasks.base import Task, TaskData
@@ -49,7 +50,9 @@ def read_glue(task: GlueName, path: Path) -> list[dict[str, Any]]:
     """
     columns = _COLUMNS[task]
     if not path.is_file():
-        raise AdapterError(f"{task}: there is no {path}; give the folder that holds GLUE's {task} with train.tsv and dev.tsv")
+        raise AdapterError(
+            f"{task}: there is no {path}; give the folder that holds GLUE's {task} with train.tsv and dev.tsv"
+        )
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -58,22 +61,30 @@ def read_glue(task: GlueName, path: Path) -> list[dict[str, Any]]:
         cells = line.rstrip("\r").split("\t")
         try:
             texts = [cells[i] for i in columns.texts]
-            rows.append({"text": texts[0], "text_pair": (texts[1:] or [None])[0], "label": columns.read(cells[columns.label])})
+            rows.append(
+                {
+                    "text": texts[0],
+                    "text_pair": texts[1] if len(texts) > 1 else None,
+                    "label": columns.read(cells[columns.label]),
+                }
+            )
         except (IndexError, ValueError):
-            raise AdapterError(f"{path}, line {number}: no {task} row, which has the label in column {columns.label}") from None
+            raise AdapterError(
+                f"{path}, line {number}: no {task} row, which has the label in column {columns.label}"
+            ) from None
     return rows
 
 
 @dataclass(frozen=True)
 class GlueTask(Task):
-    """One GLUE task from a folder `data`/`name` with train.tsv and dev.tsv.
+    """One GLUE task from a folder `data_folder`/`name` with train.tsv and dev.tsv.
 
     Parameters
     ----------
+    data_folder
+        The folder that holds the tasks' folders.
     name
         MRPC, RTE, STS-B, CoLA or SST-2.
-    data
-        The folder that holds the tasks' folders.
     max_length
         Longer inputs are cut, in tokens.
     train_rows
@@ -89,8 +100,8 @@ class GlueTask(Task):
 
     kind: ClassVar[str] = "glue"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
-    name: GlueName
     data_folder: Path
+    name: GlueName
     max_length: int = 128
     train_rows: int | None = None
     rows_seed: int = 0
@@ -98,11 +109,13 @@ class GlueTask(Task):
     encoder_dropout: float | None = None
 
     @property
+    @override
     def metric(self) -> str:
         """The deciding metric: Pearson correlation, Matthews correlation or accuracy."""
         return _METRICS.get(self.name, "accuracy")
 
-    def model(self, source: str | Path, **options: Any) -> Any:
+    @override
+    def model(self, source: str, **options: Any) -> Any:
         from transformers import AutoModelForSequenceClassification
 
         labels = 1 if self.name == "STS-B" else 2
@@ -115,11 +128,13 @@ class GlueTask(Task):
             return MeanPooledClassifier(source, labels, **options)
         return AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels, **options)
 
-    def processor(self, source: str | Path) -> Any:
+    @override
+    def processor(self, source: str, **options: Any) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, **options)
 
+    @override
     def data(self, processor: Any) -> TaskData:
         train = read_glue(self.name, Path(self.data_folder) / self.name / "train.tsv")
         dev = read_glue(self.name, Path(self.data_folder) / self.name / "dev.tsv")
@@ -141,12 +156,14 @@ class GlueTask(Task):
         lengths = [len(ids) for ids in encoded["input_ids"]]
         return Dataset.from_dict({**encoded, "labels": [row["label"] for row in rows], "length": lengths})
 
+    @override
     def collator(self, processor: Any) -> Any:
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(processor)
 
-    def score(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    @override
+    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -160,7 +177,8 @@ class GlueTask(Task):
             "matthews": float(matthews_corrcoef(labels, classes)),
         }
 
-    def baseline(self, data: TaskData) -> float:
+    @override
+    def baseline(self, data: TaskData) -> float | None:
         if self.metric != "accuracy":
             return 0.0
         positive = float(np.mean(data.dev["labels"]))

@@ -1,0 +1,157 @@
+"""Images of several domains: learn in some, be scored in the others (the paper's DomainBed setting)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
+
+__all__ = ["DomainTask", "ImageRecipe"]
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How the model wants its images: edge length in pixels, and the mean and standard deviation of each channel.
+
+    Read from the model's preprocessor_config.json; torchvision is not needed.
+    """
+
+    edge: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __call__(self, path: Path) -> Float[Tensor, "3 edge edge"]:
+        """Read an image file, resize its shorter edge, cut out the middle and normalize."""
+        from PIL import Image
+
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+            scale = self.edge / min(image.size)
+            width, height = (max(self.edge, round(scale * side)) for side in image.size)
+            left, top = (width - self.edge) // 2, (height - self.edge) // 2
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            image = image.crop((left, top, left + self.edge, top + self.edge))
+            pixels = np.asarray(image, dtype=np.float32) / 255
+        normal = (pixels - np.array(self.mean, np.float32)) / np.array(self.deviation, np.float32)
+        return torch.from_numpy(normal.transpose(2, 0, 1).copy())
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        """Nothing to save: the recipe stands beside the model."""
+
+
+class _Images(Sequence[dict[str, Any]]):
+    """Rows whose pixels are read when asked for."""
+
+    def __init__(self, rows: Sequence[tuple[Path, int]], recipe: ImageRecipe) -> None:
+        self.rows = rows
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        path, label = self.rows[i]
+        return {"pixel_values": self.recipe(path), "labels": label}
+
+
+@dataclass(frozen=True)
+class DomainTask(Task):
+    """Classify images, learned in `train_domains` and scored there (held-out rows) and in every other domain.
+
+    Parameters
+    ----------
+    data_folder
+        Holds the images and `index.csv` with columns path, domain and label.
+    train_domains
+        The domains to learn from.
+    held_out
+        Fraction of their images that is kept for scoring, drawn with `rows_seed`.
+    edge
+        Image size in pixels; the model's own if None.
+    """
+
+    kind: ClassVar[str] = "domains"
+    heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    data_folder: Path
+    train_domains: tuple[str, ...]
+    held_out: float = 0.2
+    edge: int | None = None
+    rows_seed: int = 0
+    dataset: str = field(default="images")
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{self.dataset}-from-{'+'.join(self.train_domains)}"
+
+    @property
+    @override
+    def metric(self) -> str:
+        return "accuracy"
+
+    def _index(self) -> tuple[list[dict[str, Any]], list[str]]:
+        rows = read_rows(Path(self.data_folder) / "index.csv")
+        unknown = set(self.train_domains) - {row["domain"] for row in rows}
+        if unknown:
+            known = ", ".join(sorted({row["domain"] for row in rows}))
+            raise AdapterError(f"{self.data_folder}: no domain {', '.join(sorted(unknown))}; it has {known}")
+        return rows, sorted({row["label"] for row in rows})
+
+    @override
+    def model(self, source: str, **options: Any) -> Any:
+        from transformers import AutoModelForImageClassification
+
+        labels = len(self._index()[1])
+        return AutoModelForImageClassification.from_pretrained(
+            source, num_labels=labels, ignore_mismatched_sizes=True, **options
+        )
+
+    @override
+    def processor(self, source: str, **options: Any) -> ImageRecipe:
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
+        crop = settings.get("crop_size") or settings.get("size") or {}
+        own = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge") or 224
+        return ImageRecipe(self.edge or own, tuple(settings["image_mean"]), tuple(settings["image_std"]))
+
+    @override
+    def data(self, processor: ImageRecipe) -> TaskData:
+        rows, labels = self._index()
+        folder = Path(self.data_folder)
+
+        def images(chosen: Sequence[dict[str, Any]]) -> _Images:
+            return _Images([(folder / row["path"], labels.index(row["label"])) for row in chosen], processor)
+
+        inside = [row for row in rows if row["domain"] in self.train_domains]
+        order = np.random.default_rng(self.rows_seed).permutation(len(inside))
+        held = round(self.held_out * len(inside))
+        train = [inside[i] for i in order[held:]]
+        others = sorted({row["domain"] for row in rows} - set(self.train_domains))
+        more = {domain: images([row for row in rows if row["domain"] == domain]) for domain in others}
+        return TaskData(images(train), images([inside[i] for i in order[:held]]), {"train": images(train), **more})
+
+    @override
+    def collator(self, processor: ImageRecipe) -> Any:
+        from transformers import default_data_collator
+
+        return default_data_collator
+
+    @override
+    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(predictions.argmax(-1) == labels))}
+
+    @override
+    def baseline(self, data: TaskData) -> float | None:
+        labels = [label for _, label in data.dev.rows]
+        return max(labels.count(label) for label in set(labels)) / len(labels)

@@ -1,0 +1,102 @@
+"""Text in windows, for decoders; the score is the loss on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.tasks.base import TaskData, read_rows
+from asym_analysis.finetuning.tasks.causal import CausalTask
+
+__all__ = ["LanguageModellingTask"]
+
+
+@dataclass(frozen=True)
+class LanguageModellingTask(CausalTask):
+    """Learn a text, in windows of `window` tokens without overlap.
+
+    Parameters
+    ----------
+    data_folder
+        Holds the files.
+    train_file, dev_file
+        .txt files (documents apart by an empty line), or tables of rows with a column of text.
+    column
+        That column.
+    window
+        Tokens a window.
+    train_windows, dev_windows
+        At most so many, from the beginning.
+    lower_case
+        For models whose vocabulary has no capitals.
+    """
+
+    kind: ClassVar[str] = "language_modelling"
+    lower_is_better: ClassVar[bool] = True
+    data_folder: Path
+    train_file: str
+    dev_file: str
+    column: str = "text"
+    window: int = 256
+    train_windows: int | None = None
+    dev_windows: int | None = None
+    lower_case: bool = False
+
+    @property
+    @override
+    def name(self) -> str:
+        return Path(self.train_file).stem
+
+    @property
+    @override
+    def metric(self) -> str:
+        return "loss"
+
+    @override
+    def data(self, processor: Any) -> TaskData:
+        return TaskData(
+            self._windows(self.train_file, processor, self.train_windows),
+            self._windows(self.dev_file, processor, self.dev_windows),
+        )
+
+    def _windows(self, file: str, tokenizer: Any, most: int | None) -> Any:
+        from datasets import Dataset
+
+        path = Path(self.data_folder) / file
+        if path.suffix == ".txt":
+            if not path.is_file():
+                raise AdapterError(f"there is no {path}; give the data's folder with --data or data_folder")
+            documents = path.read_text(encoding="utf-8").split("\n\n")
+        else:
+            documents = [str(row[self.column]) for row in read_rows(path)]
+        documents = [text.lower() if self.lower_case else text for text in documents if text.strip()]
+        ids = [token for text in documents for token in tokenizer(text)["input_ids"]]
+        windows = [ids[i : i + self.window] for i in range(0, len(ids) - self.window + 1, self.window)][:most]
+        if not windows:
+            raise AdapterError(f"{path} has {len(ids)} tokens, fewer than one window of {self.window}")
+        return Dataset.from_dict(
+            {"input_ids": windows, "attention_mask": [[1] * self.window] * len(windows), "labels": windows}
+        )
+
+    @override
+    def reduce(self, logits: Any, labels: Tensor, processor: Any) -> Tensor:
+        """The mean loss of each window, shape (batch,): the logits of a whole set would not fit in memory."""
+        scores = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(scores.transpose(1, 2), labels[:, 1:], reduction="none")
+        return losses.mean(1)
+
+    @override
+    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
+        loss = float(np.mean(predictions))
+        return {"loss": loss, "perplexity": float(np.exp(loss))}
+
+    @override
+    def baseline(self, data: TaskData) -> float | None:
+        return None
