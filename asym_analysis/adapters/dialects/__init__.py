@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect, Reading
+from asym_analysis.adapters.dialects.cloneofsimo import CloneofsimoDialect
+from asym_analysis.adapters.dialects.diffusers import DiffusersDialect
+from asym_analysis.adapters.dialects.gguf_names import GgufDialect
+from asym_analysis.adapters.dialects.kohya import KohyaDialect
+from asym_analysis.adapters.dialects.lit_gpt import LitGptDialect
+from asym_analysis.adapters.dialects.loralib import LoralibDialect
+from asym_analysis.adapters.dialects.lorasym import LorasymDialect
+from asym_analysis.adapters.dialects.mlx import MlxDialect
+from asym_analysis.adapters.dialects.nemo import NemoDialect
+from asym_analysis.adapters.dialects.not_lora import NotLoraDialect
 from asym_analysis.adapters.dialects.peft import PeftDialect
+from asym_analysis.adapters.dialects.torchtune import TorchtuneDialect
+from asym_analysis.adapters.dialects.user_patterns import PatternDialect
 from asym_analysis.errors import AdapterError
 
-__all__ = ["DIALECTS", "read_checkpoint"]
+__all__ = ["DIALECTS", "PatternDialect", "PeftDialect", "read_checkpoint"]
 
-#: Every dialect, in the order in which it is asked whether it recognizes a checkpoint.
-DIALECTS: tuple[Dialect, ...] = (PeftDialect(),)
+#: Every dialect, in the order in which it is asked whether it recognizes a checkpoint: special grammars first.
+DIALECTS: tuple[Dialect, ...] = (
+    LorasymDialect(),
+    GgufDialect(),
+    NemoDialect(),
+    TorchtuneDialect(),
+    KohyaDialect(),
+    DiffusersDialect(),
+    PeftDialect(),
+    MlxDialect(),
+    LitGptDialect(),
+    LoralibDialect(),
+    CloneofsimoDialect(),
+    NotLoraDialect(),
+)
 
 
 def read_checkpoint(checkpoint: Checkpoint, dialect: str | Dialect = "auto") -> tuple[str, Reading]:
@@ -25,7 +50,8 @@ def read_checkpoint(checkpoint: Checkpoint, dialect: str | Dialect = "auto") -> 
     Returns
     -------
     name, reading
-        The dialect's name, and the modules with the account of every tensor.
+        The dialect's name, and the modules with the account of every tensor. No tensor is read but those that hold
+        a single number, such as an alpha.
 
     Raises
     ------
@@ -42,14 +68,14 @@ def _choose(checkpoint: Checkpoint, dialect: str | Dialect) -> Dialect:
     if not isinstance(dialect, str):
         return dialect
     if dialect == "auto":
-        known = [candidate for candidate in DIALECTS if candidate.recognizes(checkpoint)]
-        if not known:
+        known = next((candidate for candidate in DIALECTS if candidate.recognizes(checkpoint)), None)
+        if known is None:
             names = ", ".join(list(checkpoint.tensors)[:3]) or "no tensor"
             raise AdapterError(
                 f"{checkpoint.source}: no low-rank pair is named as a known library names it (found {names}); "
-                "describe the names with a PatternDialect"
+                "describe the names with dialect=PatternDialect(A=..., B=...)"
             )
-        return known[0]
+        return known
     by_name = {candidate.name: candidate for candidate in DIALECTS}
     if dialect not in by_name:
         raise AdapterError(f"unknown dialect {dialect!r}: choose auto, {', '.join(by_name)}, or give a PatternDialect")

@@ -1,8 +1,10 @@
-"""Read a pair of factors when it is asked for: any dtype and layout becomes A (rank, d_in) and B (d_out, rank)."""
+"""From the tensors of a file to the two factors of an update: read on demand, cast up, put the right way round."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +13,46 @@ from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["Layout", "cast_up", "pair_source"]
+__all__ = ["Factorization", "Layout", "Pair", "cast_up", "update_source"]
+
+#: Makes (A, B), of shapes (rank, d_in) and (d_out, rank), from named tensors: a pure, hashable, picklable callable.
+Factorization = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model stores the weight that an update belongs to.
+
+    Attributes
+    ----------
+    weight_shape
+        Its shape where it is no matrix of shape (d_out, d_in).
+    stored_transposed
+        True where the model keeps it as (d_in, d_out).
+    """
+
+    weight_shape: tuple[int, ...] | None = None
+    stored_transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The plain pair: A of shape (rank, d_in, ...), B of shape (d_out, rank, 1, ...); or either of them transposed.
+
+    Examples
+    --------
+    >>> A, B = Pair(a_transposed=True, b_transposed=True)({"A": torch.ones(3, 1), "B": torch.ones(1, 2)})
+    >>> A.shape, B.shape
+    (torch.Size([1, 3]), torch.Size([2, 1]))
+    """
+
+    a_transposed: bool = False
+    b_transposed: bool = False
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B)."""
+        A, B = tensors["A"], tensors["B"]
+        return A.mT if self.a_transposed else A.flatten(1), B.mT if self.b_transposed else B.flatten(1)
 
 
 def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -35,70 +76,81 @@ def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a model stores the weight that a pair adapts.
-
-    Attributes
-    ----------
-    weight_shape
-        Its shape where it is no matrix of shape (d_out, d_in).
-    stored_transposed
-        True where the model keeps it as (d_in, d_out).
-    """
-
-    weight_shape: tuple[int, ...] | None = None
-    stored_transposed: bool = False
-
-
-@dataclass(frozen=True)
-class _PairReader:
-    A: TensorSource
-    B: TensorSource
+class _UpdateReader:
+    sources: Mapping[str, TensorSource]
+    factorize: Factorization
     scaling: float
     layout: Layout
-    transposed: bool
-    magnitude: TensorSource | None = field(default=None)
 
     def __call__(self) -> LowRankUpdate:
-        read = [source.read() for source in (self.A, self.B, self.magnitude) if source is not None]
-        A, B, *magnitude = cast_up(*read)
-        if self.transposed:
-            A, B = A.mT, B.mT
+        tensors = dict(zip(self.sources, cast_up(*(s.read() for s in self.sources.values())), strict=True))
+        magnitude = tensors.pop("magnitude", None)
+        A, B = self.factorize(tensors)
         return LowRankUpdate(
-            A=A.reshape(A.shape[0], -1).contiguous(),
-            B=B.reshape(B.shape[0], -1).contiguous(),
+            A=A.contiguous(),
+            B=B.contiguous(),
             scaling=self.scaling,
-            magnitude=magnitude[0].reshape(-1) if magnitude else None,
+            magnitude=None if magnitude is None else magnitude.reshape(-1),
             weight_shape=self.layout.weight_shape,
             stored_transposed=self.layout.stored_transposed,
         )
 
 
-def pair_source(
-    A: TensorSource,
-    B: TensorSource,
+def update_source(
+    sources: Mapping[str, TensorSource],
+    factorize: Factorization,
     scaling: float,
-    *,
     layout: Layout | None = None,
-    transposed: bool = False,
-    magnitude: TensorSource | None = None,
     trained: frozenset[str] | None = None,
 ) -> ModuleSource:
-    """The module whose factors are two tensors of the file.
+    """The module that some tensors of the file make, with its shapes known from their headers.
 
     Parameters
     ----------
-    A, B
-        A of shape (rank, d_in) or (rank, channels, height, width), B of shape (d_out, rank) or (d_out, rank, 1, 1);
-        with `transposed`, (d_in, rank) and (rank, d_out).
+    sources
+        Part -> tensor; a part named ``magnitude`` is DoRA's, and no part of the factorization.
+    factorize
+        Makes the factors from the parts. It runs on empty tensors of the right shapes first.
+
+    Raises
+    ------
+    AdapterValueError
+        If the shapes do not fit together, or one of them is empty.
     """
-    a, b = (A.shape[::-1], B.shape[::-1]) if transposed else (A.shape, B.shape)
+    shapes = tuple((part, source.shape) for part, source in sources.items() if part != "magnitude")
+    for part, shape in shapes:
+        if 0 in shape:
+            raise AdapterValueError(
+                f"{part} is empty {shape}, as when DeepSpeed ZeRO-3 shards are saved without gathering them first"
+            )
+    (rank, d_in), (d_out, _) = _factor_shapes(factorize, shapes)
+    layout = layout or Layout()
+    if layout.weight_shape is not None and torch.Size(layout.weight_shape).numel() != d_out * d_in:
+        raise AdapterValueError(f"factors of a {d_out} x {d_in} update do not fill a weight of {layout.weight_shape}")
+    if "magnitude" in sources and sources["magnitude"].size != d_out:
+        raise AdapterValueError(f"the DoRA magnitude has {sources['magnitude'].size} numbers for {d_out} outputs")
+    first = next(iter(sources.values()))
     return ModuleSource(
-        d_out=b[0],
-        d_in=torch.Size(a[1:]).numel(),
-        rank=a[0],
-        dtype=A.dtype,
-        read=_PairReader(A, B, scaling, layout or Layout(), transposed, magnitude),
+        d_out=d_out,
+        d_in=d_in,
+        rank=rank,
+        dtype=first.dtype,
+        read=_UpdateReader(dict(sources), factorize, scaling, layout),
         scaling=scaling,
         trained=trained,
     )
+
+
+@lru_cache(maxsize=4096)
+def _factor_shapes(
+    factorize: Factorization, shapes: tuple[tuple[str, tuple[int, ...]], ...]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes of A and B, by running the factorization on tensors without memory."""
+    described = ", ".join(f"{part} {shape}" for part, shape in shapes)
+    try:
+        A, B = factorize({part: torch.empty(shape, device="meta") for part, shape in shapes})
+    except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        raise AdapterValueError(f"shapes that do not fit: {described}") from error
+    if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+        raise AdapterValueError(f"factors that do not multiply: {described}")
+    return (A.shape[0], A.shape[1]), (B.shape[0], B.shape[1])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.coverage import Coverage
-from asym_analysis.errors import AdapterError
+from asym_analysis.adapters.dialects.factors import Factorization, Layout, update_source
+from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Ledger"]
 
@@ -36,7 +38,8 @@ class Ledger:
     """
 
     def __init__(self, checkpoint: Checkpoint, dialect: str) -> None:
-        self.checkpoint = checkpoint
+        self.tensors: Mapping[str, TensorSource] = checkpoint.tensors
+        self.source = checkpoint.source
         self.dialect = dialect
         self._modules: dict[str, ModuleSource] = {}
         self._extras: dict[str, TensorSource] = {}
@@ -44,18 +47,51 @@ class Ledger:
         self._ignored: dict[str, str] = {}
         self._refused: dict[str, str] = {}
 
-    def add_module(self, module: str, source: ModuleSource, parts: Mapping[str, str]) -> None:
-        """Record an adapted module; `parts` maps the part a tensor plays ("A", "B", "alpha") to its name."""
-        if module in self._modules:
-            self.refuse(parts.values(), f"second update of module {module}")
+    def add(
+        self,
+        module: str,
+        parts: Mapping[str, str],
+        factorize: Factorization,
+        scaling: float,
+        *,
+        layout: Layout | None = None,
+        trained: frozenset[str] | None = None,
+        also: Iterable[str] = (),
+        more: Mapping[str, TensorSource] | None = None,
+    ) -> None:
+        """Record an adapted module, or refuse its tensors where they do not fit together.
+
+        Parameters
+        ----------
+        module
+            The module's name.
+        parts
+            Part that the factorization reads -> tensor's name.
+        also
+            Tensors that went into the scaling.
+        more
+            Further parts, which the module shares with others.
+        """
+        try:
+            if not math.isfinite(scaling):
+                raise AdapterValueError(f"the scaling is {scaling}")
+            if module in self._modules:
+                raise AdapterValueError(f"a second update of module {module}")
+            sources = {part: self.tensors[tensor] for part, tensor in parts.items()} | dict(more or {})
+            self._modules[module] = update_source(sources, factorize, scaling, layout, trained)
+        except AdapterValueError as error:
+            self.refuse([*parts.values(), *also], f"{module}: {error}")
             return
-        self._modules[module] = source
-        for part, tensor in parts.items():
-            self._used[tensor] = f"{part} of {module}"
+        self._used.update({tensor: f"{part} of {module}" for part, tensor in parts.items()})
+        self._used.update(dict.fromkeys(also, f"scaling of {module}"))
+
+    def share(self, tensor: str, part: str) -> None:
+        """Record a tensor that several modules use."""
+        self._used[tensor] = part
 
     def keep(self, tensor: str, name: str, part: str) -> None:
         """Record a trained tensor that belongs to no pair (a head, a bias), under its clean name."""
-        self._extras[name] = self.checkpoint.tensors[tensor]
+        self._extras[name if name not in self._extras else tensor] = self.tensors[tensor]
         self._used[tensor] = part
 
     def ignore(self, tensors: str | Iterable[str], reason: str) -> None:
@@ -66,6 +102,18 @@ class Ledger:
         """Record tensors that belong to an adapter but cannot be used."""
         self._refused.update(dict.fromkeys(_names(tensors), reason))
 
+    def number(self, tensor: str) -> float:
+        """The value of a tensor that holds one number, such as alpha: the only tensors that a dialect reads.
+
+        Raises
+        ------
+        AdapterValueError
+            If it holds several.
+        """
+        if self.tensors[tensor].size != 1:
+            raise AdapterValueError(f"{tensor} should hold one number, but has shape {self.tensors[tensor].shape}")
+        return float(self.tensors[tensor].read().reshape(()).item())
+
     def reading(self, metadata: Mapping[str, Any]) -> Reading:
         """Close the books.
 
@@ -75,14 +123,15 @@ class Ledger:
             If no module could be formed; the message gives the first reason.
         """
         known = self._used.keys() | self._ignored.keys() | self._refused.keys()
-        strangers = [tensor for tensor in self.checkpoint.tensors if tensor not in known]
-        self.refuse(strangers, f"no part of the {self.dialect} dialect")
+        self.refuse(
+            [tensor for tensor in self.tensors if tensor not in known], f"no part of the {self.dialect} dialect"
+        )
         if not self._modules:
             reasons = {**self._refused, **self._ignored, **self._used}
             tensor, reason = next(iter(reasons.items()), ("the file", "holds no tensor"))
             raise AdapterError(
-                f"{self.checkpoint.source}: 0 of {len(self.checkpoint.tensors)} tensors make a low-rank update "
-                f"in the {self.dialect} dialect ({tensor}: {reason})"
+                f"{self.source}: 0 of {len(self.tensors)} tensors make a low-rank update in the {self.dialect} "
+                f"dialect ({tensor}: {reason})"
             )
         coverage = Coverage(used=self._used, ignored=self._ignored, refused=self._refused)
         return Reading(self._modules, coverage, extras=self._extras, metadata=metadata)

@@ -1,91 +1,121 @@
-"""PEFT's own checkpoints: `lora_A`, `lora_B`, scaled by what adapter_config.json says."""
+"""PEFT's own checkpoints, and the state dict of a model that PEFT has wrapped."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.factors import Layout, pair_source
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_keys import match_pattern, module_name, parse_key
+from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft_experts import add_experts, name_parameters
+from asym_analysis.adapters.dialects.peft_keys import PeftKey, module_name, parse_key
+from asym_analysis.adapters.dialects.peft_updates import add_module
+from asym_analysis.adapters.dialects.peft_vera import add_vera
 
-__all__ = ["PeftDialect"]
+__all__ = ["PeftDialect", "read_peft"]
+
+_SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 
 
 @dataclass(frozen=True)
 class PeftDialect:
-    """Checkpoints written by `PeftModel.save_pretrained`, or the state dict of a PEFT-wrapped model."""
+    """Checkpoints written by `PeftModel.save_pretrained`, or the state dict of a wrapped model.
 
-    name: str = "peft"
+    LoRA with all its variants, DoRA, AdaLoRA, VeRA, LoHa and LoKr; several adapters in one file.
+
+    Parameters
+    ----------
+    in_features
+        Pattern for the end of a module's name -> its input size: only for VeRA files, which do not record it.
+    """
+
+    in_features: Mapping[str, int] = field(default_factory=dict)
+    name = "peft"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Say whether a tensor carries a part that only PEFT names."""
-        return any(parse_key(key) is not None for key in checkpoint.tensors)
+        if checkpoint.config.get("peft_type"):
+            return any((key := parse_key(tensor)) is not None and key.part != "alpha" for tensor in checkpoint.tensors)
+        return any((key := parse_key(tensor)) is not None and _only_peft(key) for tensor in checkpoint.tensors)
 
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Pair the factors of each module and scale them as PEFT does."""
         ledger = Ledger(checkpoint, self.name)
-        groups: dict[tuple[str | None, str], dict[str, str]] = {}
-        paths: dict[str, str] = {}
-        for key in checkpoint.tensors:
-            parsed = parse_key(key)
-            if parsed is None:
-                _keep_or_ignore(ledger, key)
-            elif parsed.leaf == "bias":
-                ledger.keep(key, f"{parsed.module}.{parsed.part}.bias", f"bias of {parsed.part} of {parsed.module}")
-            else:
-                groups.setdefault((parsed.adapter, parsed.module), {})[parsed.part] = key
-                paths[parsed.module] = parsed.path
-        for (_, module), parts in groups.items():
-            _add_pair(ledger, checkpoint.config, module, paths[module], parts)
-        return ledger.reading(_metadata(checkpoint.config))
+        return read_peft(ledger, PeftConfig(checkpoint.config), self.in_features)
 
 
-def _add_pair(ledger: Ledger, config: Mapping[str, Any], module: str, path: str, parts: dict[str, str]) -> None:
-    embedding = "lora_embedding_A" in parts
-    name_A, name_B = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
-    if name_A not in parts or name_B not in parts:
-        present = ", ".join(parts)
-        ledger.refuse(parts.values(), f"{present} without its partner")
-        return
-    tensors = ledger.checkpoint.tensors
-    A, B = tensors[parts[name_A]], tensors[parts[name_B]]
-    rank = A.shape[0]
-    magnitude = parts.get("lora_magnitude_vector")
-    stored_transposed = embedding or bool(config.get("fan_in_fan_out"))
-    weight_shape = (B.shape[0], *A.shape[1:]) if len(A.shape) > 2 else None
-    source = pair_source(
-        A,
-        B,
-        scaling_of(config, path, rank),
-        layout=Layout(weight_shape, stored_transposed and weight_shape is None),
-        magnitude=tensors[magnitude] if magnitude else None,
-    )
-    names = {"A": parts[name_A], "B": parts[name_B]}
-    ledger.add_module(module, source, names | ({"magnitude": magnitude} if magnitude else {}))
-
-
-def scaling_of(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """alpha/r, or alpha/sqrt(r) for rank-stabilized LoRA, with the alpha that PEFT's patterns give this module."""
-    patterns = config.get("alpha_pattern") or {}
-    pattern = match_pattern(patterns, path)
-    alpha = patterns[pattern] if pattern is not None else config.get("lora_alpha", rank)
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _keep_or_ignore(ledger: Ledger, key: str) -> None:
-    name = module_name(key)
-    if ".base_layer." in key or ".original_module." in key:
-        ledger.ignore(key, "frozen copy of a base weight")
+def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int] | None = None) -> Reading:
+    """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own."""
+    parsed = {key: parse_key(key) for key in ledger.tensors}
+    adapters = {key.adapter for key in parsed.values() if key is not None}
+    groups: dict[str, dict[str, str]] = {}
+    paths: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    rest = []
+    for tensor, key in parsed.items():
+        if key is None:
+            rest.append(tensor)
+        elif key.leaf == "bias":
+            ledger.keep(tensor, f"{key.module}.lora_{key.part}.bias", f"bias of {key.part} of {key.module}")
+        elif key.part in ("vera_A", "vera_B"):
+            shared.setdefault(key.part, tensor)
+            if shared[key.part] != tensor:
+                ledger.ignore(tensor, f"the same shared projection as {shared[key.part]}")
+        else:
+            module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
+            groups.setdefault(module, {})[key.part] = tensor
+            paths[module] = key.path
+    _account_for(ledger, rest, groups, whole_model=any(adapters))
+    if any("d" in parts or "b" in parts for parts in groups.values()):
+        add_vera(ledger, config, groups, shared, in_features or {})
     else:
-        ledger.keep(key, re.sub(r"\.modules_to_save(?:\.[^.]+)?\.", ".", name), "trained beside the adapter")
+        _add_modules(ledger, config, groups, paths)
+    scale = "adapter config" if config.alpha is not None else "assumed 1: no alpha is recorded"
+    return ledger.reading(config.metadata | {"scaling": scale} | _adapters(adapters))
 
 
-def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    known = {"base_model": config.get("base_model_name_or_path"), "peft_type": config.get("peft_type")}
-    known |= {"task_type": config.get("task_type")}
-    return {key: value for key, value in known.items() if value is not None}
+def _add_modules(
+    ledger: Ledger, config: PeftConfig, groups: Mapping[str, dict[str, str]], paths: Mapping[str, str]
+) -> None:
+    parameters = name_parameters(groups, ledger, config)
+    for module, parts in groups.items():
+        if module in parameters:
+            add_experts(ledger, config, parameters[module], paths[module], parts)
+        else:
+            add_module(ledger, config, module, paths[module], parts)
+
+
+def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, dict[str, str]], *, whole_model: bool) -> None:
+    """Say of each tensor that is no part of an update whether it was trained beside it or is a frozen weight.
+
+    `save_pretrained` writes trained tensors only, without the adapter's name. Where the names carry it and the
+    weights of the adapted modules are there too, this is the state dict of a whole model.
+    """
+    modules = {module.rpartition("/")[2] for module in groups}
+    frozen = [key for key in rest if ".base_layer." in key or module_name(key).rpartition(".")[0] in modules]
+    whole_model = whole_model and bool(frozen)
+    frozen_set = set(frozen)
+    for key in rest:
+        saved = _SAVED.search(key)
+        if ".lora_monteclora_sampler." in key:
+            ledger.ignore(key, "sampler that MonteCLoRA uses in training only")
+        elif key in frozen_set:
+            ledger.ignore(key, "copy of the frozen base weight")
+        elif ".original_module." in key or ".token_adapter.base_layer." in key:
+            ledger.ignore(key, "frozen original of a module that was trained beside the adapter")
+        elif whole_model and saved is None and "trainable_tokens" not in key:
+            ledger.ignore(key, "frozen weight: the file is the state dict of the whole model")
+        else:
+            ledger.keep(key, _SAVED.sub(".", module_name(key)), "trained beside the adapter")
+
+
+def _only_peft(key: PeftKey) -> bool:
+    """Whether no other library would write this name: a bare lora_A or lora_B is loralib's, too."""
+    return key.part != "alpha" and (key.part not in ("A", "B") or key.leaf is not None or key.adapter is not None)
+
+
+def _adapters(adapters: set[str | None]) -> dict[str, str]:
+    names = sorted(name for name in adapters if name is not None)
+    return {"adapters": ", ".join(names)} if len(names) > 1 else {}

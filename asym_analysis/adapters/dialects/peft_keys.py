@@ -1,24 +1,33 @@
-"""How PEFT names tensors: prefixes, the part of a factor, the adapter's name, and patterns over module names."""
+"""How PEFT names tensors: the prefixes of its wrappers, the part of an update, the adapter's name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["PeftKey", "match_pattern", "module_name", "parse_key"]
+__all__ = ["PeftKey", "module_name", "parse_key"]
 
-_PARTS = (
-    "lora_embedding_A",
-    "lora_embedding_B",
-    "lora_magnitude_vector",
-    "lora_A",
-    "lora_B",
-    "lora_E",
-    "ranknum",
+_PARTS = {
+    "lora_A": "A",
+    "lora_B": "B",
+    "lora_embedding_A": "embedding_A",
+    "lora_embedding_B": "embedding_B",
+    "lora_magnitude_vector": "magnitude",
+    "lora_E": "E",
+    "lora_diag": "E",
+    "ranknum": "ranknum",
+    "alpha": "alpha",
+    "vera_lambda_d": "d",
+    "vera_lambda_b": "b",
+    "vera_A": "vera_A",
+    "vera_B": "vera_B",
+    **{f"hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+}
+_KEY = re.compile(
+    rf"^(?P<module>.+?)\.(?P<part>{'|'.join(sorted(_PARTS, key=len, reverse=True))})(?P<rest>(?:\.[^.]+)*)$"
 )
-_KEY = re.compile(rf"^(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)})(?P<rest>(?:\.[^.]+)*)$")
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|_fsdp_wrapped_module\.)+|(?:_orig_mod|_fsdp_wrapped_module)\.")
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.(?=.)")
 _PREFIX = "base_model.model."
 
 
@@ -29,67 +38,55 @@ class PeftKey:
     Attributes
     ----------
     module
-        Name of the adapted module, prefixes of the wrapping classes taken off.
+        Name of the adapted module, the wrappers' prefixes taken off.
     path
-        The module's name as PEFT's patterns see it: one ``base_model.model.`` taken off.
+        The name that PEFT's patterns see.
     part
-        ``lora_A``, ``lora_embedding_B``, ``lora_magnitude_vector``, ...
+        ``A``, ``B``, ``embedding_A``, ``magnitude``, ``hada_w1_a``, ...
     adapter
         Name of the adapter, or None where the file leaves it out.
     leaf
-        ``weight`` or ``bias``.
+        ``weight`` or ``bias``, or None where the factor is a parameter without one.
     """
 
     module: str
     path: str
     part: str
     adapter: str | None
-    leaf: str
+    leaf: str | None = None
 
 
 def parse_key(key: str) -> PeftKey | None:
-    """Take a PEFT tensor name apart; None where it names no part of a factor.
+    """Take a PEFT tensor name apart; None where it names no part of an update.
 
     Examples
     --------
     >>> parse_key("base_model.model.h.0.attn.c_attn.lora_A.default.weight")
-    PeftKey(module='h.0.attn.c_attn', path='h.0.attn.c_attn', part='lora_A', adapter='default', leaf='weight')
+    PeftKey(module='h.0.attn.c_attn', path='h.0.attn.c_attn', part='A', adapter='default', leaf='weight')
     >>> parse_key("base_model.model.wte.lora_embedding_A").part
-    'lora_embedding_A'
+    'embedding_A'
     """
-    found = _KEY.match(_WRAPPERS.sub("", key))
+    clean = _WRAPPERS.sub("", key)
+    found = _KEY.match(clean)
     if found is None:
         return None
     rest = found["rest"].split(".")[1:]
-    leaf = rest.pop() if rest and rest[-1] in ("weight", "bias") else "weight"
+    leaf = rest.pop() if rest and rest[-1] in ("weight", "bias") else None
     if len(rest) > 1:
         return None
-    path = found["module"].removeprefix(_PREFIX)
-    return PeftKey(module_name(found["module"]), path, found["part"], rest[0] if rest else None, leaf)
+    _, _, path = found["module"].rpartition(_PREFIX) if _PREFIX in found["module"] else ("", "", found["module"])
+    # Inside a wrapper (multi-head attention's out_proj) the rank and alpha are those of the wrapped module.
+    parent = path.split(".base_layer", 1)[0]
+    module = path.replace(".base_layer.", ".")
+    return PeftKey(module, parent, _PARTS[found["part"]], rest[0] if rest else None, leaf)
 
 
 def module_name(name: str) -> str:
-    """A module's name in the base model: every prefix that a wrapping class added is taken off.
+    """A tensor's or module's name in the base model: every prefix that a wrapper added is taken off.
 
     Examples
     --------
     >>> module_name("module.base_model.model.base_model.model.bert.pooler")
     'bert.pooler'
     """
-    name = _WRAPPERS.sub("", name)
-    while name.startswith(_PREFIX):
-        name = name.removeprefix(_PREFIX)
-    return name
-
-
-def match_pattern(patterns: Iterable[str], path: str) -> str | None:
-    """The first pattern that PEFT would apply to a module: a regular expression for the end of its dotted name.
-
-    Of overlapping patterns the first of the config wins, however long the others are.
-
-    Examples
-    --------
-    >>> match_pattern(["v_proj", "layers.0.*v_proj"], "model.layers.0.self_attn.v_proj")
-    'v_proj'
-    """
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", path)), None)
+    return _WRAPPERS.sub("", name).rpartition(_PREFIX)[2]

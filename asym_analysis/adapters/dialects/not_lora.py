@@ -1,0 +1,94 @@
+"""What is no low-rank adapter: recognized by its own name, so that the message can say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from asym_analysis.adapters.checkpoint import Checkpoint, Reading
+from asym_analysis.errors import NotAnAdapterError
+
+__all__ = ["NotLoraDialect"]
+
+_PROMPTS = "it learns virtual tokens and changes no weight, so there is nothing low-rank to analyse"
+_SCALES = "it rescales activations with one vector a layer; its change of a weight is diag(l)·W, which is not low rank"
+_ROTATES = "it multiplies the base weight by a trained orthogonal matrix instead of adding a low-rank one"
+_KINDS = {
+    "PROMPT_TUNING": ("prompt tuning", _PROMPTS),
+    "MULTITASK_PROMPT_TUNING": ("multitask prompt tuning", _PROMPTS),
+    "P_TUNING": ("P-tuning", _PROMPTS),
+    "PREFIX_TUNING": ("prefix tuning", _PROMPTS),
+    "CPT": ("context-aware prompt tuning", _PROMPTS),
+    "CARTRIDGE": ("a cartridge", _PROMPTS),
+    "ADAPTION_PROMPT": ("LLaMA-Adapter (adaption prompt)", _PROMPTS),
+    "IA3": ("IA3", _SCALES),
+    "LN_TUNING": ("layer-norm tuning", "it trains the norms' own parameters"),
+    "OFT": ("OFT", _ROTATES),
+    "BOFT": ("BOFT", _ROTATES),
+    "HRA": ("HRA", _ROTATES),
+    "TRAINABLE_TOKENS": ("trainable tokens", "it trains single rows of the embedding"),
+}
+_KEYS = (
+    (re.compile(r"(?:^|\.)prompt_embeddings$|prompt_encoder\."), *_KINDS["PROMPT_TUNING"]),
+    (re.compile(r"\.ia3_l(?:\.|$)|\.on_input$"), *_KINDS["IA3"]),
+    (re.compile(r"\.(?:oft_|boft_|hra_u)"), *_KINDS["OFT"]),
+    (re.compile(r"\.adaption_(?:prompt|gate)"), *_KINDS["ADAPTION_PROMPT"]),
+    (re.compile(r"trainable_tokens_delta"), *_KINDS["TRAINABLE_TOKENS"]),
+    (
+        re.compile(r"^<.+>$|^emb_params$|^string_to_param|^clip_[gl]$|^t5$"),
+        "textual inversion",
+        "it holds the embeddings of new tokens and changes no weight",
+    ),
+    (
+        re.compile(r"\.adapters?\.[^.]+\.adapter_(?:down|up)\.|adapter_(?:down|up)\.0\.weight$"),
+        "bottleneck adapters",
+        "they have a nonlinearity between their two matrices, whose product is no change of a weight",
+    ),
+    (
+        re.compile(r"exp_avg|(?:^|\.)(?:optimizer_states|param_groups)"),
+        "an optimizer's state",
+        "name the file with the adapter's weights instead",
+    ),
+)
+_PLAIN = re.compile(r"(?:^|\.)(?:weight|bias|gamma|beta|running_mean|running_var|num_batches_tracked|position_ids)$")
+
+
+@dataclass(frozen=True)
+class NotLoraDialect:
+    """Prompt and prefix tuning, IA3, OFT, textual inversion, a full checkpoint, and PEFT's tuners that add no B·A."""
+
+    name = "none"
+
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
+        """Say whether this is asked last and the kind of file can be named."""
+        return _kind(checkpoint) is not None
+
+    def read(self, checkpoint: Checkpoint) -> Reading:
+        """Refuse the checkpoint by its own name."""
+        kind, reason = _kind(checkpoint) or ("no adapter that is known", "describe its names with a PatternDialect")
+        raise NotAnAdapterError(f"{checkpoint.source} holds {kind}: {reason}")
+
+
+def _kind(checkpoint: Checkpoint) -> tuple[str, str] | None:
+    peft_type = str(checkpoint.config.get("peft_type") or "").upper()
+    if peft_type in _KINDS:
+        return _KINDS[peft_type]
+    for pattern, kind, reason in _KEYS:
+        if any(pattern.search(name) for name in checkpoint.tensors):
+            return kind, reason
+    if peft_type not in ("", "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "LORASYM"):
+        return f"PEFT's {peft_type}", "its change of a weight is no product B·A that these tools could take apart"
+    return _full_checkpoint(checkpoint.tensors)
+
+
+def _full_checkpoint(names: Iterable[str]) -> tuple[str, str] | None:
+    plain = sum(_PLAIN.search(name) is not None for name in names)
+    total = sum(1 for _ in names)
+    if total and plain >= 0.9 * total:
+        return (
+            f"{total} plain weights and no pair of factors, so a full (or merged) checkpoint",
+            "name the adapter it was made from, or extract one from its difference to the base model "
+            "(peft's save_as_lora, mergekit-extract-lora)",
+        )
+    return None

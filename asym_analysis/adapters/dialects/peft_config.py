@@ -1,0 +1,134 @@
+"""What adapter_config.json says of scale and layout, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from asym_analysis.adapters.dialects.patterns import Patterns
+from asym_analysis.errors import AdapterError, AdapterValueError
+
+__all__ = ["PeftConfig", "number_or_none"]
+
+
+class PeftConfig:
+    """PEFT's config of one adapter, or an empty one where the file stands alone.
+
+    Examples
+    --------
+    >>> config = PeftConfig({"r": 4, "lora_alpha": 16, "use_rslora": True, "alpha_pattern": {"k_proj": 32}})
+    >>> config.scaling("layers.0.q_proj", rank=4), config.scaling("layers.0.k_proj", rank=4)
+    (8.0, 16.0)
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.peft_type = str(values.get("peft_type") or "").upper()
+        self.rslora = bool(values.get("use_rslora"))
+        self.fan_in_fan_out = bool(values.get("fan_in_fan_out"))
+        self.enable_lora = _booleans(values.get("enable_lora"))
+        self.target_parameters = [str(name) for name in values.get("target_parameters") or ()]
+        self.initialization = values.get("init_lora_weights")
+
+    @cached_property
+    def alpha(self) -> float | None:
+        """The alpha that holds where no pattern says otherwise; None where the config gives none."""
+        return number_or_none(self.values, "lora_alpha", "alpha")
+
+    @cached_property
+    def rank(self) -> int | None:
+        """The rank that holds where no pattern says otherwise; None where the config gives none."""
+        rank = number_or_none(self.values, "r", "rank")
+        return None if rank is None else int(rank)
+
+    @cached_property
+    def initial_rank(self) -> float | None:
+        """The rank that AdaLoRA began with (12 by default, where the config is there but silent)."""
+        return number_or_none(self.values, "init_r") or (12.0 if self.peft_type == "ADALORA" else None)
+
+    @cached_property
+    def _alphas(self) -> Patterns[Any]:
+        return Patterns(_mapping(self.values, "alpha_pattern"))
+
+    @cached_property
+    def _ranks(self) -> Patterns[Any]:
+        # AdaLoRA writes a mask here instead of a rank: which singular values it kept.
+        ranks = _mapping(self.values, "rank_pattern")
+        return Patterns({pattern: rank for pattern, rank in ranks.items() if not isinstance(rank, list)})
+
+    def rank_of(self, path: str) -> int | None:
+        """The rank that the config gives a module, by PEFT's pattern rule."""
+        rank = self._ranks.first(path)
+        return self.rank if rank is None else int(_number("rank_pattern", rank))
+
+    def alpha_of(self, path: str) -> float | None:
+        """The alpha that the config gives a module, by PEFT's pattern rule."""
+        alpha = self._alphas.first(path)
+        return self.alpha if alpha is None else _number("alpha_pattern", alpha)
+
+    def scaling(self, path: str, rank: int) -> float:
+        """Give alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA; 1 where the config gives no alpha.
+
+        Raises
+        ------
+        AdapterValueError
+            If the config gives the module another rank than the tensors have: PEFT cannot load such a file, and
+            which alpha belongs to it is unknown.
+        """
+        expected = self.rank_of(path)
+        if expected is not None and expected != rank:
+            raise AdapterValueError(f"the tensors have rank {rank}, the config says {expected}: the scale is unknown")
+        alpha = self.alpha_of(path)
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is worth keeping of the config: base_model, task_type, peft_type, peft_version, init_lora_weights."""
+        named = {
+            "base_model": self.values.get("base_model_name_or_path"),
+            "task_type": self.values.get("task_type"),
+            "peft_type": self.values.get("peft_type"),
+            "peft_version": self.values.get("peft_version"),
+            "init_lora_weights": self.initialization,
+        }
+        return {key: value for key, value in named.items() if value is not None and value != ""}
+
+
+def number_or_none(values: Mapping[str, Any], *names: str) -> float | None:
+    """The first of some entries that is given, as a number.
+
+    Raises
+    ------
+    AdapterError
+        If it is no finite number.
+    """
+    for name in names:
+        if values.get(name) is not None:
+            return _number(name, values[name])
+    return None
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise AdapterError(f"the config's {name} is {value!r}, not a number")
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    mapping = values.get(name) or {}
+    if not isinstance(mapping, Mapping):
+        raise AdapterError(f"the config's {name} is {mapping!r}, not a mapping from patterns")
+    return mapping
+
+
+def _booleans(value: object) -> tuple[bool, ...] | None:
+    return tuple(bool(entry) for entry in value) if isinstance(value, list | tuple) and any(value) else None
