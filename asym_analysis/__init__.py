@@ -18,6 +18,7 @@ _HOMES = {
     "BoundReport": "bounds.report",
     "LowRankUpdate": "adapters.low_rank_update",
     "SubspaceComparison": "alignment.comparison",
+    "certify": "bounds.certify",
     "compute_bound": "bounds.compute",
     "compare_subspaces": "alignment.pairwise",
     "load_adapter": "adapters.load",

@@ -23,11 +23,13 @@ __all__ = [
     "FactorEnergy",
     "GaussianPosterior",
     "factor_energies",
+    "fitted_posterior",
     "gaussian_kl",
     "gaussian_posterior",
     "scale_on_grid",
     "scale_price",
     "with_head",
+    "with_start",
 ]
 
 
@@ -238,14 +240,7 @@ def gaussian_posterior(
     centred = adapter
     if tuned == "both" and start is None:
         centred = _balanced(adapter)
-    reference = Adapter(
-        {module: centred.source(module) for module in centred},
-        name=adapter.name,
-        metadata=adapter.metadata,
-        extras=centred.extras,
-        coverage=centred.coverage,
-        initial=start,
-    )
+    reference = with_start(centred, start) if start is not None else centred
     energy = factor_energies(reference)[tuned]
     if include_head:
         energy = with_head(energy, reference)
@@ -256,6 +251,65 @@ def gaussian_posterior(
     stds = {tensor.key: scales[_group(tensor.key)] for tensor in tensors if _group(tensor.key) in scales}
     centre = {tensor.key: tensor.read() for tensor in tensors if tensor.key in stds}
     return GaussianPosterior(centred, stds, energy.kl(scales), centre)
+
+
+def fitted_posterior(
+    adapter: Adapter,
+    stds: Mapping[TensorKey, float | Tensor],
+    tuned: Tuned,
+    *,
+    include_head: bool = True,
+    prior: Adapter | None = None,
+) -> GaussianPosterior:
+    """A posterior with standard deviations of its own for each tensor, or each entry, and a prior scale a tensor.
+
+    Each tensor's prior standard deviation is the one of the grid that makes its KL smallest, and is paid for; the
+    prior's centre is `prior`, or the recorded initialization, or zero.
+
+    Raises
+    ------
+    ValueError
+        If a trained tensor has no standard deviation.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
+    >>> round(fitted_posterior(adapter, {("q", "B"): 0.5}, "B").kl, 3)
+    2.991
+    """
+    reference = with_start(adapter, prior) if prior is not None else adapter
+    centre, total = {}, 0.0
+    for tensor in trained_tensors(reference, tuned, include_head=include_head):
+        if tensor.key not in stds:
+            raise ValueError(f"no standard deviation is given for {tensor.key[1]} of {tensor.key[0]}")
+        value = tensor.read()
+        moved = value.double() - (tensor.read_start().double() if tensor.read_start is not None else 0.0)
+        variance = torch.as_tensor(stds[tensor.key], dtype=torch.float64).square().expand(value.shape)
+        best = scale_on_grid(math.sqrt((variance + moved.square()).mean().item()))
+        total += min(
+            _entrywise_kl(moved, variance, scale) + scale_price(scale)
+            for scale in (best * 2 ** (step / 2) for step in (-1, 0, 1))
+        )
+        centre[tensor.key] = value
+    return GaussianPosterior(adapter, dict(stds), total, centre)
+
+
+def with_start(adapter: Adapter, start: Adapter) -> Adapter:
+    """The same adapter with `start` as what it began from."""
+    sources = {module: adapter.source(module) for module in adapter}
+    return Adapter(
+        sources,
+        name=adapter.name,
+        metadata=adapter.metadata,
+        extras=adapter.extras,
+        coverage=adapter.coverage,
+        initial=start,
+    )
+
+
+def _entrywise_kl(moved: Tensor, variance: Tensor, prior_std: float) -> float:
+    ratio = variance / prior_std**2
+    return 0.5 * (ratio - 1.0 - ratio.log() + moved.square() / prior_std**2).sum().item()
 
 
 def _group(key: TensorKey) -> str:

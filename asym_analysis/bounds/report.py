@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,13 +123,21 @@ class BoundReport(Result):
     def best(self, kind: str = "certificate") -> BoundRow | None:
         """The row of that kind with the lowest risk bound (or gap, where no risk is bounded) in the own regime.
 
-        To take the best of several rows after seeing them is sound for rows that hold "in expectation". Rows with a
-        probability each fail with probability 1 - confidence: their best one fails with at most the sum.
+        Among rows of several forms only the report's headline form is looked at: its rows hold together. To take the
+        best of rows that hold each alone fails with at most the sum of their probabilities.
         """
-        rows = [row for row in self.rows if row.regime and row.kind == kind and (row.risk or row.gap) is not None]
-        return min(
-            rows, key=lambda row: (row.risk is None, row.risk if row.risk is not None else row.gap), default=None
-        )
+        headline = self.settings.get("headline")
+        rows = [
+            row
+            for row in self.rows
+            if row.regime and row.kind == kind and headline in (None, row.form) and not (row.risk is row.gap is None)
+        ]
+
+        def order(row: BoundRow) -> tuple[bool, float]:
+            value = row.risk if row.risk is not None else row.gap
+            return row.risk is None, math.inf if value is None else value
+
+        return min(rows, key=order, default=None)
 
     def __repr__(self) -> str:
         own = [row for row in self.rows if row.regime]

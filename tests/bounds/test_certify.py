@@ -1,0 +1,170 @@
+"""certify on a small classifier: what it charges, what it refuses, and that its best row covers the true risk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asym_analysis import certify
+from asym_analysis.adapters import Adapter, TensorSource
+from asym_analysis.bounds import risk
+from asym_analysis.bounds.posterior import fitted_posterior, gaussian_kl, scale_price
+from asym_analysis.bounds.repeated import LowRankClassifier, gaussian_classes, train_low_rank
+
+N = 1500
+
+
+class Task:
+    """Two Gaussian classes, one adapter trained on n samples, losses on them and on fresh ones."""
+
+    def __init__(self, seed: int = 0, n: int = N) -> None:
+        draw = gaussian_classes(dimension=12, classes=3, separation=3.5)
+        self.x, self.y = draw(n, seed)
+        self.fresh_x, self.fresh_y = draw(50_000, seed + 10_000)
+        model = LowRankClassifier(dimension=12, classes=3, rank=2, tuned="B", seed=0)
+        self.adapter = train_low_rank(model, self.x[None], self.y[None])[0]
+
+    def evaluate(self, adapter: Adapter) -> np.ndarray:
+        return self.losses(adapter, self.x, self.y)
+
+    def evaluate_some(self, adapter: Adapter, samples: np.ndarray) -> np.ndarray:
+        return self.losses(adapter, self.x[samples], self.y[samples])
+
+    def risk(self, adapter: Adapter) -> float:
+        return float(self.losses(adapter, self.fresh_x, self.fresh_y).mean())
+
+    def losses(self, adapter: Adapter, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (np.argmax(x @ adapter["classifier"].delta().numpy().T, axis=1) != y).astype(float)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task()
+
+
+def test_certificate_is_not_vacuous_and_covers_the_risk(task: Task) -> None:
+    report = certify(task.adapter, task.evaluate, N, draws=60)
+    frame = report.frame
+    best = report.best()
+    assert best is not None
+    assert best.kind == "certificate"
+    assert task.risk(task.adapter) < best.risk < 0.5
+    assert set(frame["rung"]) == {"coded", "gaussian"}
+    assert set(frame["form"]) == {"kl-inverse", "Catoni", "convexity", "McAllester", "Chernoff"}
+    assert (frame["gap"] == frame["risk"] - frame["empirical_risk"]).all()
+
+
+def test_every_row_is_the_formula_of_its_columns(task: Task) -> None:
+    """Half of delta for each method; nine tenths of that to the bound, one tenth to the sampling, when it samples."""
+    frame = certify(task.adapter, task.evaluate, N, draws=20, relative_noise=(0.5,), levels=(3,)).frame
+    for row in frame.itertuples():
+        share = 0.025 * (0.9 if row.rung == "gaussian" else 1.0)
+        form = risk.chernoff_risk if row.form == "Chernoff" else risk.RISK_FORMS[row.form]
+        assert row.risk == pytest.approx(min(1.0, form(row.empirical_risk, row.nats, N, 1 - share)), rel=1e-12)
+    assert "loss over 20 draws" in frame.loc[frame["rung"] == "gaussian", "note"].iloc[0]
+
+
+def test_what_the_data_chose_from_is_charged(task: Task) -> None:
+    free, paid = (
+        certify(task.adapter, task.evaluate, N, methods=("coded",), levels=(3,), tried=tried).frame for tried in (1, 64)
+    )
+    assert (paid["nats"] - free["nats"]).to_numpy() == pytest.approx(math.log(64))
+    assert (paid["risk"] > free["risk"]).all()
+
+
+def test_blocks_estimate_the_same_risk(task: Task) -> None:
+    options = {"methods": ("gaussian",), "relative_noise": (0.5,)}
+    whole = certify(task.adapter, task.evaluate, N, draws=200, **options).frame
+    blocks = certify(task.adapter, task.evaluate, N, draws=700, evaluate_some=task.evaluate_some, **options).frame
+    assert blocks["nats"].tolist() == whole["nats"].tolist()
+    mean = [float(frame["note"].iloc[0].split("draws ")[1].split(",")[0]) for frame in (whole, blocks)]
+    assert mean[0] == pytest.approx(mean[1], abs=4 * math.sqrt(0.1 / N))
+
+
+def test_prior_from_other_samples_is_tighter_and_labelled(task: Task) -> None:
+    other = Task(seed=77)
+    plain = certify(task.adapter, task.evaluate, N, draws=40, relative_noise=(0.25, 0.5))
+    report = certify(task.adapter, task.evaluate, N, draws=40, relative_noise=(0.25, 0.5), prior=other.adapter)
+    assert set(report.frame["rung"]) == {"coded, data-dependent prior", "gaussian, data-dependent prior"}
+    assert report.frame["assumptions"].str.contains("trained on none of the 1,500 samples").all()
+    gaussian = [r.frame[r.frame["rung"].str.startswith("gaussian")]["nats"].min() for r in (plain, report)]
+    assert gaussian[1] < gaussian[0]
+
+
+def test_posterior_trained_for_the_bound(task: Task) -> None:
+    key = ("classifier", "B")
+    stds = torch.full((3, 2), 0.4)
+    posterior = fitted_posterior(task.adapter, {key: stds}, "B")
+    squared = task.adapter["classifier"].B.square().sum().item()
+    grid = [2.0 ** (k / 2) for k in range(-8, 12)]
+    assert posterior.kl == pytest.approx(min(gaussian_kl(squared, 6, 0.4, s) + scale_price(s) for s in grid), rel=1e-6)
+    report = certify(task.adapter, task.evaluate, N, methods=("gaussian",), posterior=posterior, draws=50)
+    assert report.frame["nats"].iloc[0] == posterior.kl
+    with pytest.raises(ValueError, match="standard deviation"):
+        fitted_posterior(task.adapter, {}, "B")
+
+
+def test_head_left_out_is_no_certificate(task: Task) -> None:
+    extras = {"bias": TensorSource((3,), "float32", lambda: torch.ones(3))}
+    adapter = Adapter(
+        {"classifier": task.adapter.source("classifier")}, name="with head", extras=extras, initial=task.adapter.initial
+    )
+    out = certify(adapter, task.evaluate, N, methods=("coded",), levels=(3,), include_head=False)
+    assert set(out.frame["kind"]) == {"diagnostic"}
+    assert out.best() is None
+    inside = certify(adapter, task.evaluate, N, methods=("coded",), levels=(3,))
+    assert inside.frame["nats"].min() > out.frame["nats"].min()
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [(np.zeros(3), "one for each"), (np.full(N, 2.0), "outside"), (np.full(N, np.nan), "outside")],
+)
+def test_losses_that_cannot_be_certified(task: Task, losses: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(task.adapter, lambda adapter: losses, N, levels=(3,))
+
+
+def test_same_seed_same_table(task: Task, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        certify(task.adapter, task.evaluate, N, draws=5, seed=3).to_json(tmp_path / f"{name}.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_command(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    from asym_analysis.cli import main
+
+    update = task.adapter["classifier"]
+    save_file(
+        {"base_model.model.score.lora_A.weight": update.A, "base_model.model.score.lora_B.weight": update.B},
+        tmp_path / "adapter_model.safetensors",
+    )
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["score"]}'
+    )
+    np.savez(tmp_path / "data.npz", x=task.x, y=task.y)
+    (tmp_path / "losses.py").write_text(
+        "import numpy as np\n"
+        f"data = np.load({str(tmp_path / 'data.npz')!r})\n"
+        "def evaluate(adapter):\n"
+        "    update = next(iter(adapter.values()))\n"
+        "    return (np.argmax(data['x'] @ update.delta().numpy().T, axis=1) != data['y']).astype(float)\n"
+    )
+    arguments = ["certify", str(tmp_path), "--evaluate", f"{tmp_path / 'losses.py'}:evaluate", "--n", str(N)]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--draws", "10"])
+    shown = capsys.readouterr()
+    assert stop.value.code == 0, shown.err
+    assert "certified risk at most" in shown.err
+    with pytest.raises(SystemExit) as stop:
+        main(["certify", str(tmp_path), "--evaluate", "nowhere.py:evaluate", "--n", str(N)])
+    assert stop.value.code == 1
+    assert "nowhere.py" in capsys.readouterr().err
