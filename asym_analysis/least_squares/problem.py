@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -255,7 +256,9 @@ class LeastSquaresProblem:
         basis, scales, right = torch.linalg.svd(
             (frozen @ self.eigenvectors * self.eigenvalues.sqrt()).T, full_matrices=False
         )
-        inverse = _invert_above_rounding(scales, max(frozen.shape))
+        # Rounding is measured against the whole of A, so that an A in the null space of the inputs gains nothing.
+        largest = float(torch.linalg.matrix_norm(frozen, 2)) * math.sqrt(float(self.eigenvalues[0]))
+        inverse = _invert_above_rounding(scales, largest * max(frozen.shape))
         projected = self.weighted_delta @ basis[:, inverse > 0]
         return self._fit(frozen, (self.weighted_delta @ basis * inverse) @ right, float(projected.square().sum()))
 
@@ -273,7 +276,7 @@ class LeastSquaresProblem:
         if frozen.shape[0] != self.d_out:
             raise ValueError(f"B has {frozen.shape[0]} rows but the problem has {self.d_out} outputs")
         basis, scales, right = torch.linalg.svd(frozen, full_matrices=False)
-        inverse = _invert_above_rounding(scales, max(frozen.shape))
+        inverse = _invert_above_rounding(scales, float(scales[0]) * max(frozen.shape))
         fitted = right.T @ (inverse[:, None] * (basis.T @ self.delta))
         return self._fit(fitted, frozen, float((basis[:, inverse > 0].T @ self.weighted_delta).square().sum()))
 
@@ -324,6 +327,6 @@ def check_rank(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> None:
         raise ValueError(f"rank {rank} is outside 1 .. {limits[tuned]} for tuned={tuned!r} in this problem")
 
 
-def _invert_above_rounding(scales: Tensor, longest: int) -> Tensor:
-    smallest_kept = longest * torch.finfo(scales.dtype).eps * (scales.max() if len(scales) else 0.0)
+def _invert_above_rounding(scales: Tensor, reference: float) -> Tensor:
+    smallest_kept = reference * torch.finfo(scales.dtype).eps
     return torch.where(scales > smallest_kept, 1 / scales, torch.zeros_like(scales))

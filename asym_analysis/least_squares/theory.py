@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import beta
 
 from asym_analysis.least_squares.haar import captured_energy_moments
 from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
@@ -136,8 +136,9 @@ def asymmetry_index(problem: LeastSquaresProblem, rank: int) -> float:
 def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
     """Probability that freezing a random A beats freezing a random B: P[L(A*, U) >= L(Q, B*)].
 
-    Exactly one half for a square isotropic problem, whatever the update and the rank. Elsewhere the two gains are taken
-    as Gaussian with the moments of `expected_loss`; where both are certain the answer is 0, 1/2 or 1.
+    Exactly one half for a square isotropic problem, whatever the update and the rank. Elsewhere each gain, as a part of
+    the signal, is taken to follow the Beta law with the mean and variance of `expected_loss`: exact for isotropic inputs
+    and an update of rank one, an approximation otherwise. Where both gains are certain the answer is 0, 1/2 or 1.
 
     Notes
     -----
@@ -149,14 +150,16 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
     >>> win_probability(LeastSquaresProblem(torch.tensor([[3.0, 1.0], [0.0, 1.0]]), torch.ones(2)), 1)
     0.5
     """
-    freeze_A, freeze_B = expected_loss(problem, rank, "B"), expected_loss(problem, rank, "A")
-    difference = freeze_B.mean - freeze_A.mean
-    if abs(difference) <= 1e-12 * problem.signal:
+    if problem.signal <= 0:
         return 0.5
-    spread = math.hypot(freeze_A.standard_deviation, freeze_B.standard_deviation)
-    if spread <= 1e-12 * problem.signal:
-        return 1.0 if difference > 0 else 0.0
-    return float(norm.cdf(difference / spread))
+    (mean_B, deviation_B), (mean_A, deviation_A) = (
+        (law.gain_fraction, law.standard_deviation / problem.signal)
+        for law in (expected_loss(problem, rank, "B"), expected_loss(problem, rank, "A"))
+    )
+    if math.isclose(mean_A, mean_B, rel_tol=1e-10) and math.isclose(deviation_A, deviation_B, rel_tol=1e-6, abs_tol=1e-9):
+        return 0.5
+    steps = (np.arange(2000) + 0.5) / 2000
+    return float(_beta_cdf(_beta_quantile(steps, mean_B, deviation_B), mean_A, deviation_A).mean())
 
 
 def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
@@ -187,6 +190,27 @@ def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
         if frozen >= joint[rank - 1] * (1 - 1e-12):
             return rank
     return None
+
+
+def _beta_shape(mean: float, deviation: float) -> tuple[float, float] | None:
+    """Parameters of the Beta law with that mean and deviation; None where it is a point."""
+    if deviation < 1e-9 or not 0 < mean < 1:
+        return None
+    weight = mean * (1 - mean) / deviation**2 - 1
+    return (mean * weight, (1 - mean) * weight) if weight > 0 else None
+
+
+def _beta_quantile(levels: np.ndarray, mean: float, deviation: float) -> np.ndarray:
+    shape = _beta_shape(mean, deviation)
+    return np.full_like(levels, mean) if shape is None else beta.ppf(levels, *shape)
+
+
+def _beta_cdf(values: np.ndarray, mean: float, deviation: float) -> np.ndarray:
+    shape = _beta_shape(mean, deviation)
+    if shape is not None:
+        return beta.cdf(values, *shape)
+    # A certain gain: equality up to rounding is a tie.
+    return np.where(np.abs(values - mean) <= 1e-10, 0.5, values > mean)
 
 
 def _gain_of_A(problem: LeastSquaresProblem, rank: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from asym_analysis.plots.style import COLORS, axes_or_new, styled
 
 __all__ = ["plot_least_squares"]
 
-_WAYS = {"A": ("A tuned (random B frozen)", "s"), "B": ("B tuned (random A frozen)", "o"), "both": ("both tuned", "D")}
+_WAYS = {"A": ("A tuned", "s"), "B": ("B tuned", "o"), "both": ("both tuned", "D")}
 _LABELS = {
     "rank": "rank r",
     "d_in": "input dimension $d_{in}$",
@@ -85,5 +85,6 @@ def plot_least_squares(table: pd.DataFrame, x: str = "rank", ax: Axes | None = N
             ax.minorticks_off()
         ax.set_xlabel(_LABELS.get(x, x))
         ax.set_ylabel("expected loss on new data")
-        ax.legend()
+        # Above the axes: no place inside is free of lines for every table.
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handletextpad=0.2)
     return ax
