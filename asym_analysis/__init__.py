@@ -17,6 +17,7 @@ _HOMES = {
     "AdapterSet": "adapters.adapter_set",
     "BoundReport": "bounds.report",
     "LowRankUpdate": "adapters.low_rank_update",
+    "MEASURES": "subspaces.measures",
     "SubspaceComparison": "alignment.comparison",
     "certify": "bounds.certify",
     "compute_bound": "bounds.compute",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from scipy.sparse.csgraph import connected_components
 
 from asym_analysis.adapters.module_names import layer_of, projection_of
-from asym_analysis.alignment.nulls import NullTable, null_table
-from asym_analysis.results import Result
+from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs
+from asym_analysis.alignment.nulls import NullTable
+from asym_analysis.atomic import replacing
+from asym_analysis.results import SCHEMA, Result, plain
 from asym_analysis.subspaces.measures import measure_named
 
 __all__ = ["SubspaceComparison"]
@@ -38,6 +43,9 @@ class SubspaceComparison(Result):
         Numerical ranks, module x factor x adapter; -1 where the adapter lacks the module, 0 for a zero factor.
     sizes
         Module x factor: the dimension of the space.
+    spreads
+        (Tr C, Tr C^3) of each one's Gram operator C scaled to norm 1, module x factor x adapter; NaN for measures that
+        do not see singular values.
     same_start
         Module x pair: 1 where both began from the same factor, 0 where not, -1 where that cannot be told.
     settings
@@ -51,6 +59,7 @@ class SubspaceComparison(Result):
     values: Float[np.ndarray, "modules factors pairs"]
     ranks: Int[np.ndarray, "modules factors adapters"]
     sizes: Int[np.ndarray, "modules factors"]
+    spreads: Float[np.ndarray, "modules factors adapters 2"]
     same_start: Int[np.ndarray, "modules pairs"]
     settings: Mapping[str, Any]
 
@@ -71,34 +80,104 @@ class SubspaceComparison(Result):
         told = (self.same_start >= 0).sum(0)
         return (told > 0) & (2 * (self.same_start == 1).sum(0) >= told)
 
-    def same(self, by: str) -> Bool[np.ndarray, "pairs"]:
-        """True for pairs whose adapters agree in a column of `adapters`, or that share their "initialization".
+    def labels(self, by: str) -> Int[np.ndarray, "adapters"]:
+        """A number for each distinct value of a column of `adapters`, -1 where it is missing.
+
+        "initialization" numbers the groups that are linked by a shared start, unless the table has such a column.
 
         Raises
         ------
         ValueError
             If the table has no such column; the message lists those it has.
         """
+        if by in self.adapters:
+            return self.adapters[by].factorize()[0].astype(np.int64)
+        if by == "initialization":
+            linked = np.zeros((len(self.adapters),) * 2, dtype=bool)
+            linked[self.pairs] = self.same_initialization
+            return connected_components(linked, directed=False)[1].astype(np.int64)
+        known = ", ".join(str(column) for column in self.adapters if column != "name")
+        raise ValueError(f"the adapters' table has no column {by!r}; it has: {known}, and initialization")
+
+    def same(self, by: str) -> Bool[np.ndarray, "pairs"]:
+        """True for pairs whose adapters agree in a column of `adapters`, or that share their "initialization".
+
+        Raises
+        ------
+        ValueError
+            If the table has no such column.
+        """
         if by == "initialization" and by not in self.adapters:
             return self.same_initialization
-        if by not in self.adapters:
-            known = ", ".join(str(column) for column in self.adapters if column != "name")
-            raise ValueError(f"the adapters' table has no column {by!r}; it has: {known}, and initialization")
-        codes = self.adapters[by].factorize()[0]
+        codes = self.labels(by)
         first, second = self.pairs
         return (codes[first] == codes[second]) & (codes[first] >= 0)
 
+    def contrast(
+        self,
+        by: str = "task",
+        *,
+        within: str | None = None,
+        resamples: int = 2000,
+        confidence: float = 0.95,
+        correction: Correction = "max-t",
+        seed: int = 0,
+    ) -> Contrast:
+        """Contrast pairs of one task (seed, initialization, rank, step, ...) with pairs of two.
+
+        Parameters
+        ----------
+        by
+            A column of `adapters`, or "initialization".
+        within
+            Another of these: labels are permuted only among adapters that agree in it. With "initialization", what a
+            shared start explains is not counted as an effect of `by`.
+        resamples
+            Number of bootstrap samples of adapters, and of permutations of their labels.
+        correction
+            Over the modules and factors: "max-t" for the family-wise error, "bh" for the false discovery rate.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or it puts all adapters in one group or each in its own.
+        """
+        labels = self.labels(by)
+        options: dict[str, Any] = {
+            "strata": None if within is None else self.labels(within),
+            "resamples": resamples,
+            "confidence": confidence,
+            "correction": correction,
+            "seed": seed,
+        }
+        values = np.asarray(self.values, dtype=np.float64)
+        known = np.isfinite(values)
+        count = known.sum(0)
+        averaged = np.divide(
+            np.where(known, values, 0.0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0
+        )
+        whole = contrast_pairs(averaged, self.pairs, labels, **options)
+        whole.insert(0, "factor", list(self.factors))
+        whole.insert(1, "module", "all")
+        single = contrast_pairs(values.reshape(-1, values.shape[-1]), self.pairs, labels, **options)
+        single.insert(0, "factor", list(self.factors) * len(self.modules))
+        single.insert(1, "module", [module for module in self.modules for _ in self.factors])
+        settings = {**self.settings, "by": by, "within": within, **options, "strata": within}
+        return Contrast(pd.concat([whole, single], ignore_index=True), settings)
+
     @cached_property
     def nulls(self) -> NullTable:
-        """The measure's law under chance for every module, factor and pair."""
-        return null_table(measure_named(self.measure), self.ranks, self.sizes, self.pairs)
+        """The measure's law under chance: with each adapter's own singular values, where the measure sees them."""
+        return NullTable(measure_named(self.measure), self.ranks, self.sizes, self.spreads, self.pairs)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One row a module, factor and pair.
 
         Columns: adapter_i, adapter_j, module, layer, projection, factor, measure, value, null_mean, null_std, p_value,
-        rank_i, rank_j, same_initialization. Pairs of which one adapter lacks the module have no row.
+        rank_i, rank_j, same_initialization. Pairs of which one adapter lacks the module have no row. Where the measure
+        sees singular values, the null keeps each adapter's own, in random directions; haar_mean and haar_std are those
+        of equal singular values.
         """
         return self._frame(range(len(self.modules)))
 
@@ -121,9 +200,12 @@ class SubspaceComparison(Result):
 
         modules = self.modules[chosen.start : chosen.stop]
         layers = pd.array([layer_of(module) for module in modules], dtype="Int64")
-        projections = pd.Categorical([projection_of(module) for module in modules])
+        projections = pd.Categorical(
+            [projection_of(module) for module in modules],
+            categories=list(dict.fromkeys(map(projection_of, self.modules))),
+        )
         values = np.asarray(self.values[chosen.start : chosen.stop], dtype=np.float64)
-        mean, std, p_value = self.nulls.of_modules(chosen, values)
+        null = self._null_columns(chosen, values)
         names = pd.Index(self.names)
         at = rows(np.arange(len(modules), dtype=np.int32), 0)
         columns = {
@@ -137,14 +219,43 @@ class SubspaceComparison(Result):
             ),
             "measure": pd.Categorical.from_codes(np.zeros(len(at), dtype=np.int8), categories=pd.Index([self.measure])),
             "value": chunk(values),
-            "null_mean": chunk(mean),
-            "null_std": chunk(std),
-            "p_value": chunk(p_value),
+            **{name: chunk(null[name]) for name in ("null_mean", "null_std", "p_value")},
             "rank_i": rank_i if everything else rank_i[present],
             "rank_j": rank_j if everything else rank_j[present],
             "same_initialization": rows(self.same_initialization, 2),
+            **{name: chunk(null[name]) for name in null if name.startswith("haar")},
         }
         return pd.DataFrame(columns, copy=False)
+
+    def _null_columns(self, chosen: range, values: np.ndarray) -> dict[str, np.ndarray]:
+        names = ("null_mean", "null_std", "p_value") + (
+            ("haar_mean", "haar_std") if self.nulls.strength_matched else ()
+        )
+        columns = {name: np.empty(values.shape) for name in names}
+        haar = self.nulls.equal_strengths() if self.nulls.strength_matched else None
+        for at, module in enumerate(chosen):
+            for factor in range(values.shape[1]):
+                place = (at, factor)
+                columns["null_mean"][place], columns["null_std"][place] = self.nulls.moments(module, factor)
+                columns["p_value"][place] = self.nulls.p_values(module, factor, values[place])
+                if haar is not None:
+                    columns["haar_mean"][place], columns["haar_std"][place] = haar.moments(module, factor)
+        return columns
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the frame as parquet, module by module, so that it need not fit in memory, with the settings."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        def table(index: int) -> pa.Table:
+            return pa.Table.from_pandas(self._frame(range(index, index + 1)), preserve_index=False)
+
+        note = json.dumps({"schema": SCHEMA, "kind": type(self).__name__, "settings": plain(self.settings)})
+        first = table(0)
+        schema = first.schema.with_metadata({**(first.schema.metadata or {}), b"asym_analysis": note.encode()})
+        with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
+            for index in range(len(self.modules)):
+                writer.write_table((table(index) if index else first).cast(schema))
 
     def summary(self) -> pd.DataFrame:
         """A and B against chance: all pairs, then same and different task and initialization where both occur.
@@ -171,7 +282,8 @@ class SubspaceComparison(Result):
         count = 0
         for index in range(len(self.modules)):
             values = np.asarray(self.values[index, row][chosen], dtype=np.float64)
-            mean, std, critical = (part[chosen] for part in self.nulls.of_module(index, row, LEVEL))
+            mean, std = (part[chosen] for part in self.nulls.moments(index, row))
+            critical = self.nulls.critical_values(index, row, LEVEL)[chosen]
             known = np.isfinite(values)
             count += int(known.sum())
             beyond = values > critical if measure_named(self.measure).larger_is_more_similar else values < critical

@@ -15,8 +15,11 @@ from asym_analysis.adapters.initialization import same_start
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError, AdapterValueError
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
+from asym_analysis.subspaces.updates import thin_svd
 
 __all__ = ["ModulePairs", "ModuleTask", "compare_module"]
+
+Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 ABSENT = -1
@@ -27,27 +30,35 @@ class ModuleTask:
     """What one module's comparison needs; it can be sent to another process.
 
     `sources` holds, for each adapter in order, its factors still in their file, the factors themselves, or None where
-    the adapter lacks the module.
+    the adapter lacks the module; `starts` the same of the factors from which training started, and is empty where they
+    are not asked for.
     """
 
     module: str
     names: tuple[str, ...]
-    sources: tuple[ModuleSource | LowRankUpdate | None, ...]
+    sources: tuple[Source, ...]
     factors: tuple[str, ...]
     measure: str
     device: str
+    starts: tuple[Source, ...] = ()
+    subtract_initial: bool = False
 
     def with_factors_read(self) -> ModuleTask:
         """The same task with every tensor in memory, for workers that cannot open the files."""
-        return replace(self, sources=tuple(self._read(index) for index in range(len(self.sources))))
+        return replace(self, sources=self._all(self.sources), starts=self._all(self.starts))
 
     def updates(self) -> dict[int, LowRankUpdate]:
         """Read the module of every adapter that has it: index -> update."""
-        read = {index: self._read(index) for index in range(len(self.sources))}
-        return {index: update for index, update in read.items() if update is not None}
+        return {index: update for index, update in enumerate(self._all(self.sources)) if update is not None}
 
-    def _read(self, index: int) -> LowRankUpdate | None:
-        source = self.sources[index]
+    def initial(self) -> dict[int, LowRankUpdate]:
+        """Read the recorded starts: index -> update."""
+        return {index: start for index, start in enumerate(self._all(self.starts)) if start is not None}
+
+    def _all(self, sources: tuple[Source, ...]) -> tuple[LowRankUpdate | None, ...]:
+        return tuple(self._read(index, source) for index, source in enumerate(sources))
+
+    def _read(self, index: int, source: Source) -> LowRankUpdate | None:
         if source is None or isinstance(source, LowRankUpdate):
             return source
         try:
@@ -67,7 +78,9 @@ class ModulePairs:
     ranks
         Numerical rank by factor and adapter; -1 where the adapter lacks the module.
     sizes
-        Dimension d of the space that each factor's subspaces lie in.
+        Dimension d of the space that each factor's subspaces lie in; d_in times d_out for the whole update.
+    spreads
+        (Tr C, Tr C^3) by factor and adapter, for measures whose law under chance depends on it; NaN for others.
     same_start
         1 where two adapters began from the same factor, 0 where not, -1 where that cannot be told.
     """
@@ -75,6 +88,7 @@ class ModulePairs:
     values: Float[np.ndarray, "factors pairs"]
     ranks: Int[np.ndarray, "factors adapters"]
     sizes: Int[np.ndarray, "factors"]
+    spreads: Float[np.ndarray, "factors adapters 2"]
     same_start: Int[np.ndarray, "pairs"]
 
 
@@ -84,37 +98,62 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     Raises
     ------
     AdapterError
-        If two adapters have the module in different sizes, or a factor holds NaN or infinity.
+        If two adapters have the module in different sizes, a factor holds NaN or infinity, or a start that is to be
+        subtracted is not known.
     """
     updates = task.updates()
     members = list(updates)
+    started = _same_start([updates[index].A for index in members])
+    if task.subtract_initial:
+        updates = _movements(task, updates)
     count = len(task.sources)
     measure = measure_named(task.measure)
     upper = np.triu_indices(count, 1)
-    values, ranks, sizes = [], np.full((len(task.factors), count), ABSENT, dtype=np.int16), []
+    values, sizes = [], []
+    ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
+    spreads = np.full((len(task.factors), count, 2), np.nan)
+    shapes = {index: update.shape for index, update in updates.items()}
     for row, factor in enumerate(task.factors):
-        matrices = [_rows(updates[index], factor).to(task.device) for index in members]
-        _require_one_size(task, factor, matrices, members)
-        frames = prepare_ragged(measure, matrices)
+        sizes.append(_common_size(task, factor, shapes))
+        frames = _frames(measure, factor, [updates[index] for index in members], task.device)
         square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
         square[np.ix_(members, members)] = all_pairs(measure, frames).cpu().numpy()
         values.append(square[upper])
         ranks[row, members] = frames.rank.cpu().numpy()
-        sizes.append(matrices[0].shape[1])
-    started = _same_start([updates[index].A for index in members])
+        if "spread" in frames.other:
+            spreads[row, members] = frames.other["spread"].cpu().numpy()
     marks = np.full((count, count), -1, dtype=np.int8)
     marks[np.ix_(members, members)] = started
-    return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), marks[upper])
+    return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), spreads, marks[upper])
 
 
-def prepare_ragged(measure: Measure, matrices: Sequence[Float[Tensor, "_rank d"]]) -> Frames:
-    """Prepare matrices of different ranks, those of one rank in one batch; all in the widest of their dtypes."""
-    dtype = torch.float64 if any(matrix.dtype == torch.float64 for matrix in matrices) else torch.float32
+def _frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
+    """Prepare one factor of every update; those of one shape in one batch, all in the widest of their dtypes."""
+    dtype = torch.float64 if any(update.A.dtype == torch.float64 for update in updates) else torch.float32
     by_rank: dict[int, list[int]] = {}
-    for index, matrix in enumerate(matrices):
-        by_rank.setdefault(matrix.shape[0], []).append(index)
-    parts = [measure.prepare(torch.stack([matrices[i].to(dtype) for i in indices])) for indices in by_rank.values()]
+    for index, update in enumerate(updates):
+        by_rank.setdefault(update.rank, []).append(index)
+    parts = []
+    for indices in by_rank.values():
+        A = torch.stack([updates[i].A.to(device, dtype) for i in indices]) if factor != "B" else None
+        B = torch.stack([updates[i].B.to(device, dtype) for i in indices]) if factor != "A" else None
+        signs = torch.tensor([-1.0 if updates[i].scaling < 0 else 1.0 for i in indices]).to(device, dtype)
+        parts.append(_prepare(measure, factor, A, B, signs))
     return Frames.joined(parts, torch.tensor([index for indices in by_rank.values() for index in indices]))
+
+
+def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, signs: Tensor) -> Frames:
+    if B is None:
+        assert A is not None
+        return measure.prepare(A)
+    if A is None:
+        return measure.prepare(B.mT)
+    if measure.kind == "update":
+        return measure.prepare(A, signs[:, None, None] * B)
+    U, S, Vh = thin_svd(A, B)
+    # The balanced factors carry the root of the singular values, the update's own spectrum the values themselves.
+    weights = S.sqrt() if measure.kind == "matrix" else S
+    return measure.prepare(weights[:, :, None] * (Vh if factor == "right" else U.mT))
 
 
 def all_pairs(measure: Measure, frames: Frames) -> Float[Tensor, "n n"]:
@@ -132,18 +171,54 @@ def all_pairs(measure: Measure, frames: Frames) -> Float[Tensor, "n n"]:
     return values
 
 
-def _rows(update: LowRankUpdate, factor: str) -> Tensor:
-    return update.A if factor == "A" else update.B.mT
+def _movements(task: ModuleTask, updates: dict[int, LowRankUpdate]) -> dict[int, LowRankUpdate]:
+    """Each update with A - A0 and B - B0 for its factors; starts that were not recorded are those of a relative.
 
-
-def _require_one_size(task: ModuleTask, factor: str, matrices: list[Tensor], members: list[int]) -> None:
-    first = matrices[0].shape[1]
-    for index, matrix in zip(members, matrices, strict=True):
-        if matrix.shape[1] != first:
+    Raises
+    ------
+    AdapterError
+        If an adapter has no recorded start and shares its start with none that has.
+    """
+    known = task.initial()
+    moved = {}
+    for index, update in updates.items():
+        start = known.get(index) or _borrowed(update, list(known.values()))
+        if start is None or start.A.shape != update.A.shape or start.B.shape != update.B.shape:
             raise AdapterError(
-                f"module {task.module} has {factor} of size {first} in {task.names[members[0]]} and "
-                f"{matrix.shape[1]} in {task.names[index]}: they adapt different base models; compare them apart"
+                f"{task.names[index]} has no recorded start for {task.module}, and began as no adapter that has one: "
+                "give its initial factors, or compare without subtract_initial"
             )
+        moved[index] = replace(update, A=update.A - start.A.to(update.A), B=update.B - start.B.to(update.B))
+    return moved
+
+
+def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpdate | None:
+    alike = [start for start in starts if start.A.shape == update.A.shape]
+    if not alike:
+        return None
+    _, shared = same_start(torch.stack([update.A.float(), *(start.A.float() for start in alike)]))
+    found = shared[0, 1:].nonzero()
+    return alike[int(found[0])] if len(found) else None
+
+
+def _common_size(task: ModuleTask, factor: str, shapes: dict[int, tuple[int, int]]) -> int:
+    """Dimension of the space that one factor of every adapter lives in.
+
+    Raises
+    ------
+    AdapterError
+        If two adapters have the module in different sizes.
+    """
+    first = next(iter(shapes))
+    for index, shape in shapes.items():
+        if shape != shapes[first]:
+            (d_out, d_in), (other_out, other_in) = shapes[first], shape
+            raise AdapterError(
+                f"module {task.module} is {d_out} x {d_in} in {task.names[first]} and {other_out} x {other_in} in "
+                f"{task.names[index]}: they adapt different base models; compare them apart"
+            )
+    d_out, d_in = shapes[first]
+    return {"A": d_in, "right": d_in, "B": d_out, "left": d_out, "update": d_in * d_out}[factor]
 
 
 def _same_start(factors: list[Tensor]) -> np.ndarray:

@@ -1,28 +1,52 @@
-"""The chance law of every value in a comparison: one law for each combination of ranks and dimension that occurs."""
+"""The chance law of every value in a comparison.
+
+Two kinds of chance. Measures of subspaces know only ranks and the dimension: one law for each combination that occurs.
+Measures that see singular values have two laws: with each adapter's own singular values in random directions
+(strength-matched), and with equal ones (Haar), which a strong leading direction exceeds by itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from asym_analysis.subspaces.measures import Measure
-from asym_analysis.subspaces.null import Null
+from asym_analysis.subspaces.null import Null, strength_null
 
-__all__ = ["NullTable", "null_table"]
+__all__ = ["NullTable"]
+
+PerPair = Float[np.ndarray, "pairs"]
 
 
 @dataclass(frozen=True, eq=False)
 class NullTable:
-    """Looks up the law of a value by the ranks of its two matrices and the dimension they live in."""
+    """Looks up the law of a value by what its two matrices are.
+
+    Attributes
+    ----------
+    spreads
+        (Tr C, Tr C^3) of each matrix's Gram operator, scaled to norm 1, where the law is to be strength-matched; NaN
+        where only ranks count.
+    """
 
     measure: Measure
     ranks: Int[np.ndarray, "modules factors adapters"]
     sizes: Int[np.ndarray, "modules factors"]
+    spreads: Float[np.ndarray, "modules factors adapters 2"]
     pairs: tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]
     laws: dict[tuple[int, int, int], Null] = field(default_factory=dict)
+
+    @property
+    def strength_matched(self) -> bool:
+        """True where the law depends on singular values."""
+        return bool(np.isfinite(self.spreads).any())
+
+    def equal_strengths(self) -> NullTable:
+        """The Haar law: the same ranks, with equal singular values."""
+        return replace(self, spreads=np.full_like(self.spreads, np.nan), laws={})
 
     def law(self, p: int, q: int, d: int) -> Null:
         """The law for ranks p and q in R^d, made once."""
@@ -30,37 +54,34 @@ class NullTable:
             self.laws[p, q, d] = self.measure.null(p, q, d)
         return self.laws[p, q, d]
 
-    def of_module(
-        self, module: int, factor: int, level: float
-    ) -> tuple[Float[np.ndarray, "pairs"], Float[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]:
-        """Mean, standard deviation and critical value of every pair of one module and factor."""
-        return tuple(  # type: ignore[return-value]
-            self._per_pair(module, factor, of)
-            for of in (lambda law: law.mean, lambda law: law.std, lambda law: law.critical_value(level))
+    def moments(self, module: int, factor: int) -> tuple[PerPair, PerPair]:
+        """Mean and standard deviation for every pair of one module and factor."""
+        return self._per_pair(module, factor, lambda law, _: law.mean), self._per_pair(
+            module, factor, lambda law, _: law.std
         )
 
-    def of_modules(
-        self, modules: range, values: Float[np.ndarray, "chosen factors pairs"]
-    ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-        """Mean, standard deviation and p-value of every value of some modules."""
-        mean, std, p_value = (np.full(values.shape, np.nan) for _ in range(3))
-        for at, module in enumerate(modules):
-            for factor in range(values.shape[1]):
-                for chosen, law in self._combinations(module, factor):
-                    place = (at, factor, chosen)
-                    mean[place], std[place] = law.mean, law.std
-                    p_value[place] = law.p_value(values[place])
-        return mean, std, p_value
+    def critical_values(self, module: int, factor: int, level: float) -> PerPair:
+        """The value that chance exceeds in similarity with probability `level`, for every pair."""
+        return self._per_pair(module, factor, lambda law, _: law.critical_value(level))
 
-    def _per_pair(self, module: int, factor: int, of: Callable[[Null], float]) -> np.ndarray:
+    def p_values(self, module: int, factor: int, values: PerPair) -> PerPair:
+        """Probability under chance of values at least as similar."""
+        return self._per_pair(module, factor, lambda law, chosen: law.p_value(values[chosen]))
+
+    def _per_pair(self, module: int, factor: int, of: Callable[[Null, slice | np.ndarray], object]) -> PerPair:
         found = np.full(len(self.pairs[0]), np.nan)
         for chosen, law in self._combinations(module, factor):
-            found[chosen] = of(law)
+            found[chosen] = of(law, chosen)
         return found
 
     def _combinations(self, module: int, factor: int) -> list[tuple[slice | np.ndarray, Null]]:
-        """The pairs of each combination of ranks, with their law; pairs with a zero or missing factor have none."""
-        ranks, size = self.ranks[module, factor], int(self.sizes[module, factor])
+        """The pairs of each law, with that law; pairs with a zero or missing factor have none."""
+        ranks, size, spreads = self.ranks[module, factor], int(self.sizes[module, factor]), self.spreads[module, factor]
+        if np.isfinite(spreads).any():
+            if self.measure.kind != "update":
+                return self._own_spectra(ranks, spreads, size - self.measure.centered)
+            # The cosine's tail is that of as many equal singular values as the spread amounts to.
+            ranks = np.where(ranks > 0, np.maximum(np.nan_to_num(spreads[:, 0]) ** 2 + 1e-3, 1), ranks).astype(int)
         distinct = np.unique(ranks)
         if len(distinct) == 1:
             rank = int(distinct[0])
@@ -74,12 +95,7 @@ class NullTable:
                     found.append((chosen, self.law(int(p), int(q), size)))
         return found
 
-
-def null_table(
-    measure: Measure,
-    ranks: Int[np.ndarray, "modules factors adapters"],
-    sizes: Int[np.ndarray, "modules factors"],
-    pairs: tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]],
-) -> NullTable:
-    """The table of laws of one comparison."""
-    return NullTable(measure, ranks, sizes, pairs)
+    def _own_spectra(self, ranks: np.ndarray, spreads: np.ndarray, d: int) -> list[tuple[slice | np.ndarray, Null]]:
+        chosen = np.flatnonzero((ranks[self.pairs[0]] > 0) & (ranks[self.pairs[1]] > 0))
+        first, second = (spreads[index[chosen]] for index in self.pairs)
+        return [(chosen, strength_null(first, second, d))] if len(chosen) else []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from functools import partial
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -13,24 +15,26 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.module_pairs import ModulePairs, ModuleTask, compare_module
+from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import versions
-from asym_analysis.subspaces.measures import measure_named
+from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
 
 __all__ = ["compare_subspaces"]
 
-FACTORS = ("A", "B")
 IN_FLIGHT = 8  # modules handed to an executor at a time, so that their factors never fill the memory
 
 
 def compare_subspaces(
     adapters: AdapterSet | Iterable[Adapter],
     *,
-    factors: tuple[str, ...] = FACTORS,
+    factors: tuple[str, ...] | None = None,
     measure: str = "overlap",
+    subtract_initial: bool = False,
     executor: Executor | None = None,
     device: str | None = None,
     progress: bool = False,
+    store: str | os.PathLike[str] | None = None,
 ) -> SubspaceComparison:
     """Compare the subspaces of all pairs of adapters: the row space of A and the column space of B, module by module.
 
@@ -42,10 +46,15 @@ def compare_subspaces(
     adapters
         At least two adapters, aligned by module name.
     factors
-        "A" (row space, of the input) and "B" (column space, of the output).
+        "A" (row space, of the input) and "B" (column space, of the output), as stored; "right" and "left", the same of
+        the update B·A in its balanced gauge; "update", the product itself. By default the measure's own: A and B for
+        measures of subspaces, right and left where the gauge would change the value, update for "cosine".
     measure
         A name of `asym_analysis.subspaces.measures.MEASURES`; by default the paper's, the mean squared cosine of the
         principal angles.
+    subtract_initial
+        Compare A - A0 and B - B0, what training added, instead of A and B. The start of an adapter is its own recorded
+        one, or that of an adapter it shares its start with.
     executor
         Any `concurrent.futures.Executor`, such as `dask.distributed.Client(...).get_executor()`; modules are shared
         out over it. None computes here, with torch's own threads.
@@ -53,6 +62,9 @@ def compare_subspaces(
         Where to multiply; the CPU by default.
     progress
         Show a bar, one step a module.
+    store
+        A folder to write every module to as it is done, so that thousands of adapters never fill the memory. Called
+        again with the same folder, an interrupted comparison goes on where it stopped.
 
     Returns
     -------
@@ -62,10 +74,10 @@ def compare_subspaces(
     Raises
     ------
     AdapterError
-        If fewer than two adapters are given, they share no module, two have a module in different sizes, or a factor
-        holds NaN or infinity.
+        If fewer than two adapters are given, they share no module, two have a module in different sizes, a factor holds
+        NaN or infinity, a start is not known though it is to be subtracted, or `store` holds another comparison.
     ValueError
-        If the measure or a factor is unknown.
+        If the measure is unknown, or is not one of that factor.
 
     Examples
     --------
@@ -77,41 +89,83 @@ def compare_subspaces(
     [['run 0', 'run 1', 'A', 4], ['run 0', 'run 2', 'A', 4], ['run 1', 'run 2', 'A', 4]]
     """
     runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
-    measure_named(measure)
-    unknown = [factor for factor in factors if factor not in FACTORS]
-    if unknown or not factors:
-        raise ValueError(f"factors {factors} cannot be compared: choose among {', '.join(FACTORS)}")
+    chosen = _factors(measure_named(measure), factors)
     if len(runs) < 2:
         raise AdapterError(f"a comparison needs at least two adapters; only {runs.names[0]} was given")
     modules = runs.modules
     if not modules:
         raise AdapterError("no two adapters share a module name: were they trained on the same base model?")
-    tasks = (_task(runs, module, factors, measure, device or "cpu") for module in modules)
-    found = dict(tqdm(_results(tasks, executor), total=len(modules), unit="module", disable=not progress))
-    parts = [found[module] for module in modules]
+    if subtract_initial and not set(chosen) <= {"A", "B"}:
+        raise ValueError(f"only A and B have a start to subtract, not {', '.join(chosen)}")
     settings = {
-        "factors": list(factors),
+        "factors": list(chosen),
         "measure": measure,
-        "device": device or "cpu",
+        "subtract_initial": subtract_initial,
         "adapters": runs.table.to_dict(orient="list"),
-        "versions": versions(),
+        "modules": list(modules),
     }
+    tasks = {module: _task(runs, module, chosen, measure, subtract_initial, device or "cpu") for module in modules}
+    bar = partial(tqdm, total=len(modules), unit="module", disable=not progress)
+    if store is None:
+        found = dict(bar(_results(tasks.values(), executor)))
+        parts = [found[module] for module in modules]
+        values = np.stack([part.values for part in parts])
+    else:
+        pairs = len(runs) * (len(runs) - 1) // 2
+        kept = ComparisonStore(store, settings, (len(modules), len(chosen), pairs), _dtype(runs))
+        left = [module for index, module in enumerate(modules) if index not in kept]
+        order = {module: index for index, module in enumerate(modules)}
+        for module, pairs_of in bar(
+            _results((tasks[module] for module in left), executor), initial=len(modules) - len(left)
+        ):
+            kept.write(order[module], pairs_of)
+        parts = [kept.read(index) for index in range(len(modules))]
+        values = kept.values
     return SubspaceComparison(
         adapters=runs.table,
         modules=modules,
-        factors=tuple(factors),
+        factors=chosen,
         measure=measure,
-        values=np.stack([part.values for part in parts]),
+        values=values,
         ranks=np.stack([part.ranks for part in parts]),
         sizes=np.stack([part.sizes for part in parts]),
+        spreads=np.stack([part.spreads for part in parts]),
         same_start=np.stack([part.same_start for part in parts]),
-        settings=settings,
+        settings={**settings, "device": device or "cpu", "versions": versions()},
     )
 
 
-def _task(runs: AdapterSet, module: str, factors: tuple[str, ...], measure: str, device: str) -> ModuleTask:
-    sources = tuple(run.source(module) if module in run else None for run in runs)
-    return ModuleTask(module, runs.names, sources, factors, measure, device)
+def _dtype(runs: AdapterSet) -> np.dtype:
+    """The dtype that the values of every module fit in, told from the headers."""
+    wide = any(run.source(module).dtype == "float64" for run in runs for module in run)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    if asked is None:
+        return measure.default_factors
+    allowed = FACTORS[measure.kind]
+    if not asked or any(factor not in allowed for factor in asked):
+        raise ValueError(
+            f"{measure.name} cannot be taken of {', '.join(asked) or 'nothing'}: choose among {', '.join(allowed)}"
+        )
+    return tuple(asked)
+
+
+def _task(
+    runs: AdapterSet, module: str, factors: tuple[str, ...], measure: str, subtract_initial: bool, device: str
+) -> ModuleTask:
+    starts: tuple[Adapter | None, ...] = tuple(run.initial for run in runs) if subtract_initial else ()
+    return ModuleTask(
+        module=module,
+        names=runs.names,
+        sources=tuple(run.source(module) if module in run else None for run in runs),
+        starts=tuple(start.source(module) if start is not None and module in start else None for start in starts),
+        factors=factors,
+        measure=measure,
+        subtract_initial=subtract_initial,
+        device=device,
+    )
 
 
 def _results(tasks: Iterable[ModuleTask], executor: Executor | None) -> Iterator[tuple[str, ModulePairs]]:

@@ -176,7 +176,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
     with pytest.raises(AdapterError, match="share a module name"):
         compare_subspaces([one, adapter("three", 2, 2, modules=("other",))])
     wide = Adapter.from_factors({MODULES[0]: (torch.ones(1, 41), torch.ones(30, 1))}, name="wide")
-    with pytest.raises(AdapterError, match="size 40 in one and 41 in wide"):
+    with pytest.raises(AdapterError, match="30 x 40 in one and 30 x 41 in wide"):
         compare_subspaces([one, wide])
     # The second module: the run-time type checker looks into the first item of every Mapping that it meets.
     sound, bad = (torch.ones(1, 40), torch.ones(30, 1)), (torch.full((1, 40), torch.nan), torch.ones(30, 1))

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from asym_analysis.subspaces.measures.measure import Frames, Measure
-from asym_analysis.subspaces.measures.principal import OVERLAP
+from asym_analysis.subspaces.measures.matrix import MATRIX
+from asym_analysis.subspaces.measures.measure import FACTORS, Frames, Measure
+from asym_analysis.subspaces.measures.principal import PRINCIPAL
+from asym_analysis.subspaces.measures.update import UPDATE
 
-__all__ = ["MEASURES", "Frames", "Measure", "measure_named"]
+__all__ = ["FACTORS", "MEASURES", "Frames", "Measure", "measure_named"]
 
-MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in (OVERLAP,)})
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {measure.name: measure for measure in (*PRINCIPAL, *MATRIX, *UPDATE)}
+)
 
 
 def measure_named(name: str) -> Measure:

@@ -10,11 +10,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.null import Null
 
-__all__ = ["Frames", "Invariance", "Measure", "block_norms", "cross_gram"]
+__all__ = ["FACTORS", "Frames", "Invariance", "Kind", "Measure", "block_norms"]
 
-Invariance = Literal["symmetric", "gauge", "orthogonal", "scale"]
+Invariance = Literal["symmetric", "gauge", "gauge of y", "orthogonal", "scale"]
+Kind = Literal["subspace", "matrix", "spectrum", "update"]
+
+# What each kind of measure can be taken of; the first two, or the only one, by default. "right" and "left" are A and B
+# in the balanced gauge, so that the defaults never depend on how an update is split into its factors.
+FACTORS: dict[Kind, tuple[str, ...]] = {
+    "subspace": ("A", "B", "right", "left"),
+    "matrix": ("right", "left", "A", "B"),
+    "spectrum": ("right", "left"),
+    "update": ("update",),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,8 @@ class Frames:
     rank
         Numerical ranks; 0 marks a zero matrix, of which every similarity is NaN.
     other
-        Whatever else the measure needs of each matrix, by name, first axis n.
+        Whatever else the measure needs of each matrix, by name, first axis n. "spread" is (Tr C, Tr C^3) of the Gram
+        operator C scaled to Frobenius norm 1, where the law under chance depends on it.
     """
 
     rows: Float[Tensor, "n rank d"]
@@ -65,30 +77,36 @@ class Measure:
     name
         How it is asked for.
     kind
-        "subspace" sees row spaces only, "matrix" the rows themselves, "update" the product B·A.
+        "subspace" sees row spaces only; "matrix" the rows themselves; "spectrum" the rows of B·A's singular vectors
+        scaled by the singular values; "update" both sides of B·A at once.
     source
         Formula and where it stands.
     invariances
-        Changes of the input that leave the value as it is: "symmetric" (swapping the two), "gauge" (X -> GX for every
-        invertible G), "orthogonal" (X -> OX), "scale" (X -> cX). Tests are generated from these.
+        Changes of the input that leave the value as it is: "symmetric" (swapping the two), "gauge" (X -> GX and Y ->
+        HY for all invertible G and H), "gauge of y" (the latter alone), "orthogonal" (the same for orthogonal ones),
+        "scale" (X -> cX, Y -> c'Y). Tests are generated from these.
     larger_is_more_similar
         False for distances.
     prepare
-        Matrices of one shape -> `Frames`.
+        Matrices of one shape -> `Frames`; for kind "update", A and B of one shape.
     compare
         Frames of n and of m matrices -> all n x m values.
     null
-        Dimensions p, q and d -> the measure's law between independent random matrices.
+        Ranks p and q and the dimension d -> the measure's law between independent random matrices. For kind "update",
+        d is d_in times d_out.
+    centered
+        True where rows lose their mean over the coordinates, and with it one dimension.
     """
 
     name: str
-    kind: Literal["subspace", "matrix", "update"]
+    kind: Kind
     source: str
     invariances: frozenset[Invariance]
     larger_is_more_similar: bool
     prepare: Callable[..., Frames]
     compare: Callable[[Frames, Frames], Tensor]
     null: Callable[[int, int, int], Null]
+    centered: bool = False
 
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "q d"]) -> float:
         """The value for one pair of matrices, given by their rows.
@@ -102,11 +120,10 @@ class Measure:
             raise ValueError(f"{self.name} compares updates: prepare(A, B) each, then compare")
         return self.compare(self.prepare(x[None]), self.prepare(y[None])).item()
 
-
-def cross_gram(left: Float[Tensor, "n p d"], right: Float[Tensor, "m q d"]) -> Float[Tensor, "n p m q"]:
-    """All products of rows of n matrices with rows of m others, as one matrix product."""
-    flat = left.reshape(-1, left.shape[-1]) @ right.reshape(-1, right.shape[-1]).mT
-    return flat.view(left.shape[0], left.shape[1], right.shape[0], right.shape[1])
+    @property
+    def default_factors(self) -> tuple[str, ...]:
+        """What it is taken of unless asked otherwise: A and B, both sides of the update, or the update."""
+        return FACTORS[self.kind][:2]
 
 
 def block_norms(left: Float[Tensor, "n p d"], right: Float[Tensor, "m q d"]) -> Float[Tensor, "n m"]:

@@ -1,0 +1,82 @@
+"""Comparisons too large for memory, or too long to lose: each module is written as it is done.
+
+A folder holds `comparison.json`, which says what is compared, `values.npy`, mapped into memory rather than read, and
+one small file a module that marks it as done. An interrupted comparison goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asym_analysis.alignment.module_pairs import ModulePairs
+from asym_analysis.atomic import replacing
+from asym_analysis.errors import AdapterError
+from asym_analysis.results import plain
+
+__all__ = ["ComparisonStore"]
+
+SMALL = ("ranks", "sizes", "spreads", "same_start")
+
+
+class ComparisonStore:
+    """A folder that a comparison is written to, module by module.
+
+    Parameters
+    ----------
+    folder
+        Made where it does not exist.
+    description
+        Everything that decides the values. Another description in the folder is an error, never a mixture.
+    shape, dtype
+        Of all values: modules x factors x pairs.
+
+    Raises
+    ------
+    AdapterError
+        If the folder holds another comparison.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        description: Mapping[str, Any],
+        shape: tuple[int, int, int],
+        dtype: np.dtype,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        whole = {**plain(description), "shape": list(shape), "dtype": str(dtype)}
+        note = self.folder / "comparison.json"
+        if note.exists():
+            if json.loads(note.read_text(encoding="utf-8")) != whole:
+                raise AdapterError(f"{self.folder} holds another comparison: give an empty folder, or delete this one")
+        else:
+            with replacing(note) as part:
+                part.write_text(json.dumps(whole, indent=1), encoding="utf-8")
+        values = self.folder / "values.npy"
+        mode = "r+" if values.exists() else "w+"
+        self.values = np.lib.format.open_memmap(values, mode=mode, dtype=dtype, shape=shape)
+
+    def __contains__(self, index: int) -> bool:
+        return self._mark(index).exists()
+
+    def write(self, index: int, found: ModulePairs) -> None:
+        """Keep one module; the mark is written last, once the values are on the disk."""
+        self.values[index] = found.values
+        self.values.flush()
+        with replacing(self._mark(index)) as part, open(part, "wb") as file:
+            np.savez(file, **{name: getattr(found, name) for name in SMALL})
+
+    def read(self, index: int) -> ModulePairs:
+        """One module that was written; its values stay on the disk."""
+        with np.load(self._mark(index)) as small:
+            return ModulePairs(self.values[index], **{name: small[name] for name in SMALL})
+
+    def _mark(self, index: int) -> Path:
+        return self.folder / f"module-{index:05d}.npz"

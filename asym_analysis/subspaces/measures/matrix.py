@@ -1,0 +1,189 @@
+"""Measures of matrices, whose rows count for what they are: they change under X -> GX.
+
+Of an adapter they are taken in the balanced gauge, where A A^T = B^T B, unless the factors as stored are asked for.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from asym_analysis.subspaces.angles import cross_gram
+from asym_analysis.subspaces.bases import numerical_rank, orthonormal_rows, rank_tolerance
+from asym_analysis.subspaces.measures.measure import Frames, Measure, block_norms
+from asym_analysis.subspaces.measures.principal import mean_cosine, smaller_rank
+from asym_analysis.subspaces.measures.sampling import full_matrix_null, matrix_null
+from asym_analysis.subspaces.null import trace_null
+
+__all__ = ["MATRIX", "spread_of", "unit_gram"]
+
+ENERGY_KEPT = 0.99  # of the singular values' squares, by SVCCA
+
+
+def unit_gram(rows: Float[Tensor, "n rank d"]) -> Frames:
+    """Rows scaled so that C = X^T X has Frobenius norm 1, with the "spread" (Tr C, Tr C^3) that is left."""
+    singular = torch.linalg.svdvals(rows @ rows.mT)  # squares of the singular values
+    rank = _rank(rows)
+    size = torch.linalg.vector_norm(singular, dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
+    return Frames(rows / size.sqrt()[:, None, None], rank, {"spread": spread_of(singular / size[:, None])})
+
+
+def spread_of(eigenvalues: Float[Tensor, "n k"]) -> Float[Tensor, "n 2"]:
+    """(Tr C, Tr C^3) of operators of Frobenius norm 1: what the law under chance depends on."""
+    return torch.stack([eigenvalues.sum(-1), eigenvalues.pow(3).sum(-1)], dim=-1)
+
+
+def _rank(rows: Float[Tensor, "n rank d"]) -> Int[Tensor, "n"]:
+    upper = torch.linalg.qr(rows.mT, mode="r").R
+    return numerical_rank(torch.linalg.svdvals(upper), rank_tolerance((rows.shape[1], rows.shape[2]), rows.dtype))
+
+
+def _kernel_alignment(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    zero = smaller_rank(left, right).isnan()
+    return block_norms(left.rows, right.rows).masked_fill(zero, torch.nan)
+
+
+def _centered(rows: Float[Tensor, "n rank d"]) -> Frames:
+    return unit_gram(rows - rows.mean(-1, keepdim=True))
+
+
+def _prepare_debiased(rows: Float[Tensor, "n rank d"]) -> Frames:
+    """Squares and row sums of the d x d Gram matrix without its diagonal, never forming it."""
+    wide = rows.double()
+    diagonal = wide.square().sum(1)
+    sums = torch.einsum("nrd,nr->nd", wide, wide.sum(-1)) - diagonal
+    other = {"diagonal": diagonal, "sums": sums, "total": sums.sum(-1)}
+    whole = Frames(wide, _rank(rows), other)
+    own = [whole[index : index + 1] for index in range(len(whole))]
+    norm = torch.cat([_independence(one, one)[0] for one in own]).sqrt()
+    return Frames(wide, whole.rank, other | {"norm": norm})
+
+
+def _independence(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    """HSIC_1 of Song et al. 2012, equation 5, over the d coordinates as samples."""
+    n = left.rows.shape[-1]
+    product = block_norms(left.rows, right.rows) - left.other["diagonal"] @ right.other["diagonal"].mT
+    totals = left.other["total"][:, None] * right.other["total"] / ((n - 1) * (n - 2))
+    mixed = left.other["sums"] @ right.other["sums"].mT * (2 / (n - 2))
+    return (product + totals - mixed) / (n * (n - 3))
+
+
+def _debiased(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    return _independence(left, right) / (left.other["norm"][:, None] * right.other["norm"])
+
+
+def _prepare_svcca(rows: Float[Tensor, "n rank d"]) -> Frames:
+    _, singular, vh = torch.linalg.svd(rows, full_matrices=False)
+    energy = singular.square().cumsum(-1)
+    # As few directions as hold the share: those before which less than the share had been reached.
+    before = torch.nn.functional.pad(energy, (1, 0))[..., :-1]
+    kept = (before < ENERGY_KEPT * energy[..., -1:]).sum(-1)
+    return Frames(vh * (torch.arange(vh.shape[1], device=rows.device) < kept[:, None])[..., None], kept)
+
+
+def _prepare_weights(rows: Float[Tensor, "n rank d"]) -> Frames:
+    basis, rank = orthonormal_rows(rows)
+    return Frames(basis, rank, {"coordinates": rows @ basis.mT, "rows": rows})
+
+
+def _projection_weighted(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    gram = cross_gram(left.rows, right.rows).permute(0, 2, 1, 3)
+    directions, cosines, _ = torch.linalg.svd(gram, full_matrices=False)
+    weights = (left.other["coordinates"][:, None] @ directions).abs().sum(-2)
+    least = smaller_rank(left, right)
+    weights = weights * (torch.arange(cosines.shape[-1], device=cosines.device) < least[..., None])
+    return (weights * cosines).sum(-1) / weights.sum(-1)
+
+
+def _regression(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    energy = torch.linalg.matrix_norm(left.other["rows"]).square()
+    share = block_norms(left.other["rows"], right.rows) / energy[:, None]
+    return share.masked_fill(smaller_rank(left, right).isnan(), torch.nan)
+
+
+def _prepare_unit(rows: Float[Tensor, "n rank d"]) -> Frames:
+    norm = torch.linalg.matrix_norm(rows).clamp(min=torch.finfo(rows.dtype).tiny)
+    return Frames(rows / norm[:, None, None], _rank(rows))
+
+
+def _angular_procrustes(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    nuclear = torch.linalg.svdvals(cross_gram(left.rows, right.rows).permute(0, 2, 1, 3)).sum(-1)
+    return torch.arccos(nuclear.clamp(max=1.0)).masked_fill(smaller_rank(left, right).isnan(), torch.nan)
+
+
+MATRIX = (
+    Measure(
+        name="linear_cka",
+        kind="matrix",
+        source="||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), uncentred (Kornblith et al. 2019); theory notes, 4.1",
+        invariances=frozenset({"symmetric", "orthogonal", "scale"}),
+        larger_is_more_similar=True,
+        prepare=unit_gram,
+        compare=_kernel_alignment,
+        null=trace_null,
+    ),
+    Measure(
+        name="rv",
+        kind="matrix",
+        source="linear CKA of rows centred over the coordinates (Robert and Escoufier 1976); theory notes, section 4.1",
+        invariances=frozenset({"symmetric", "orthogonal", "scale"}),
+        larger_is_more_similar=True,
+        prepare=_centered,
+        compare=_kernel_alignment,
+        null=lambda p, q, d: trace_null(p, q, d - 1),
+        centered=True,
+    ),
+    Measure(
+        name="debiased_cka",
+        kind="matrix",
+        source="linear CKA with HSIC_1 of Song et al. 2012, coordinates as samples; theory notes, section 4.1",
+        invariances=frozenset({"symmetric", "orthogonal", "scale"}),
+        larger_is_more_similar=True,
+        prepare=_prepare_debiased,
+        compare=_debiased,
+        null=partial(full_matrix_null, _prepare_debiased, _debiased, True),
+    ),
+    Measure(
+        name="svcca",
+        kind="matrix",
+        source="mean cosine between the directions that hold 99% of each one's energy (Raghu et al. 2017)",
+        invariances=frozenset({"symmetric", "orthogonal", "scale"}),
+        larger_is_more_similar=True,
+        prepare=_prepare_svcca,
+        compare=mean_cosine,
+        null=partial(matrix_null, _prepare_svcca, mean_cosine, True, 0),
+    ),
+    Measure(
+        name="pwcca",
+        kind="matrix",
+        source="sum alpha_i rho_i / sum alpha_i, alpha_i = sum_j |<h_i, x_j>| (Morcos, Raghu and Bengio 2018)",
+        invariances=frozenset({"gauge of y", "scale"}),
+        larger_is_more_similar=True,
+        prepare=_prepare_weights,
+        compare=_projection_weighted,
+        null=partial(matrix_null, _prepare_weights, _projection_weighted, True, 0),
+    ),
+    Measure(
+        name="linear_regression",
+        kind="matrix",
+        source="||P_Y X||_F^2 / ||X||_F^2, the energy of X within Y's row space; theory notes, section 4.1",
+        invariances=frozenset({"gauge of y", "orthogonal", "scale"}),
+        larger_is_more_similar=True,
+        prepare=_prepare_weights,
+        compare=_regression,
+        null=partial(matrix_null, _prepare_weights, _regression, True, 0),
+    ),
+    Measure(
+        name="angular_procrustes",
+        kind="matrix",
+        source="arccos(||X Y^T||_* / (||X||_F ||Y||_F)) (Williams et al. 2021); theory notes, section 4.1",
+        invariances=frozenset({"symmetric", "orthogonal", "scale"}),
+        larger_is_more_similar=False,
+        prepare=_prepare_unit,
+        compare=_angular_procrustes,
+        null=partial(matrix_null, _prepare_unit, _angular_procrustes, False, 0),
+    ),
+)
