@@ -90,8 +90,8 @@ def checked_entries(path: Path) -> list[ArchiveEntry]:
             "damaged; fetch it again"
         ) from error
     stamp = FileStamp.of(path)
-    names = [info.filename for info in infos]
-    if len(set(names)) < len(names):
+    names = {info.filename.lower() for info in infos}  # torch's reader ignores the case
+    if len(names) < len(infos):
         raise AdapterFormatError(f"{path} holds two entries of one name: the archive is damaged; fetch it again")
     return list(_placed(infos, stamp))
 

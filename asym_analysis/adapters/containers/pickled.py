@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickletools
 import warnings
 from collections.abc import Iterator, Mapping
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +11,12 @@ import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
 from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, megabytes
 from asym_analysis.errors import AdapterFormatError
 
-__all__ = ["InMemoryTensor", "flatten", "inspect_pickle", "open_legacy_pickle", "weights_only"]
+__all__ = ["InMemoryTensor", "flatten", "open_legacy_pickle", "weights_only"]
 
-# What a saved state dict needs. `weights_only` allows more, such as bytearray(n), which would fill any memory.
-ALLOWED_GLOBALS = {
-    "collections OrderedDict",
-    "torch.nn.parameter Parameter",
-    "torch.serialization _get_layout",
-    "torch Size",
-    "torch Tensor",
-    "torch device",
-    "torch.storage TypedStorage",
-    "torch.storage UntypedStorage",
-    "torch._tensor _rebuild_from_type_v2",
-    "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_parameter_with_state",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_tensor_v3",
-    "_codecs encode",
-    "builtins set",
-    "__builtin__ set",
-}
 LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys
 MOST_NODES, MOST_LEVELS = 500_000, 16
 
@@ -78,48 +57,6 @@ def open_legacy_pickle(path: Path) -> Contents:
                 f"({megabytes(stamp.size)}): it repeats its entries; save it contiguous"
             )
     return Contents({name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()}, plain, "legacy pickle")
-
-
-def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
-    """Walk one pickle's opcodes without running it; stop after its last.
-
-    Raises
-    ------
-    AdapterFormatError
-        If it names a class or function that a state dict does not need, claims a storage larger than the file, or is
-        damaged.
-    """
-    size = path.stat().st_size
-    integers: list[int] = []  # since the last MARK: a storage's size is among them
-    try:
-        for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
-            if opcode.name == "MARK":
-                integers.clear()
-            elif isinstance(argument, int) and opcode.name in ("BININT", "INT", "LONG", "LONG1", "LONG4"):
-                integers.append(argument)
-            elif opcode.name == "BINPERSID" and any(integer > size for integer in integers):
-                raise AdapterFormatError(
-                    f"{path} claims a tensor of {max(integers):,} entries in a file of {megabytes(size)}: it was cut "
-                    "short or is damaged; fetch it again"
-                )
-            elif opcode.name == "GLOBAL":
-                _check_global(str(argument), path)
-    except (ValueError, IndexError, OverflowError) as error:
-        raise AdapterFormatError(f"{path} begins as a pickle but is damaged or cut short; fetch it again") from error
-
-
-def _check_global(name: str, path: Path) -> None:
-    module, _, attribute = name.partition(" ")
-    if name in ALLOWED_GLOBALS or (module == "torch" and (attribute.endswith("Storage") or _is_dtype(attribute))):
-        return
-    raise AdapterFormatError(
-        f"{path} holds more than tensors ({module}.{attribute}), and such pickles are never run: load it where you "
-        "trust it and save its state_dict as safetensors"
-    )
-
-
-def _is_dtype(name: str) -> bool:
-    return isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def weights_only(path: Path, *, map_location: str) -> Any:

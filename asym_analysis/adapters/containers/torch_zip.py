@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from asym_analysis.adapters.containers.archive import checked_entries
-from asym_analysis.adapters.containers.pickled import flatten, inspect_pickle, weights_only
+from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
+from asym_analysis.adapters.containers.pickled import flatten, weights_only
 from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, RawTensor
 from asym_analysis.errors import AdapterFormatError, NotAnAdapterError
 
@@ -29,7 +30,8 @@ def open_torch_zip(path: Path) -> Contents:
     by_name = {entry.name.rpartition("/")[2]: entry for entry in entries}
     if "constants.pkl" in by_name:
         raise NotAnAdapterError(f"{path} is a TorchScript program: save the adapter's state_dict instead")
-    if "data.pkl" not in by_name or any(entry.compressed for entry in entries):
+    pickles = [entry for entry in entries if entry.name.endswith("data.pkl")]
+    if len(pickles) != 1 or "data.pkl" not in by_name or any(entry.compressed for entry in entries):
         raise AdapterFormatError(
             f"{path} is a zip archive but not as torch.save writes one, which packs data.pkl and stores all"
         )
