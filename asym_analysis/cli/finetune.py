@@ -31,7 +31,8 @@ def finetune(
     `asym finetune samples --data GLUE` trains the adapters that ship with the package.
     """
     from asym_analysis.finetuning.environment import prepare_training
-    from asym_analysis.finetuning.sweep import read_sweep, run_sweep, shipped_configs
+    from asym_analysis.finetuning.plan import read_sweep, shipped_configs
+    from asym_analysis.finetuning.sweep import run_sweep
 
     if config == "list":
         say("\n".join(shipped_configs()))

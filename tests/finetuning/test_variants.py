@@ -41,8 +41,8 @@ def test_the_papers_notation_means_the_same_in_either_order() -> None:
     [("hB_0 A_V", "singular"), ("hB_0 A_V_last", "last_singular"), ("hB_zero_A_V_last", "last_singular")],
 )
 def test_singular_vectors(text: str, start: str) -> None:
-    assert Variant.parse(text).A == FactorStart(start, False)  # type: ignore[arg-type]
-    assert Variant.parse("B_U_last hA_0").B == FactorStart("last_singular", False)
+    assert FactorStart(start, False) == Variant.parse(text).A  # type: ignore[arg-type]
+    assert FactorStart("last_singular", False) == Variant.parse("B_U_last hA_0").B
 
 
 @pytest.mark.parametrize(

@@ -77,13 +77,13 @@ def read_glue(task: GlueName, path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class GlueTask(Task):
-    """One GLUE task from a folder `data_folder`/`name` with train.tsv and dev.tsv.
+    """One GLUE task from a folder `data_folder`/`dataset` with train.tsv and dev.tsv.
 
     Parameters
     ----------
     data_folder
         The folder that holds the tasks' folders.
-    name
+    dataset
         MRPC, RTE, STS-B, CoLA or SST-2.
     max_length
         Longer inputs are cut, in tokens.
@@ -101,7 +101,7 @@ class GlueTask(Task):
     kind: ClassVar[str] = "glue"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     data_folder: Path
-    name: GlueName
+    dataset: GlueName
     max_length: int = 128
     train_rows: int | None = None
     rows_seed: int = 0
@@ -110,15 +110,20 @@ class GlueTask(Task):
 
     @property
     @override
+    def name(self) -> str:
+        return self.dataset
+
+    @property
+    @override
     def metric(self) -> str:
         """The deciding metric: Pearson correlation, Matthews correlation or accuracy."""
-        return _METRICS.get(self.name, "accuracy")
+        return _METRICS.get(self.dataset, "accuracy")
 
     @override
     def model(self, source: str, **options: Any) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        labels = 1 if self.name == "STS-B" else 2
+        labels = 1 if self.dataset == "STS-B" else 2
         if self.encoder_dropout is not None:
             rate = self.encoder_dropout
             options = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate, **options}
@@ -136,8 +141,8 @@ class GlueTask(Task):
 
     @override
     def data(self, processor: Any) -> TaskData:
-        train = read_glue(self.name, Path(self.data_folder) / self.name / "train.tsv")
-        dev = read_glue(self.name, Path(self.data_folder) / self.name / "dev.tsv")
+        train = read_glue(self.dataset, Path(self.data_folder) / self.dataset / "train.tsv")
+        dev = read_glue(self.dataset, Path(self.data_folder) / self.dataset / "dev.tsv")
         if self.train_rows is not None and self.train_rows < len(train):
             chosen = np.random.default_rng(self.rows_seed).choice(len(train), self.train_rows, replace=False)
             train = [train[i] for i in np.sort(chosen)]
@@ -167,7 +172,7 @@ class GlueTask(Task):
         from scipy.stats import pearsonr, spearmanr
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-        if self.name == "STS-B":
+        if self.dataset == "STS-B":
             scores = predictions.reshape(-1)
             return {"pearson": float(pearsonr(scores, labels)[0]), "spearman": float(spearmanr(scores, labels)[0])}
         classes = predictions.argmax(-1)

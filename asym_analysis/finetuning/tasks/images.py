@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,16 @@ class ImageRecipe:
     edge: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+
+    @classmethod
+    def of_model(cls, source: str, options: Mapping[str, Any], edge: int | None = None) -> ImageRecipe:
+        """The recipe of a model; `edge` replaces its own image size where given."""
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
+        crop = settings.get("crop_size") or settings.get("size") or {}
+        own = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge") or 224
+        return cls(edge or own, tuple(settings["image_mean"]), tuple(settings["image_std"]))
 
     def __call__(self, path: Path) -> Float[Tensor, "3 edge edge"]:
         """Read an image file, resize its shorter edge, cut out the middle and normalize."""
@@ -118,12 +128,7 @@ class DomainTask(Task):
 
     @override
     def processor(self, source: str, **options: Any) -> ImageRecipe:
-        from transformers.image_processing_base import ImageProcessingMixin
-
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
-        crop = settings.get("crop_size") or settings.get("size") or {}
-        own = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge") or 224
-        return ImageRecipe(self.edge or own, tuple(settings["image_mean"]), tuple(settings["image_std"]))
+        return ImageRecipe.of_model(source, options, self.edge)
 
     @override
     def data(self, processor: ImageRecipe) -> TaskData:

@@ -1,0 +1,65 @@
+"""`asym advise`: which modules of a trained adapter could have done with a frozen A."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asym_analysis.cli.console import JsonFlag, OutOption, fail, say, show_frame, write_json, write_result
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("advise")(advise)
+
+
+def advise(
+    checkpoint: Annotated[str, typer.Argument(help="A trained adapter: a folder, a file or a Hugging Face id.")],
+    model: Annotated[
+        str, typer.Option("--model", help="The base model: an id, a folder, a .gguf file or package:NAME/PATH.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Texts (.txt, .jsonl, .csv, .tsv) or a folder of images.")],
+    column: Annotated[str, typer.Option("--column", help="Column of the texts; two with a comma for pairs.")] = "text",
+    rows: Annotated[int, typer.Option("--rows", help="Read at most so many texts or images.")] = 512,
+    rank: Annotated[int | None, typer.Option("--rank", help="Rank of the frozen A; the adapter's if absent.")] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest part of the signal that may be lost.")] = 0.1,
+    device: Annotated[str, typer.Option("--device", help="Where the model runs.")] = "cpu",
+    json: JsonFlag = False,
+    out: OutOption = None,
+) -> None:
+    """Say which modules could freeze A at random, at what predicted cost, and what that saves.
+
+    The cost is the part of the trained update's output, on these data, that a random A of that rank could not carry.
+    """
+    if not 0 <= tolerance <= 1:
+        fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
+    from asym_analysis.adapters.load import load_adapter
+    from asym_analysis.finetuning.advice import advise as advise_on
+    from asym_analysis.finetuning.covariance import input_covariances
+    from asym_analysis.finetuning.environment import prepare_training
+    from asym_analysis.finetuning.inputs import load_bare_model, read_batches
+    from asym_analysis.finetuning.prediction import predict_asymmetry
+
+    prepare_training()
+    adapter = load_adapter(checkpoint)
+    batches = read_batches(data, model, column=column, rows=rows)
+    covariances = input_covariances(load_bare_model(model).to(device), batches, list(adapter))
+    result = advise_on(predict_asymmetry(adapter, covariances, rank=rank), tolerance=tolerance)
+    if out is not None:
+        write_result(result, out)
+    if json:
+        write_json(result.frame.to_dict(orient="records"))
+        return
+    columns = ["module", "random_A", "random_B", "asymmetry_index", "predicted_cost", "saved_parameters", "freeze_A"]
+    show_frame(result.frame[columns], title=f"{adapter.name}: modules by what freezing a random A loses")
+    whole = result.summary().iloc[0]
+    say(
+        f"Freezing A in {whole['freeze_A']} of {whole['modules']} modules loses {whole['predicted_cost']:.1%} of the "
+        f"update's signal and saves {whole['saved_parameters']:,} trained numbers ({whole['saved_fraction']:.0%}), "
+        f"{whole['saved_bytes'] / 2**20:.2f} MiB of gradients and optimizer state; the parameter-count bound is "
+        f"multiplied by {whole['bound_factor']:.2f}."
+    )

@@ -1,0 +1,162 @@
+"""Second moments of what each adapted module is fed, streamed over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asym_analysis.errors import AdapterError
+
+__all__ = ["InputMoment", "input_covariances"]
+
+
+@dataclass(frozen=True, eq=False)
+class InputMoment:
+    """The second moment E[x x^T] of a module's inputs, and from how many inputs it was estimated.
+
+    It is not centred: the biases of an adapted module are frozen, so that the update has to fit the mean as well
+    (theory notes, section 1.2(d)).
+    """
+
+    second_moment: Float[Tensor, "d_in d_in"]
+    inputs: int
+
+
+@torch.no_grad()
+def input_covariances(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    modules: Sequence[str],
+    *,
+    max_bytes: int = 4 << 30,
+) -> dict[str, InputMoment]:
+    """Stream the second moments of the inputs of some modules, without keeping the inputs.
+
+    Parameters
+    ----------
+    model
+        Any torch model; it is run in evaluation mode on the device where it lies, and the moments are summed there.
+    batches
+        Keyword arguments of the model. Where a batch has an `attention_mask` that fits the input, padding is left out.
+    modules
+        Names of modules as the model, or the adapter of it, calls them.
+    max_bytes
+        Memory for the sums, at 8 bytes an entry (float64; 4 on devices without it). Modules that do not fit are done
+        in further passes, for which `batches` must be a sequence.
+
+    Returns
+    -------
+    dict
+        Module -> `InputMoment`, on the CPU in float64.
+
+    Raises
+    ------
+    AdapterError
+        If the model has no such module, or one was never run.
+
+    Examples
+    --------
+    >>> layer = nn.Sequential(nn.Linear(2, 3))
+    >>> moments = input_covariances(layer, [{"input": torch.eye(2)}], ["0"])
+    >>> moments["0"].second_moment, moments["0"].inputs
+    (tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]], dtype=torch.float64), 2)
+    """
+    found = {name: _module(model, name) for name in modules}
+    passes = _passes(found, max_bytes)
+    if len(passes) > 1 and not isinstance(batches, Sequence):
+        raise ValueError(
+            f"{len(passes)} passes are needed to stay under {max_bytes:,} bytes; give the batches as a list"
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        moments: dict[str, InputMoment] = {}
+        for names in passes:
+            moments |= _one_pass(model, batches, {name: found[name] for name in names})
+    finally:
+        model.train(was_training)
+    return {name: moments[name] for name in modules}
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name, whatever prefix a wrapper or a head put before it."""
+    candidates = [
+        (found, module)
+        for found, module in model.named_modules()
+        if found == name or found.endswith(f".{name}") or (found and name.endswith(f".{found}"))
+    ]
+    if not candidates:
+        raise AdapterError(f"the model has no module {name}; give the model that the adapter was trained on")
+    # The longest common name decides: "query" alone would fit every layer.
+    return max(candidates, key=lambda pair: min(len(pair[0]), len(name)))[1]
+
+
+def _width(module: nn.Module) -> int:
+    for attribute in ("in_features", "nx", "num_embeddings"):
+        if isinstance(getattr(module, attribute, None), int):
+            return int(getattr(module, attribute))
+    weight = getattr(module, "weight", None)
+    return int(weight.shape[-1]) if isinstance(weight, Tensor) else 1
+
+
+def _passes(modules: Mapping[str, nn.Module], max_bytes: int) -> list[list[str]]:
+    """Groups of modules whose sums fit in memory together."""
+    passes: list[list[str]] = []
+    used = 0
+    for name, module in modules.items():
+        size = 8 * _width(module) ** 2
+        if not passes or used + size > max_bytes:
+            passes.append([])
+            used = 0
+        passes[-1].append(name)
+        used += size
+    return passes
+
+
+def _one_pass(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], modules: Mapping[str, nn.Module]
+) -> dict[str, InputMoment]:
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = dict.fromkeys(modules, 0)
+    mask: list[Tensor | None] = [None]
+
+    def hook(name: str) -> Callable[..., None]:
+        def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            rows = _rows(inputs[0], mask[0])
+            if rows.device.type != "mps":
+                rows = rows.double()
+            product = rows.T @ rows
+            sums[name] = sums[name].add_(product) if name in sums else product
+            counts[name] += len(rows)
+
+        return add
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    try:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        for batch in batches:
+            placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            found = placed.get("attention_mask")
+            mask[0] = found if isinstance(found, Tensor) else None
+            model(**placed)
+    finally:
+        for handle in handles:
+            handle.remove()
+    unused = [name for name in modules if not counts[name]]
+    if unused:
+        raise AdapterError(f"the batches never reached {len(unused)} modules, {unused[0]} among them")
+    return {name: InputMoment((sums[name] / counts[name]).cpu().double(), counts[name]) for name in modules}
+
+
+def _rows(value: Tensor, mask: Tensor | None) -> Float[Tensor, "inputs d_in"]:
+    """One input a row, padding left out where the mask has the input's leading shape."""
+    value = value.detach().float()
+    if mask is not None and value.dim() == 3 and mask.shape == value.shape[:2]:
+        return value[mask.bool()]
+    return value.reshape(-1, value.shape[-1])

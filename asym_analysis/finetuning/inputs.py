@@ -1,0 +1,93 @@
+"""Batches of a user's own texts or images, as a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.config import model_source
+from asym_analysis.finetuning.tasks.base import read_rows
+
+__all__ = ["load_bare_model", "read_batches"]
+
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def load_bare_model(model: str) -> Any:
+    """The pretrained network without a head, in evaluation mode; `model` as in `FinetuneConfig`."""
+    from transformers import AutoModel
+
+    source, options = model_source(model)
+    return AutoModel.from_pretrained(source, **options).eval()
+
+
+def read_batches(
+    data: Path, model: str, *, column: str = "text", rows: int = 512, max_length: int = 256, batch_size: int = 16
+) -> list[dict[str, Any]]:
+    """Batches for `input_covariances` from a text file, a table of rows or a folder of images.
+
+    Parameters
+    ----------
+    data
+        A .txt file with one text a line; a .jsonl, .json, .csv or .tsv file; or a folder that holds images.
+    model
+        Whose tokenizer or image settings are used.
+    column
+        The column of texts in a table; two, apart by a comma, make pairs.
+    rows
+        At most so many, from the beginning.
+    max_length
+        Longer texts are cut, in tokens.
+    batch_size
+        Rows a batch.
+
+    Raises
+    ------
+    AdapterError
+        If the data cannot be read or has no such column.
+    """
+    if data.is_dir():
+        return list(_image_batches(data, model, rows, batch_size))
+    return list(_text_batches(_texts(data, column)[:rows], model, max_length, batch_size))
+
+
+def _texts(data: Path, column: str) -> list[tuple[str, ...]]:
+    if data.suffix == ".txt":
+        if not data.is_file():
+            raise AdapterError(f"there is no {data}")
+        return [(line,) for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
+    columns = column.split(",")
+    table = read_rows(data)
+    if not table or any(name not in table[0] for name in columns):
+        known = ", ".join(table[0]) if table else "no row"
+        raise AdapterError(f"{data} has no column {column}; it has {known}")
+    return [tuple(str(row[name]) for name in columns) for row in table]
+
+
+def _text_batches(
+    texts: list[tuple[str, ...]], model: str, max_length: int, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    from transformers import AutoTokenizer
+
+    source, options = model_source(model)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    for start in range(0, len(texts), batch_size):
+        columns = [list(part) for part in zip(*texts[start : start + batch_size], strict=True)]
+        yield dict(tokenizer(*columns, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
+
+
+def _image_batches(folder: Path, model: str, rows: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from asym_analysis.finetuning.tasks.images import ImageRecipe
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)[:rows]
+    if not paths:
+        raise AdapterError(f"{folder} holds no images")
+    recipe = ImageRecipe.of_model(*model_source(model))
+    for start in range(0, len(paths), batch_size):
+        yield {"pixel_values": torch.stack([recipe(path) for path in paths[start : start + batch_size]])}

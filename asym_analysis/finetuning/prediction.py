@@ -1,0 +1,154 @@
+"""Which modules need A trained: predicted from the trained update and the inputs of each module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.covariance import InputMoment
+from asym_analysis.least_squares.retention import random_retention
+from asym_analysis.results import Result, versions
+
+__all__ = ["AsymmetryPrediction", "measured_capture", "predict_asymmetry"]
+
+
+@dataclass(frozen=True)
+class AsymmetryPrediction(Result):
+    """One row a module: what a frozen random A, a frozen random B and other choices of A would keep of the update.
+
+    Columns: `module, layer, projection, d_in, d_out, rank`; `signal`, the mean squared output of the update on the
+    module's inputs; the fractions of it that are kept, `random_A`, `random_A_std` (over draws of A), `random_B`,
+    `principal_A` (A frozen at the first principal components of the input) and `best_A` (A trained);
+    `asymmetry_index`, random_A over random_B; `lost_signal`, what freezing a random A forgoes; and `training_A_rank`,
+    1 for the module that loses most.
+    """
+
+    frame: pd.DataFrame
+    settings: Mapping[str, Any]
+
+    def summary(self) -> pd.DataFrame:
+        """One row a projection: medians over its modules, and the share of all lost signal."""
+        columns = ["random_A", "random_B", "principal_A", "asymmetry_index"]
+        table = self.frame.groupby("projection")[columns].median()
+        table["share_of_lost_signal"] = self.frame.groupby("projection")["lost_signal"].sum()
+        table["share_of_lost_signal"] /= self.frame["lost_signal"].sum() or 1.0
+        return table.reset_index()
+
+
+def predict_asymmetry(
+    adapter: Adapter, covariances: Mapping[str, InputMoment], *, rank: int | None = None
+) -> AsymmetryPrediction:
+    """Predict, module by module, what freezing A or B at random would keep of a trained update.
+
+    The trained update stands for the change that the task asks for. In the basis of the inputs' principal components,
+    with variances s_i and m_i the signal of the update in component i, a frozen random A of rank r keeps sum m_i p_i
+    with p_i = s_i / (s_i + penalty), sum p_i = r; a frozen random B keeps r / d_out of everything (theory notes,
+    sections 1.2(h) and 6.3).
+
+    Parameters
+    ----------
+    adapter
+        The trained adapter.
+    covariances
+        From `input_covariances`, for every module of the adapter.
+    rank
+        Rank of the frozen factor; each module's own if None. A rank above the adapter's is allowed: B-only at rank 2r
+        trains as many numbers as LoRA at rank r.
+
+    Returns
+    -------
+    AsymmetryPrediction
+        See there. A module whose update is zero has NaN fractions.
+
+    Raises
+    ------
+    AdapterError
+        If a module has no covariance, or one of another width.
+    """
+    missing = [module for module in adapter if module not in covariances]
+    if missing:
+        raise AdapterError(f"{adapter.name}: no input covariance for {len(missing)} modules, {missing[0]} among them")
+    rows = []
+    for module in adapter:
+        update = adapter[module]
+        moment = covariances[module].second_moment
+        if moment.shape[0] != update.A.shape[1]:
+            raise AdapterError(
+                f"{adapter.name}, module {module}: its inputs have width {moment.shape[0]}, A has {update.A.shape[1]}"
+            )
+        row = {"module": module, "layer": layer_of(module), "projection": projection_of(module)}
+        rows.append(row | _predict_module(update, moment, rank or update.A.shape[0]))
+    frame = pd.DataFrame(rows).astype({"layer": "Int64"})
+    frame["training_A_rank"] = frame["lost_signal"].rank(ascending=False, method="first").astype("Int64")
+    return AsymmetryPrediction(frame, {"adapter": adapter.name, "rank": rank, "versions": versions()})
+
+
+def _predict_module(update: LowRankUpdate, moment: Float[Tensor, "d d"], rank: int) -> dict[str, Any]:
+    variances, components = torch.linalg.eigh(moment.double())
+    variances = variances.flip(0).clamp_min(0)
+    # The update in the basis of the components, weighted by their standard deviations: M = s B A V diag(sqrt(s_i)).
+    right = (update.A.double() @ components.flip(1)) * variances.sqrt()
+    left = float(update.scaling) * update.B.double()
+    energy = ((left.T @ left) @ right * right).sum(0).clamp_min(0).numpy()
+    signal = float(energy.sum())
+    retention = random_retention(variances.numpy(), rank)
+    d_out, d_in = update.B.shape[0], update.A.shape[1]
+    spectrum = _singular_values(left, right)
+
+    def fraction(kept: float) -> float:
+        return kept / signal if signal > 0 else float("nan")
+
+    # Tr[K P] varies as K = M^T M does off its diagonal too, which here has rank r only.
+    gram = (right.T @ ((left.T @ left) @ right)).numpy()
+    random_A = float(energy @ retention.mean)
+    random_B = rank / d_out
+    return {
+        "d_in": d_in,
+        "d_out": d_out,
+        "rank": rank,
+        "inputs_rank": int((variances > variances[0] * 1e-12).sum()),
+        "signal": signal,
+        "random_A": fraction(random_A),
+        "random_A_std": fraction(retention.gain_variance(gram) ** 0.5),
+        "random_B": min(1.0, random_B),
+        "principal_A": fraction(float(energy[:rank].sum())),
+        "best_A": fraction(float((spectrum[:rank] ** 2).sum())),
+        "asymmetry_index": fraction(random_A) / random_B,
+        "lost_signal": signal - random_A,
+    }
+
+
+def _singular_values(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> np.ndarray:
+    """Singular values of left · right, from their QR factors."""
+    return torch.linalg.svdvals(torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T).numpy()
+
+
+def measured_capture(
+    update: LowRankUpdate, inputs: Float[Tensor, "samples d_in"], rank: int, *, draws: int, seed: int
+) -> Float[np.ndarray, " draws"]:
+    """What random frozen A's really keep of an update's output on given inputs: least squares, draw by draw.
+
+    For each draw, A has Gaussian rows, and the outputs of the update are regressed on A x (without intercept); the
+    result is the explained fraction of their sum of squares. It checks `predict_asymmetry` without its theory.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = inputs.double()
+    outputs = float(update.scaling) * inputs @ update.A.double().T @ update.B.double().T
+    total = outputs.square().sum()
+    kept = []
+    for _ in range(draws):
+        A = torch.randn(rank, inputs.shape[1], generator=generator, dtype=torch.float64)
+        features = torch.linalg.qr(inputs @ A.T).Q
+        kept.append(float((features.T @ outputs).square().sum() / total))
+    return np.array(kept)

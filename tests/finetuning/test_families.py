@@ -1,0 +1,93 @@
+"""Each of the paper's four families, end to end on a tiny random model of its class, through its shipped config."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asym_analysis.finetuning import FinetuneConfig, FinetuneRun, finetune, read_sweep
+
+
+def shrunk(config: FinetuneConfig, model: Path, **changes: Any) -> FinetuneConfig:
+    """A shipped config on a tiny model: everything else stays but what makes it long."""
+    task = {"max_length": 24, "beams": 1, "max_summary_length": 8, "examples": 1}
+    task = {key: value for key, value in task.items() if hasattr(config.task, key)}
+    small = {"max_steps": 2, "batch_size": 4, "rank": 2, "alpha": 4.0, "bf16": False, "device_map": None}
+    return replace(config, model=str(model), task=replace(config.task, **task), **(small | changes))
+
+
+def planned(name: str, data: Path, run: str) -> FinetuneConfig:
+    return next(planned.config for planned in read_sweep(name, data=data) if run in planned.name)
+
+
+def factors(run: FinetuneRun) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    trained = load_file(run.folder / "adapter_model.safetensors")
+    return {key: value for key, value in trained.items() if ".lora_" in key}, load_file(
+        run.folder / "initial.safetensors"
+    )
+
+
+def assert_trained(run: FinetuneRun, *, A: bool, B: bool) -> None:
+    trained, initial = factors(run)
+    assert trained.keys() == initial.keys()
+    assert any(".lora_A." in key for key in trained)
+    for key, value in trained.items():
+        moved = not torch.equal(value, initial[key])
+        assert moved == (A if ".lora_A." in key else B), key
+
+
+def test_encoder(tiny_roberta: Path, tiny_glue: Path, tmp_path: Path) -> None:
+    config = planned("roberta-large-glue", tiny_glue, "b-only-r8-MRPC")
+    run = finetune(shrunk(config, tiny_roberta), tmp_path / "run")
+    assert_trained(run, A=False, B=True)
+    assert 0 <= run.metrics["value"] <= 1
+    assert run.metrics["baseline"] == 0.5
+    # The head is trained in full, and lies beside the factors.
+    assert any("classifier" in key for key in load_file(run.folder / "adapter_model.safetensors"))
+
+
+def test_sequence_to_sequence(tiny_bart: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = planned("bart-large-summarization", tiny_data, "a-only")
+    run = finetune(shrunk(config, tiny_bart, gradient_accumulation=2), tmp_path / "run")
+    assert_trained(run, A=True, B=False)
+    assert {"rouge1", "rouge2", "rougeL"} <= run.metrics.keys()
+
+
+def test_decoder(tiny_llama: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = planned("llama-2-7b-alpaca", tiny_data, "lora-r32")
+    # With A orthonormal, B at zero and one step, A has no gradient yet; two steps move both.
+    run = finetune(shrunk(config, tiny_llama), tmp_path / "run")
+    assert_trained(run, A=True, B=True)
+    assert run.metrics["value"] in {0, 0.25, 0.5, 0.75, 1}
+    assert run.metrics["baseline"] == 0.25
+
+
+def test_vision(tiny_vit: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = planned("vit-base-domains", tiny_data, "b-only-r16")
+    config = replace(config, task=replace(config.task, train_domains=("photo",)))  # type: ignore[call-arg]
+    run = finetune(shrunk(config, tiny_vit), tmp_path / "run")
+    assert_trained(run, A=False, B=True)
+    assert {"accuracy", "train_accuracy", "sketch_accuracy"} <= run.metrics.keys()
+
+
+def test_every_shipped_config_plans_runs(tiny_glue: Path) -> None:
+    from asym_analysis.finetuning import shipped_configs
+
+    for name in shipped_configs():
+        runs = read_sweep(name, data=tiny_glue)
+        assert len({run.name for run in runs}) == len(runs) >= 2
+        for run in runs:
+            json.dumps(run.config.as_mapping())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lorafa"])
+def test_frozen_a_with_either_optimizer(tiny_roberta: Path, tiny_glue: Path, tmp_path: Path, optimizer: str) -> None:
+    config = planned("roberta-large-glue", tiny_glue, "b-only-r8-CoLA")
+    run = finetune(shrunk(config, tiny_roberta, optimizer=optimizer), tmp_path / "run")
+    assert_trained(run, A=False, B=True)
