@@ -291,7 +291,8 @@ class SubspaceComparison(Result):
         if count == 0:
             return (np.nan,) * 5
         value, mean, std, significant = totals / count
-        return value, mean, std, value / mean if mean else np.nan, significant
+        # Nothing is a multiple of a mean that is as good as zero.
+        return value, mean, std, value / mean if abs(mean) > std / 10 else np.nan, significant
 
     def matrix(self, factor: str, module: str | None = None) -> Float[np.ndarray, "adapters adapters"]:
         """Adapters x adapters, of one module or averaged over the modules that both have: what a heatmap draws.

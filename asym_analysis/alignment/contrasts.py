@@ -192,15 +192,16 @@ def _quantiles(drawn: np.ndarray, levels: list[float]) -> np.ndarray:
 def _p_values(difference: np.ndarray, permuted: np.ndarray, correction: Correction) -> tuple[np.ndarray, np.ndarray]:
     """Two-sided p-values, alone and corrected over rows; a permutation counts as its own first draw."""
     draws = permuted.shape[1]
-    center = np.nanmean(permuted, axis=1) if draws else difference
-    spread = np.nanstd(permuted, axis=1)
+    known = np.isfinite(permuted)
+    center = np.where(known, permuted, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    spread = np.sqrt(np.where(known, (permuted - center[:, None]) ** 2, 0.0).sum(1) / np.maximum(known.sum(1), 1))
     slack = 1e-9 * np.maximum(np.abs(difference), 1e-12)  # rounding must not decide ties
     far = np.abs(permuted - center[:, None]) >= (np.abs(difference - center) - slack)[:, None]
     p_value = np.where(np.isnan(difference), np.nan, (1 + far.sum(1)) / (1 + draws))
     if correction == "bh":
         return p_value, _benjamini_hochberg(p_value)
     scale = np.where(spread > 0, spread, np.inf)
-    largest = np.nanmax(np.abs(permuted - center[:, None]) / scale[:, None], axis=0)
+    largest = np.where(known, np.abs(permuted - center[:, None]) / scale[:, None], 0.0).max(0)
     own = np.abs(difference - center) / scale
     beyond = (largest[None] >= own[:, None] * (1 - 1e-9)).sum(1)
     return p_value, np.where(np.isnan(difference), np.nan, np.maximum((1 + beyond) / (1 + draws), p_value))

@@ -1,0 +1,166 @@
+"""Same against different: brute force, error rates when pairs depend on each other, and confounding by the start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from asym_analysis.adapters import Adapter, AdapterSet
+from asym_analysis.alignment.contrasts import contrast_pairs
+from asym_analysis.alignment.pairwise import compare_subspaces
+
+
+def dependent_values(
+    generator: np.random.Generator, labels: np.ndarray, rows: int, effect: float, spread: float = 1.0
+) -> np.ndarray:
+    """Each adapter has an effect of its own on all of its pairs, as an adapter with a strong direction has."""
+    first, second = np.triu_indices(len(labels), 1)
+    own = generator.normal(size=(rows, len(labels))) * spread
+    noise = 0.3 * generator.normal(size=(rows, len(first)))
+    return own[:, first] + own[:, second] + noise + effect * (labels[first] == labels[second])
+
+
+def family(tasks: str, seeds: range | list[int], *, shared: dict[int, int] | None = None) -> AdapterSet:
+    """B leans to the task's directions; A is the start of its seed, moved a little."""
+    made = []
+    for index, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+        start = torch.randn(4, 120, generator=torch.Generator().manual_seed(seed))
+        direction = torch.randn(80, 4, generator=torch.Generator().manual_seed(1000 + ord(task)))
+        noise = torch.Generator().manual_seed(5000 + index)
+        factors = {}
+        for module, strength in (("layer.0.q", 1.0), ("layer.1.q", 0.0)):
+            A = start + 0.1 * torch.randn(4, 120, generator=noise)
+            factors[module] = (A, strength * direction + torch.randn(80, 4, generator=noise))
+        made.append(Adapter.from_factors(factors, name=f"{task}{index}"))
+    return AdapterSet(made, {"task": list(tasks), "seed": list(seeds)})
+
+
+def test_means_agree_with_the_table() -> None:
+    comparison = compare_subspaces(family("aaabbbcc", range(8)))
+    contrast = comparison.contrast("task", resamples=100)
+    frame = comparison.frame
+    task = dict(zip(comparison.adapters.name, comparison.adapters.task, strict=True))
+    frame = frame.assign(same=frame.adapter_i.map(task).astype(str) == frame.adapter_j.map(task).astype(str))
+    brute = frame.groupby(["factor", "module", "same"], observed=True).value.mean()
+    for row in contrast.frame[contrast.frame.module != "all"].itertuples():
+        assert row.same == pytest.approx(brute[row.factor, row.module, True], abs=1e-7)
+        assert row.different == pytest.approx(brute[row.factor, row.module, False], abs=1e-7)
+    for row in contrast.summary().itertuples():
+        assert row.difference == pytest.approx(
+            brute[row.factor, :, True].mean() - brute[row.factor, :, False].mean(), abs=1e-7
+        )
+
+
+def test_the_effect_is_found_where_it_is() -> None:
+    contrast = compare_subspaces(family("aaaabbbbcccc", range(12))).contrast("task")
+    rows = contrast.frame.set_index(["factor", "module"])
+    assert rows.loc[("B", "layer.0.q"), "p_adjusted"] < 0.01
+    assert rows.loc[("B", "layer.0.q"), "low"] > 0.1
+    assert rows.loc[("B", "layer.1.q"), "p_adjusted"] > 0.05
+    assert rows.loc[("A", "all"), "p_value"] > 0.05
+    assert (rows.low <= rows.difference).all()
+    assert (rows.difference <= rows.high).all()
+    assert contrast.settings["by"] == "task"
+
+
+def test_the_same_seed_gives_the_same_table() -> None:
+    comparison = compare_subspaces(family("aaabbb", range(6)))
+    first = comparison.contrast("task", resamples=200, seed=3).frame
+    pd.testing.assert_frame_equal(first, comparison.contrast("task", resamples=200, seed=3).frame)
+    assert not first.equals(comparison.contrast("task", resamples=200, seed=4).frame)
+
+
+def test_a_shared_start_is_not_an_effect_of_the_task() -> None:
+    """Tasks that were run from two starts only look alike in A; within a start they do not."""
+    comparison = compare_subspaces(family("aaaabbbb", [1, 1, 1, 2, 1, 2, 2, 2]))
+    free = comparison.contrast("task").summary().set_index("factor")
+    within = comparison.contrast("task", within="initialization").summary().set_index("factor")
+    assert free.loc["A", "difference"] > 0
+    assert within.loc["A", "p_value"] > 0.1  # of 16 ways to deal the labels, the least p-value is 1/16
+    assert within.loc["B", "p_value"] < 0.1
+    by_start = comparison.contrast("initialization").summary().set_index("factor")
+    assert by_start.loc["A", "difference"] > 0.9
+    assert by_start.loc["A", "p_value"] < 0.05
+
+
+def test_the_error_rate_holds_where_pairs_depend_on_each_other() -> None:
+    """No effect: 5% of p-values below .05, where a t-test that takes pairs for independent errs far more often."""
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])  # groups of one size would balance the adapters' own effects
+    pairs = np.triu_indices(len(labels), 1)
+    same = labels[pairs[0]] == labels[pairs[1]]
+    p_values, naive = [], []
+    for trial in range(400):
+        values = dependent_values(generator, labels, 1, effect=0.0)
+        p_values.append(contrast_pairs(values, pairs, labels, resamples=99, seed=trial).p_value[0])
+        naive.append(stats.ttest_ind(values[0, same], values[0, ~same]).pvalue)
+    allowed = 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+    assert np.mean(np.array(p_values) <= 0.05) <= allowed
+    assert np.mean(np.array(p_values) <= 0.2) >= 0.2 - 3 * (0.2 * 0.8 / 400) ** 0.5
+    assert np.mean(np.array(naive) <= 0.05) > 0.15
+
+
+def test_the_largest_of_many_modules_is_corrected_for() -> None:
+    generator = np.random.default_rng(1)
+    labels = np.repeat(np.arange(3), 4)
+    pairs = np.triu_indices(len(labels), 1)
+    smallest = []
+    for trial in range(200):
+        table = contrast_pairs(dependent_values(generator, labels, 20, 0.0), pairs, labels, resamples=199, seed=trial)
+        smallest.append((table.p_value.min(), table.p_adjusted.min()))
+        assert (table.p_adjusted >= table.p_value).all()
+    alone, adjusted = np.array(smallest).T
+    assert (alone <= 0.05).mean() > 0.4
+    assert (adjusted <= 0.05).mean() <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_the_interval_covers_the_difference() -> None:
+    """Adapters resampled: near the stated 95%, where resampling pairs would cover far less."""
+    generator = np.random.default_rng(2)
+    labels = (np.arange(24) % 3 == 0).astype(int)
+    pairs = np.triu_indices(len(labels), 1)
+    covered = 0
+    for trial in range(200):
+        values = dependent_values(generator, labels, 1, effect=0.5, spread=0.5)
+        row = contrast_pairs(values, pairs, labels, resamples=300, seed=trial).iloc[0]
+        covered += row.low <= 0.5 <= row.high
+    assert covered / 200 >= 0.90
+
+
+def test_benjamini_hochberg_is_scipys() -> None:
+    generator = np.random.default_rng(3)
+    labels = np.repeat(np.arange(3), 4)
+    pairs = np.triu_indices(len(labels), 1)
+    values = dependent_values(generator, labels, 10, 0.5)
+    values[4] = np.nan
+    table = contrast_pairs(values, pairs, labels, correction="bh", resamples=199)
+    known = table.drop(index=4)
+    np.testing.assert_allclose(known.p_adjusted, stats.false_discovery_control(known.p_value))
+    assert table.loc[4].isna().all()
+
+
+def test_missing_values_and_labels_are_left_out() -> None:
+    generator = np.random.default_rng(4)
+    labels = np.array([0, 0, 0, 1, 1, 1, -1])
+    pairs = np.triu_indices(7, 1)
+    values = dependent_values(generator, labels, 2, 1.0)
+    values[1, ::4] = np.nan
+    table = contrast_pairs(values, pairs, labels, resamples=50)
+    usable = (labels[pairs[0]] >= 0) & (labels[pairs[1]] >= 0)
+    same = labels[pairs[0]] == labels[pairs[1]]
+    for row in range(2):
+        assert table.same[row] == pytest.approx(np.nanmean(values[row, usable & same]))
+        assert table.different[row] == pytest.approx(np.nanmean(values[row, usable & ~same]))
+
+
+def test_what_cannot_be_contrasted_is_said() -> None:
+    comparison = compare_subspaces(family("aaabbb", range(6)))
+    with pytest.raises(ValueError, match="no column 'epoch'; it has: task, seed"):
+        comparison.contrast("epoch")
+    with pytest.raises(ValueError, match="0 pairs agree"):
+        comparison.contrast("seed")
+    with pytest.raises(ValueError, match="0 differ"):
+        comparison.contrast("rank")
