@@ -77,8 +77,7 @@ class LitGptDialect:
                 _add_module(ledger, config, module, parts)
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        how = "config" if config.alpha is not None else "assumed 1: no lora_alpha is recorded"
-        return ledger.reading(config.metadata | {"scaling": how})
+        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
 
 
 def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str]) -> None:

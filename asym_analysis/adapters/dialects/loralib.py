@@ -63,8 +63,7 @@ class LoralibDialect:
                 _add_module(ledger, config, module, parts, transposed=transposed)
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        how = "config" if config.alpha is not None else "assumed 1: no alpha is recorded"
-        return ledger.reading(config.metadata | {"scaling": how})
+        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
 
 
 def _transposed(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> bool:
@@ -87,7 +86,7 @@ def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[
         raise AdapterValueError(f"A {A} and B {B} are no matrices")
     rank = A[1] if transposed else A[0]
     factorize: Factorization = Pair(transposed, transposed)
-    if not transposed and A[0] != B[1] and config.enable_lora and A[0] == B[1] * sum(config.enable_lora):
+    if not transposed and config.enable_lora and A[0] == B[1] * sum(config.enable_lora):
         factorize, rank = MergedLinear(config.enable_lora), B[1]
     elif not transposed and A[0] != B[1] and A[0] % B[1] == 0:
         raise AdapterValueError(

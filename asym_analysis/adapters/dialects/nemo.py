@@ -64,8 +64,7 @@ class NemoDialect:
                 ledger.add(module, parts, Pair(), config.scaling(module, shape[0]))
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        how = "config" if config.alpha is not None else "assumed 1: no alpha is recorded"
-        return ledger.reading(config.metadata | {"scaling": how})
+        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
 
 
 def _module(key: re.Match[str]) -> str:

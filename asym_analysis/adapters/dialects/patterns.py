@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from asym_analysis.errors import AdapterError
@@ -50,8 +50,15 @@ class Patterns(Generic[Value]):
 
     def first(self, name: str) -> Value | None:
         """The value of the first pattern that matches, or None."""
+        return next(self._matching(name), None)
+
+    def conflict(self, name: str) -> bool:
+        """Whether several patterns match with different values, so that their order decides."""
+        return any(value != first for first in [self.first(name)] for value in self._matching(name))
+
+    def _matching(self, name: str) -> Iterator[Value]:
         candidates = sorted({*self._plain_candidates(name), *self._regular})
-        return next((self._values[index] for index in candidates if self._compiled[index].match(name)), None)
+        return (self._values[index] for index in candidates if self._compiled[index].match(name))
 
     def _plain_candidates(self, name: str) -> Iterable[int]:
         starts = [0, *(found.end() for found in re.finditer(r"\.", name))]

@@ -72,8 +72,7 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
         add_vera(ledger, config, groups, shared, in_features or {})
     else:
         _add_modules(ledger, config, groups, paths)
-    scale = "adapter config" if config.alpha is not None else "assumed 1: no alpha is recorded"
-    return ledger.reading(config.metadata | {"scaling": scale} | _adapters(adapters))
+    return ledger.reading(config.metadata | {"scaling": config.scaling_source} | _adapters(adapters))
 
 
 def _add_modules(

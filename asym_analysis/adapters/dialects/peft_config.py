@@ -31,6 +31,7 @@ class PeftConfig:
         self.enable_lora = _booleans(values.get("enable_lora"))
         self.target_parameters = [str(name) for name in values.get("target_parameters") or ()]
         self.initialization = values.get("init_lora_weights")
+        self._overlaps: set[str] = set()
 
     @cached_property
     def alpha(self) -> float | None:
@@ -66,6 +67,8 @@ class PeftConfig:
     def alpha_of(self, path: str) -> float | None:
         """The alpha that the config gives a module, by PEFT's pattern rule."""
         alpha = self._alphas.first(path)
+        if len(self._alphas) > 1 and self._alphas.conflict(path):
+            self._overlaps.add(path)
         return self.alpha if alpha is None else _number("alpha_pattern", alpha)
 
     def scaling(self, path: str, rank: int) -> float:
@@ -84,6 +87,18 @@ class PeftConfig:
         if alpha is None:
             return 1.0
         return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def scaling_source(self) -> str:
+        """Where the scalings that were asked for come from, and what is uncertain about them."""
+        if self.alpha is None and not len(self._alphas):
+            return "assumed 1: no alpha is recorded"
+        if not self._overlaps:
+            return "adapter config"
+        return (
+            f"adapter config; alpha patterns overlap in {len(self._overlaps)} modules, where the first in the file "
+            "counts, as when PEFT loads it (it sorts them by name when it saves)"
+        )
 
     @property
     def metadata(self) -> dict[str, Any]:

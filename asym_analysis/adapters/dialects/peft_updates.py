@@ -70,12 +70,12 @@ def _factorization(
     blocks = config.values.get("use_bdlora")
     if isinstance(blocks, Mapping):
         return _block_diagonal(blocks, path), A[0]
+    if config.enable_lora and A[0] == B[1] * sum(config.enable_lora):
+        return MergedLinear(config.enable_lora), B[1]
     if A[0] == B[1]:
         return (DiagonalPair() if diagonal else Pair()), A[0]
     if A[0] % B[1] == 0 and len(A) > 2:
         return BlockDiagonalPair(b_blocks=A[0] // B[1]), A[0]
-    if config.enable_lora and A[0] == B[1] * sum(config.enable_lora):
-        return MergedLinear(config.enable_lora), B[1]
     raise AdapterValueError(
         f"A {A} and B {B} do not multiply; a merged projection needs enable_lora in its config to be put together"
     )

@@ -45,8 +45,7 @@ class TorchtuneDialect:
                 _add_module(ledger, config, module, parts)
             else:
                 ledger.refuse(parts.values(), f"{module}: {', '.join(parts)} without its partner")
-        how = "config" if config.alpha is not None else "assumed 1: no alpha is recorded"
-        return ledger.reading(config.metadata | {"scaling": how})
+        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
 
 
 def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str]) -> None:

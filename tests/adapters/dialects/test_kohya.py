@@ -70,7 +70,9 @@ def test_lycoris(algorithm: str, layer: str, read: Callable[..., Adapter]) -> No
     torch.testing.assert_close(update.frobenius_norm(), dense.norm().item(), rtol=1e-5, atol=0)
     values = update.singular_values()
     expected = torch.linalg.svdvals(dense)
-    torch.testing.assert_close(values[: len(expected)], expected[: len(values)], rtol=1e-4, atol=1e-5 * expected[0].item())
+    torch.testing.assert_close(
+        values[: len(expected)], expected[: len(values)], rtol=1e-4, atol=1e-5 * expected[0].item()
+    )
 
 
 def test_alpha_is_counted_once_in_loha(read: Callable[..., Adapter]) -> None:
