@@ -59,6 +59,9 @@ def styled() -> Iterator[None]:
     """Draw with the package's style inside the block; matplotlib's own settings are untouched outside it."""
     with plt.rc_context(_RC):
         yield
+        interactive = plt.isinteractive()
+    # A notebook turns this on when its first figure is made, which may be in here; else later figures stay hidden.
+    plt.rcParams["interactive"] = interactive
 
 
 def axes_or_new(ax: Axes | None, *, width: float = SINGLE_COLUMN, height: float = 2.4) -> Axes:
