@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.certify import certify
 from asym_analysis.bounds.compute import compute_bound
+from asym_analysis.bounds.conditional import Supersample, train_on_supersamples
 from asym_analysis.bounds.risk import chernoff_risk
 from asym_analysis.bounds.trained import Tuned
 
@@ -27,6 +28,7 @@ __all__ = [
     "Sampler",
     "gaussian_classes",
     "low_rank_factors",
+    "low_rank_supersamples",
     "repeated_certificates",
     "train_low_rank",
 ]
@@ -175,6 +177,46 @@ def repeated_certificates(
             _row(repeat, "no complexity", empirical, risk, chernoff_risk(empirical, 0.0, n_samples, confidence))
         )
     return pd.DataFrame(rows)
+
+
+def low_rank_supersamples(
+    model: LowRankClassifier,
+    x: Float[np.ndarray, "pool d"],
+    y: Int[np.ndarray, "pool"],
+    *,
+    pairs: int,
+    supersamples: int,
+    trainings: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Supersample]:
+    """Repeated training on halves of supersamples drawn from a pool, for `conditional_information`.
+
+    Examples
+    --------
+    >>> x, y = gaussian_classes(5, 3, separation=2.0)(200, 0)
+    >>> model = LowRankClassifier(5, 3, rank=2, tuned="B", steps=20)
+    >>> runs = low_rank_supersamples(model, x, y, pairs=20, supersamples=1, trainings=8)
+    >>> runs[0].predictions.shape
+    (8, 20, 2)
+    """
+    chosen = [np.random.default_rng([seed, 1, k]).permutation(len(y))[: 2 * pairs] for k in range(supersamples)]
+
+    def train(number: int, coins: Bool[np.ndarray, "trainings n"]) -> Int[np.ndarray, "trainings n 2"]:
+        members = chosen[number].reshape(pairs, 2)
+        trained = np.where(coins, members[:, 1], members[:, 0])
+        A, B = low_rank_factors(model, x[trained], y[trained])
+        scores = torch.from_numpy(x[members.ravel()]) @ A.mT @ B.mT
+        return scores.argmax(dim=-1).numpy().reshape(len(coins), pairs, 2)
+
+    return train_on_supersamples(
+        lambda number: y[chosen[number]].reshape(pairs, 2),
+        train,
+        supersamples=supersamples,
+        trainings=trainings,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def _row(repeat: int, bound: str, empirical: float, true: float, certified: float) -> dict[str, object]:

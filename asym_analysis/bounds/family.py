@@ -1,0 +1,205 @@
+"""How much a family of adapters, trained on several subsets with several seeds, tells about its subset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.bounds.trained import TUNED
+from asym_analysis.errors import AdapterError
+from asym_analysis.results import Result, versions
+
+__all__ = ["FamilyInformation", "mutual_information_of_family"]
+
+PARTS: Mapping[str, tuple[str, ...]] = {"B": ("B",), "A": ("A",), "both": ("A", "B")}
+
+
+@dataclass(frozen=True)
+class FamilyInformation(Result):
+    """Estimates of I(A; S), I(B; S) and I(A, B; S), one row each.
+
+    Columns: tuned ("B", "A" or "both": which factors), nats (the estimate above its zero point), raw, shuffled_mean and
+    shuffled_std (of the raw estimate with subsets shuffled among adapters: the zero point and its spread), p_value,
+    standard_error (jackknife over subsets), directions, explained (share of the variance they hold), subsets, seeds,
+    kind (always "diagnostic").
+    """
+
+    frame: pd.DataFrame = field(repr=False)  # type: ignore[assignment,misc]
+    settings: Mapping[str, Any]
+
+    def as_mutual_information(self) -> dict[str, float]:
+        """What `compute_bound` takes as `mutual_information`; estimates below zero count as zero."""
+        return {row.tuned: max(float(row.nats), 0.0) for row in self.frame.itertuples()}  # type: ignore[arg-type]
+
+
+def mutual_information_of_family(
+    adapters: AdapterSet | Sequence[Adapter],
+    *,
+    subset: str | Sequence[Any],
+    seed: str | Sequence[Any],
+    directions: int = 3,
+    shuffles: int = 500,
+    random_state: int = 0,
+) -> FamilyInformation:
+    """Estimate what A, B and both tell about the subset that an adapter was trained on.
+
+    The factors of all modules, less their recorded initialization where every adapter has one, are projected on their
+    first principal directions, chosen over all adapters without regard to subsets. There the adapters are taken as
+    Gaussian around a mean that depends on the subset, and I = 1/2 ln(det total/det within) compares the variance over
+    all with that among the seeds of one subset. With so few adapters the raw number is far from zero without any
+    dependence: what shuffled subsets give is subtracted.
+
+    The number concerns these directions of this family: a diagnostic, of no use as a certificate.
+
+    Parameters
+    ----------
+    adapters
+        At least 2 subsets with at least 2 seeds each, all with the same modules and shapes.
+    subset, seed
+        A column of the set's table, or one value for each adapter.
+    directions
+        Number of principal directions; few, for there are few adapters.
+    shuffles
+        Shuffled assignments for the zero point. Subsets are shuffled within each seed.
+    random_state
+        Seed of the shuffles.
+
+    Raises
+    ------
+    AdapterError
+        If the adapters differ in modules or shapes, or are too few.
+
+    Examples
+    --------
+    >>> import torch
+    >>> def make(subset, seed):
+    ...     draw = torch.Generator().manual_seed(100 * subset + seed)
+    ...     mean = torch.Generator().manual_seed(subset)
+    ...     B = 2 * torch.randn(8, 2, generator=mean) + 0.1 * torch.randn(8, 2, generator=draw)
+    ...     return Adapter.from_factors({"q": (torch.randn(2, 8, generator=draw), B)})
+    >>> labels = [(subset, seed) for subset in range(6) for seed in range(4)]
+    >>> found = mutual_information_of_family(
+    ...     [make(*label) for label in labels], subset=[k for k, _ in labels], seed=[s for _, s in labels]
+    ... )
+    >>> table = found.frame.set_index("tuned")
+    >>> bool(table.loc["B", "nats"] > 3 * table.loc["B", "shuffled_std"] > abs(table.loc["A", "nats"]))
+    True
+    """
+    family = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
+    subsets, seeds = _labels(family, subset, "subset"), _labels(family, seed, "seed")
+    count, groups = len(family), int(subsets.max()) + 1
+    if groups < 2 or count - groups <= directions:
+        raise AdapterError(
+            f"{count} adapters of {groups} subsets are too few for {directions} directions: "
+            f"take at least 2 subsets and {directions + 1} more adapters than subsets"
+        )
+    values = _flat(family)
+    generator = np.random.default_rng(random_state)
+    orders = [_shuffled(subsets, seeds, generator) for _ in range(shuffles)]
+    rows = []
+    for tuned in TUNED:
+        points, explained = _principal([values[part] for part in PARTS[tuned]], directions)
+        raw = _information(points, subsets)
+        zero = np.array([_information(points, order) for order in orders])
+        rows.append(
+            {
+                "tuned": tuned,
+                "nats": raw - zero.mean(),
+                "raw": raw,
+                "shuffled_mean": float(zero.mean()),
+                "shuffled_std": float(zero.std(ddof=1)),
+                "p_value": float((1 + (zero >= raw).sum()) / (1 + shuffles)),
+                "standard_error": _jackknife(points, subsets),
+                "directions": points.shape[1],
+                "explained": explained,
+                "subsets": groups,
+                "seeds": int(seeds.max()) + 1,
+                "kind": "diagnostic",
+            }
+        )
+    settings = {"directions": directions, "shuffles": shuffles, "random_state": random_state, "versions": versions()}
+    return FamilyInformation(pd.DataFrame(rows), settings)
+
+
+def _labels(family: AdapterSet, given: str | Sequence[Any], what: str) -> Int[np.ndarray, "n"]:
+    if isinstance(given, str):
+        if given not in family.table:
+            raise AdapterError(f"the table has no column {given!r} for the {what}; it has {', '.join(family.table)}")
+        given = family.table[given].tolist()
+    if len(given) != len(family):
+        raise AdapterError(f"{len(given)} values of {what} for {len(family)} adapters: give one for each")
+    return np.unique(np.asarray(given), return_inverse=True)[1].astype(np.int64)
+
+
+def _flat(family: AdapterSet) -> dict[str, Float[np.ndarray, "n size"]]:
+    """A and B of every adapter as one long row."""
+    first = family[0]
+    from_start = all(adapter.initial is not None and set(adapter) <= set(adapter.initial) for adapter in family)
+    found: dict[str, list[np.ndarray]] = {"A": [], "B": []}
+    for adapter in family:
+        if list(adapter) != list(first):
+            raise AdapterError(f"{adapter.name} has other modules than {first.name}: a family has the same ones")
+        for factor, rows in found.items():
+            parts = []
+            for module in adapter:
+                value = getattr(adapter[module], factor)
+                if from_start:
+                    value = value - getattr(adapter.initial[module], factor).to(value)  # type: ignore[index]
+                parts.append(value.reshape(-1).double().numpy())
+            rows.append(np.concatenate(parts))
+            if len(rows[-1]) != len(rows[0]):
+                raise AdapterError(f"{adapter.name} has other shapes than {first.name}: a family has the same ones")
+    return {factor: np.stack(rows) for factor, rows in found.items()}
+
+
+def _principal(parts: list[Float[np.ndarray, "n size"]], directions: int) -> tuple[Float[np.ndarray, "n k"], float]:
+    """Coordinates along the first principal directions, each part scaled to the same total variance."""
+    centred = [part - part.mean(axis=0) for part in parts]
+    scales = [np.linalg.norm(part) for part in centred]
+    # A frozen factor is the same in every adapter, up to the rounding of its mean.
+    moves = [scale > 1e-9 * np.linalg.norm(part) for part, scale in zip(parts, scales, strict=True)]
+    moving = [part / scale for part, scale, moved in zip(centred, scales, moves, strict=True) if moved]
+    if not moving:
+        return np.zeros((len(parts[0]), 0)), 0.0
+    U, S, _ = np.linalg.svd(np.hstack(moving), full_matrices=False)
+    kept = min(directions, int(np.count_nonzero(S / S[0] > 1e-10)))
+    return U[:, :kept], float((S[:kept] ** 2).sum() / (S**2).sum())
+
+
+def _information(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"]) -> float:
+    if points.shape[1] == 0:
+        return 0.0
+    groups = np.unique(subsets)
+    within = np.concatenate([points[subsets == g] - points[subsets == g].mean(axis=0) for g in groups])
+    total = points - points.mean(axis=0)
+    dets = [
+        np.linalg.slogdet(part.T @ part / free)[1]
+        for part, free in ((total, len(points) - 1), (within, len(points) - len(groups)))
+    ]
+    return float(0.5 * (dets[0] - dets[1]))
+
+
+def _shuffled(
+    subsets: Int[np.ndarray, "n"], seeds: Int[np.ndarray, "n"], generator: np.random.Generator
+) -> Int[np.ndarray, "n"]:
+    shuffled = subsets.copy()
+    for one in np.unique(seeds):
+        at = np.flatnonzero(seeds == one)
+        shuffled[at] = generator.permutation(subsets[at])
+    return shuffled
+
+
+def _jackknife(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"]) -> float:
+    groups = np.unique(subsets)
+    if len(groups) < 3:
+        return math.inf
+    left = np.array([_information(points[subsets != g], subsets[subsets != g]) for g in groups])
+    return float(math.sqrt((len(groups) - 1) / len(groups) * np.square(left - left.mean()).sum()))
