@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from asym_analysis.errors import AdapterError
@@ -39,26 +40,31 @@ class Patterns(Generic[Value]):
 
     def __init__(self, patterns: Mapping[str, Value]) -> None:
         self._values = list(patterns.values())
-        self._compiled = [_compiled(pattern) for pattern in patterns]
+        self._patterns = list(patterns)
         self._plain: dict[str, list[int]] = {}
         self._regular: list[int] = []
         for index, pattern in enumerate(patterns):
             if _LITERAL.fullmatch(pattern):
                 self._plain.setdefault(_comparable(pattern), []).append(index)
             else:
+                _compiled(pattern)
                 self._regular.append(index)
 
     def first(self, name: str) -> Value | None:
         """The value of the first pattern that matches, or None."""
-        return next(self._matching(name), None)
+        return next(iter(self.matching(name)), None)
 
-    def conflict(self, name: str) -> bool:
-        """Whether several patterns match with different values, so that their order decides."""
-        return any(value != first for first in [self.first(name)] for value in self._matching(name))
-
-    def _matching(self, name: str) -> Iterator[Value]:
+    def matching(self, name: str) -> list[Value]:
+        """The values of all patterns that match, the one that counts first."""
+        if not self._patterns:
+            return []
         candidates = sorted({*self._plain_candidates(name), *self._regular})
-        return (self._values[index] for index in candidates if self._compiled[index].match(name))
+        return [self._values[index] for index in candidates if self._matches(self._patterns[index], name)]
+
+    @staticmethod
+    def _matches(pattern: str, name: str) -> bool:
+        # Compiling is what costs, and a plain name that ends another needs none.
+        return name == pattern or name.endswith(f".{pattern}") or _compiled(pattern).match(name) is not None
 
     def _plain_candidates(self, name: str) -> Iterable[int]:
         starts = [0, *(found.end() for found in re.finditer(r"\.", name))]
@@ -73,6 +79,7 @@ def _comparable(name: str) -> str:
     return name.replace("_", ".")
 
 
+@lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({pattern})$")

@@ -66,10 +66,10 @@ class PeftConfig:
 
     def alpha_of(self, path: str) -> float | None:
         """The alpha that the config gives a module, by PEFT's pattern rule."""
-        alpha = self._alphas.first(path)
-        if len(self._alphas) > 1 and self._alphas.conflict(path):
+        alphas = self._alphas.matching(path)
+        if any(alpha != alphas[0] for alpha in alphas):
             self._overlaps.add(path)
-        return self.alpha if alpha is None else _number("alpha_pattern", alpha)
+        return _number("alpha_pattern", alphas[0]) if alphas else self.alpha
 
     def scaling(self, path: str, rank: int) -> float:
         """Give alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA; 1 where the config gives no alpha.
