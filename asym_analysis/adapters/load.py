@@ -19,10 +19,10 @@ from asym_analysis.adapters.containers import Contents, InMemoryTensor, open_con
 from asym_analysis.adapters.dialects import read_checkpoint
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.metadata import Metadata
-from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
+from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names, natural_order
 from asym_analysis.errors import AdapterError
 
-__all__ = ["load_adapter", "load_adapters"]
+__all__ = ["adapter_paths", "load_adapter", "load_adapters"]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor] | Any
 
@@ -113,6 +113,17 @@ def load_adapters(
         for files in found
     ]
     return AdapterSet(adapters, metadata)
+
+
+def adapter_paths(source: str | os.PathLike[str]) -> list[Path]:
+    """The weights of every adapter that a folder, file, pattern, training run or hub id names, none opened yet.
+
+    Raises
+    ------
+    AdapterError
+        If there is none.
+    """
+    return [files.weights for files in adapters_at(_local_path(source, revision=None, subfolder=None))]
 
 
 def _each(source: Any, *, dialect: str | Dialect, config: Mapping[str, Any] | None) -> Sequence[AdapterFiles | Adapter]:
@@ -226,8 +237,9 @@ def _build(
         "header": dict(contents.header),
     }
     known_facts = {key: value for key, value in facts.items() if value is not None and value != {}}
+    # safetensors keeps no order but the alphabet's, in which layer 10 comes before layer 2.
     return Adapter(
-        reading.modules,
+        dict(sorted(reading.modules.items(), key=lambda item: natural_order(item[0]))),
         name=name,
         metadata=Metadata(known_facts, weights=weights),
         extras=reading.extras,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["AdapterFiles", "adapter_at", "adapters_at", "distinct_names"]
+__all__ = ["AdapterFiles", "adapter_at", "adapters_at", "distinct_names", "natural_order"]
 
 # A folder's own adapter, by the names that the libraries write, most telling first.
 OWN_NAMES = (
@@ -183,7 +183,7 @@ def adapters_at(path: Path) -> list[AdapterFiles]:
         return found
     if path.exists() or not glob.has_magic(str(path)):
         return [AdapterFiles.around(path)]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=_natural)]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=natural_order)]
     found = []
     for match in matches:
         if match.is_dir():
@@ -202,7 +202,7 @@ def _own(folder: Path, *, steps: bool = False) -> list[AdapterFiles]:
     """
     named = [folder / name for name in OWN_NAMES if (folder / name).is_file()][:1]
     try:
-        files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: _natural(file.name))
+        files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: natural_order(file.name))
     except OSError as error:
         raise AdapterError(f"{folder} cannot be read: {error.strerror}") from error
     if named:
@@ -214,7 +214,7 @@ def _own(folder: Path, *, steps: bool = False) -> list[AdapterFiles]:
 
 
 def _below(folder: Path) -> list[AdapterFiles]:
-    subfolders = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _natural(path.name))
+    subfolders = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural_order(path.name))
     return [files for subfolder in subfolders for files in _own(subfolder)]
 
 
@@ -225,8 +225,14 @@ def _nothing_in(folder: Path) -> AdapterError:
     )
 
 
-def _natural(text: str) -> list[tuple[int, int | str]]:
-    """A sorting key that puts checkpoint-2 before checkpoint-10."""
+def natural_order(text: str) -> list[tuple[int, int | str]]:
+    """A sorting key that compares numbers as numbers.
+
+    Examples
+    --------
+    >>> sorted(["checkpoint-10", "checkpoint-2"], key=natural_order)
+    ['checkpoint-2', 'checkpoint-10']
+    """
     return [(0, int(part)) if part.isdecimal() and len(part) < 19 else (1, part) for part in re.split(r"(\d+)", text)]
 
 

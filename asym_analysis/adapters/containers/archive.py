@@ -117,6 +117,8 @@ def _placed(infos: list[zipfile.ZipInfo], stamp: FileStamp) -> Iterator[ArchiveE
 
 def _check(info: zipfile.ZipInfo, stamp: FileStamp) -> None:
     where = f"{stamp.path}: entry {info.filename!r}"
+    if not 0 <= info.header_offset < stamp.size:
+        raise AdapterFormatError(f"{where} does not lie in the file: it is damaged; fetch it again")
     if info.flag_bits & 1:
         raise AdapterFormatError(f"{where} is encrypted: unpack it with its password first")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def open_legacy_pickle(path: Path) -> Contents:
     with open(path, "rb") as file:
         for _ in range(LEGACY_PICKLES):
             inspect_pickle(file, path)
-    tensors, plain = flatten(weights_only(path, map_location="cpu"), path)
+    tensors, plain = flatten(weights_only(path, path, map_location="cpu"), path)
     for name, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > stamp.size:
             raise AdapterFormatError(
@@ -59,8 +60,8 @@ def open_legacy_pickle(path: Path) -> Contents:
     return Contents({name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()}, plain, "legacy pickle")
 
 
-def weights_only(path: Path, *, map_location: str) -> Any:
-    """`torch.load` with `weights_only`, its many exceptions turned into one.
+def weights_only(file: Path | BytesIO, path: Path, *, map_location: str) -> Any:
+    """`torch.load` with `weights_only`, its many exceptions turned into one that names `path`.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def weights_only(path: Path, *, map_location: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(file, map_location=map_location, weights_only=True)
     except Exception as error:  # hostile bytes reach torch's own parsers, which raise whatever they like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AdapterFormatError(f"{path} cannot be read as a torch checkpoint: {reason[:200]}") from error
