@@ -13,7 +13,7 @@ from asym_analysis.errors import AdapterError
 
 __all__ = ["build_app", "main"]
 
-COMMANDS: tuple[str, ...] = ("compare", "bound", "certify", "report")
+COMMANDS: tuple[str, ...] = ("inspect", "compare", "bound", "certify", "report")
 
 
 def build_app() -> typer.Typer:
