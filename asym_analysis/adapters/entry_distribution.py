@@ -6,7 +6,7 @@ b, in proportion to |D| itself and not to its square, which shows a movement of 
 cannot show. The model has three unknowns: the relative movement m = |D|/|F0|; the correlation rho of D with F0,
 <D, F0>/(|D||F0|), which stretches the uniform part to [-(1 + rho m) b, (1 + rho m) b], or shrinks it as weight decay
 does; and how unevenly the rest of D is spread over the entries. Movement is given as its posterior mean and standard
-deviation, with m uniform, rho normal around 0 with standard deviation 0.25, and three spreads equally likely (the
+deviation, with m uniform, rho normal around 0 with standard deviation 0.25, and eight shapes equally likely (the
 variance's part is that of the theory notes: |A - A0|/|A0| ~ sqrt(3 d_in var(A) - 1) for rho = 0).
 
 For starts without an edge (Gaussian, orthonormal) only the mean square is left:
@@ -31,12 +31,23 @@ __all__ = ["Movement", "identify_start", "infer_movement"]
 
 CORRELATION_SPREAD = 0.25  # of rho before the entries are seen; within 0.35 in every run with a recorded start
 RESOLVED = 0.4  # largest standard error, relative to the estimate, that is still given; nor is less than 0.008
+NEGLIGIBLE = 30.0  # nats below the best shape at which another is left out
 CLEAR = 5.0  # nats by which all modules together must prefer a uniform start that no config records
 PRUNED = 0.01  # share of exact zeros, which neither a random start nor training gives
 CONTRADICTED = 0.01  # nats an entry by which noise alone may explain the entries better than a recorded uniform start
 
-# D's spread over the entries: (share of the entries, their standard deviation), of unit variance together
-SPREADS = (((1.0, 1.0),), ((0.8, 0.5), (0.2, 2.0)), ((0.95, math.sqrt(0.2 / 0.95)), (0.05, 4.0)))
+# Shapes that the entries of D may have, each of unit variance: (share of the entries, distance of their two centres
+# from zero, standard deviation around them). Adam's nearly equal steps give the first two; gradients that live on few
+# inputs the last five.
+SHAPES = (
+    ((1.0, math.sqrt(0.75), 0.5),),
+    ((1.0, math.sqrt(0.5), math.sqrt(0.5)),),
+    ((1.0, 0.0, 1.0),),
+    *(
+        ((share, 0.0, math.sqrt(energy / share)), (1 - share, 0.0, math.sqrt((1 - energy) / (1 - share))))
+        for share, energy in ((0.5, 0.8), (0.2, 0.8), (0.1, 0.92), (0.05, 0.8), (0.02, 0.95))
+    ),
+)
 MOVEMENTS = np.geomspace(0.004, 5.0, 64)
 CORRELATIONS = np.linspace(-0.8, 0.8, 27)
 FINE_MOVEMENTS = np.geomspace(0.004, 5.0, 600)
@@ -46,7 +57,7 @@ EDGES = np.unique(
         [np.linspace(0, 0.8, 21), np.linspace(0.8, 1.2, 241), np.linspace(1.2, 2, 41), np.geomspace(2, 60, 30)]
     )
 )
-SCALES = np.geomspace(0.05, 20, 400)
+SCALES = np.geomspace(0.05, 20, 200)
 
 _FROM_WEIGHTS = ("pissa", "olora", "mica", "loftq", "eva", "corda", "lora_ga")
 
@@ -164,16 +175,18 @@ def infer_movement(
     entries = factor.detach().double().numpy()
     rank, size = entries.shape
     if scheme == "kaiming_uniform":
-        log_density = _from_edges(_bins(entries, _bound(entries, which)))
-    else:
-        # Expected mean square of the start's entries, and how much the start's own mean square varies around it.
-        expected, sampling = {
-            "gaussian": (rank**-2.0, math.sqrt(2 / entries.size)),
-            "standard_normal": (1.0, math.sqrt(2 / entries.size)),
-            "orthonormal": (1 / size, 0.0),
-            "peft_orthogonal": (1 / 200, math.sqrt(4 / entries.size)),
-        }[scheme]
-        log_density = _from_mean_square(float((entries**2).mean()) / expected - 1, sampling)
+        bound = _bound(entries, which)
+        squares = 3 * (entries / bound) ** 2
+        observed, deviation = float(squares.mean()) - 1, float(squares.std()) / math.sqrt(entries.size)
+        return _movement(_from_edges(_bins(entries, bound)), observed, deviation)
+    # Expected mean square of the start's entries, and how much the start's own mean square varies around it.
+    expected, sampling = {
+        "gaussian": (rank**-2.0, math.sqrt(2 / entries.size)),
+        "standard_normal": (1.0, math.sqrt(2 / entries.size)),
+        "orthonormal": (1 / size, 0.0),
+        "peft_orthogonal": (1 / 200, math.sqrt(4 / entries.size)),
+    }[scheme]
+    log_density = _from_mean_square(float((entries**2).mean()) / expected - 1, sampling)
     return _movement(log_density)
 
 
@@ -185,12 +198,22 @@ def _bound(entries: np.ndarray, which: str) -> float:
     return 1 / math.sqrt(entries.shape[1] if which == "A" else entries.shape[0])
 
 
-def _movement(log_density: Float[np.ndarray, "m rho"]) -> Movement:
-    """Posterior mean, deviation and upper limit from a log density over FINE_MOVEMENTS x FINE_CORRELATIONS."""
+def _movement(
+    log_density: Float[np.ndarray, "m rho"], excess: float = math.nan, excess_deviation: float = math.nan
+) -> Movement:
+    """Posterior mean, deviation and upper limit from a log density over FINE_MOVEMENTS x FINE_CORRELATIONS.
+
+    `excess` is mean(F^2)/E mean(F0^2) - 1 as observed. Where the posterior misses it by more than its deviation, the
+    entries of D have none of the shapes of the model, and what is missing is added to the standard error.
+    """
     weight = np.exp(log_density - logsumexp(log_density))
     of_m, of_rho = weight.sum(1), weight.sum(0)
     mean = float(of_m @ FINE_MOVEMENTS)
     spread = math.sqrt(max(float(of_m @ (FINE_MOVEMENTS - mean) ** 2), 0.0))
+    if math.isfinite(excess):
+        predicted = float((weight * (FINE_MOVEMENTS[:, None] + 2 * FINE_CORRELATIONS) * FINE_MOVEMENTS[:, None]).sum())
+        missing = max(abs(excess - predicted) - excess_deviation, 0.0)
+        spread = math.hypot(spread, missing / (2 * mean))
     upper = float(FINE_MOVEMENTS[min(int(np.searchsorted(np.cumsum(of_m), 0.975)), len(of_m) - 1)])
     if upper > 0.98 * FINE_MOVEMENTS[-1]:
         return Movement(math.nan, math.nan, math.nan, math.nan, "moved too far: nothing of the start is left to see")
@@ -207,26 +230,35 @@ def _log_prior() -> Float[np.ndarray, "m rho"]:
 
 
 @lru_cache(maxsize=1)
-def _log_probabilities() -> Float[np.ndarray, "spread m rho bins"]:
-    """Log probability of each bin of |F|/b for every spread, movement and correlation of the coarse grids."""
+def _log_probabilities() -> Float[np.ndarray, "shape m rho bins"]:
+    """Log probability of each bin of |F|/b for every shape, movement and correlation of the coarse grids."""
     m, rho = MOVEMENTS[:, None], CORRELATIONS[None, :]
     half_width = np.maximum(1 + rho * m, 1e-3)[..., None]
     deviation = (m * np.sqrt((1 - rho**2) / 3))[..., None]
-    tables = []
-    for spread in SPREADS:
-        below = sum(share * _blurred(EDGES, half_width, scale * deviation) for share, scale in spread)
-        tables.append(np.log(np.maximum(np.diff(below, axis=-1, append=1.0), 1e-12)))
-    return np.stack(tables)
+    return np.stack([_log_bins(shape, half_width, deviation) for shape in SHAPES])
 
 
-def _blurred(edges: np.ndarray, half_width: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """P(|U + N| <= edge) for U uniform on [-half_width, half_width] and N normal."""
+def _log_bins(shape: Sequence[tuple[float, float, float]], half_width: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Log probabilities that |U + deviation N| falls in the bins, U uniform on [-half_width, half_width]."""
+    below = sum(
+        share * _blurred(sign * centre * deviation, half_width, scale * deviation) / 2
+        for share, centre, scale in shape
+        for sign in (-1, 1)
+    )
+    return np.log(np.maximum(np.diff(below, axis=-1, append=1.0), 1e-12))
+
+
+def _blurred(centre: np.ndarray, half_width: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """P(|U + N| <= edge) for every edge, with U uniform on [-half_width, half_width] and N normal."""
 
     def integral(z: np.ndarray) -> np.ndarray:  # of the normal distribution function
         return z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
 
-    upper, lower = integral((edges + half_width) / deviation), integral((edges - half_width) / deviation)
-    return deviation / half_width * (upper - lower) - 1
+    def below(edges: np.ndarray) -> np.ndarray:
+        upper, lower = (edges - centre + half_width) / deviation, (edges - centre - half_width) / deviation
+        return deviation / (2 * half_width) * (integral(upper) - integral(lower))
+
+    return below(EDGES) - below(-EDGES)
 
 
 def _bins(entries: np.ndarray, bound: float) -> np.ndarray:
@@ -235,11 +267,13 @@ def _bins(entries: np.ndarray, bound: float) -> np.ndarray:
 
 def _from_edges(counts: Float[np.ndarray, "bins"]) -> Float[np.ndarray, "m rho"]:
     """Log posterior density of a uniform start; its sum is the evidence, as the prior is normalized."""
+    likelihoods = _log_probabilities() @ counts
+    best = likelihoods.max(axis=(1, 2))
     grids = []
-    for likelihood in _log_probabilities() @ counts:
+    for likelihood in likelihoods[best > best.max() - NEGLIGIBLE]:
         spline = RectBivariateSpline(np.log(MOVEMENTS), CORRELATIONS, likelihood)
         grids.append(spline(np.log(FINE_MOVEMENTS), FINE_CORRELATIONS))
-    return logsumexp(np.stack(grids), axis=0) - math.log(len(SPREADS)) + _log_prior()
+    return logsumexp(np.stack(grids), axis=0) - math.log(len(SHAPES)) + _log_prior()
 
 
 def _edge_preference(entries: np.ndarray, bound: float) -> float:
@@ -249,12 +283,15 @@ def _edge_preference(entries: np.ndarray, bound: float) -> float:
 
 
 def _noise_evidence(counts: np.ndarray) -> float:
-    """Log evidence, on the same bins, of entries without a uniform part, of any scale, in the same three spreads."""
-    logs = []
-    for spread in SPREADS:
-        below = sum(share * (2 * ndtr(EDGES[None, :] / (scale * SCALES[:, None])) - 1) for share, scale in spread)
-        logs.append(np.log(np.maximum(np.diff(below, axis=-1, append=1.0), 1e-12)) @ counts)
-    return float(logsumexp(np.stack(logs)) - math.log(len(SPREADS) * len(SCALES)))
+    """Log evidence, on the same bins, of entries without a uniform part, of any scale, in the same shapes."""
+    table = _log_noise() @ counts
+    return float(logsumexp(table) - math.log(table.size))
+
+
+@lru_cache(maxsize=1)
+def _log_noise() -> Float[np.ndarray, "shape scale bins"]:
+    # A uniform part far narrower than the noise leaves the noise alone.
+    return np.stack([_log_bins(shape, np.asarray(1e-3), SCALES[:, None]) for shape in SHAPES])
 
 
 def _from_mean_square(excess: float, sampling: float) -> Float[np.ndarray, "m rho"]:

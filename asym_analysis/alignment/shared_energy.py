@@ -1,0 +1,175 @@
+"""How much of many adapters lies in one common subspace of inputs or outputs, with and without the shared start.
+
+Adapters that began from the same A0 share its rows whatever they learned. The energy of A alone then shows a common
+subspace that training had no part in; the energies of A - A0, and of the updates B(A - A0), do not (theory notes,
+section 3, on the confound of shared initializations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.initialization import same_start
+from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.errors import AdapterError
+from asym_analysis.results import Result, versions
+from asym_analysis.subspaces import updates
+
+__all__ = ["SharedEnergy", "shared_energy"]
+
+
+@dataclass(frozen=True, eq=False)
+class SharedEnergy(Result):
+    """Share of the adapters' energy in their best common subspace.
+
+    Attributes
+    ----------
+    frame
+        One row a module, quantity and rank: `energy`, and `null_mean` and `null_std` of the same with the directions
+        of every adapter drawn at random and its singular values kept.
+    settings
+        How it was made.
+    """
+
+    frame: pd.DataFrame
+    settings: Mapping[str, Any]
+
+    def summary(self) -> pd.DataFrame:
+        """Medians over the modules: one row a quantity and rank."""
+        grouped = self.frame.groupby(["quantity", "rank"], sort=False)[["energy", "null_mean"]]
+        return grouped.median().reset_index()
+
+
+def shared_energy(
+    adapters: AdapterSet | Iterable[Adapter],
+    ranks: Sequence[int] = (1, 4, 16),
+    *,
+    initial: Adapter | None = None,
+    draws: int = 20,
+    seed: int = 0,
+) -> SharedEnergy:
+    """Measure how much of the adapters lies in one common subspace, for A, for B and for the updates.
+
+    For matrices X_i (rows are directions, each scaled to Frobenius norm 1) the energy at rank k is the sum of the k
+    largest eigenvalues of sum_i X_i^T X_i over its trace. The quantities:
+
+    - "A", "B": rows of A, columns of B, as they stand;
+    - "A - A0": rows of A without the start, where it is known: `initial`, or what each adapter recorded;
+    - "A - mean": rows of A without their mean over the adapters, where all began from the same unknown A0. This takes
+      away whatever all learned alike as well: a lower bound;
+    - "inputs", "outputs": row and column space of the updates, weighted by their singular values, free of gauge;
+    - "inputs - A0": the same of B(A - A0).
+
+    Parameters
+    ----------
+    adapters
+        Two or more. "A - mean" needs one rank.
+    ranks
+        The k, each at least 1.
+    initial
+        The common start, where it is known and the adapters did not record it.
+    draws
+        Draws of the null.
+    seed
+        Of the null.
+
+    Raises
+    ------
+    AdapterError
+        If there are fewer than two adapters, or shapes differ.
+    ValueError
+        If a rank is below 1.
+
+    Examples
+    --------
+    >>> start = torch.eye(2, 64)
+    >>> runs = [Adapter.from_factors({"q": (start, torch.eye(32, 2).roll(2 * i, 0))}, name=str(i)) for i in range(4)]
+    >>> shared_energy(runs, ranks=[2]).frame[["quantity", "energy"]].values.tolist()[:2]
+    [['A', 1.0], ['B', 0.25]]
+    """
+    if any(rank < 1 for rank in ranks):
+        raise ValueError(f"ranks must be at least 1, not {list(ranks)}")
+    runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
+    if len(runs) < 2:
+        raise AdapterError("shared energy needs at least two adapters")
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for module in runs.modules:
+        held = [(run[module], _start(run, initial, module)) for run in runs if module in run]
+        if len({update.shape for update, _ in held}) > 1:
+            raise AdapterError(f"module {module}: shapes differ; adapters of one base model are needed")
+        for quantity, parts in _quantities(held).items():
+            units = [part / part.norm() for part in parts if part.any()]
+            if len(units) < 2:
+                continue
+            energies = _energies(units)
+            null = torch.stack([_energies(_redirected(units, generator)) for _ in range(draws)])
+            for k in ranks:
+                at = min(k, len(energies)) - 1
+                rows.append(
+                    {
+                        "module": module,
+                        "layer": layer_of(module),
+                        "projection": projection_of(module),
+                        "quantity": quantity,
+                        "rank": k,
+                        "adapters": len(units),
+                        "energy": energies[at].item(),
+                        "null_mean": null[:, at].mean().item(),
+                        "null_std": null[:, at].std().item(),
+                    }
+                )
+    settings = {"adapters": list(runs.names), "ranks": list(ranks), "draws": draws, "seed": seed}
+    return SharedEnergy(pd.DataFrame(rows).astype({"layer": "Int64"}), settings | {"versions": versions()})
+
+
+def _start(run: Adapter, initial: Adapter | None, module: str) -> Tensor | None:
+    source = initial if initial is not None else run.initial
+    return None if source is None or module not in source else source[module].A.double()
+
+
+def _quantities(held: list[tuple[LowRankUpdate, Tensor | None]]) -> dict[str, list[Tensor]]:
+    As = [update.A.double() for update, _ in held]
+    Bs = [update.B.double() for update, _ in held]
+    starts = [start for _, start in held if start is not None]
+    found = {"A": As, "B": [B.mT for B in Bs]}
+    spectra = [updates.thin_svd(A, B) for A, B in zip(As, Bs, strict=True)]
+    if len(starts) == len(As):
+        moved = [A - start for A, start in zip(As, starts, strict=True)]
+        found["A - A0"] = moved
+        learned = [updates.thin_svd(change, B) for change, B in zip(moved, Bs, strict=True)]
+        found["inputs - A0"] = [S[:, None] * Vh for _, S, Vh in learned]
+    elif len({A.shape for A in As}) == 1 and bool(same_start(torch.stack(As))[1].all()):
+        mean = torch.stack(As).mean(0)
+        found["A - mean"] = [A - mean for A in As]
+    found["inputs"] = [S[:, None] * Vh for _, S, Vh in spectra]
+    found["outputs"] = [S[:, None] * U.mT for U, S, _ in spectra]
+    return found
+
+
+def _energies(units: list[Tensor]) -> Float[Tensor, "k"]:
+    """Cumulative share of the eigenvalues of sum_i X_i^T X_i, from the smaller Gram matrix of the stacked rows."""
+    stacked = torch.cat(units)
+    gram = stacked @ stacked.mT if stacked.shape[0] <= stacked.shape[1] else stacked.mT @ stacked
+    values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+    return (values / values.sum()).cumsum(0)
+
+
+def _redirected(units: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """The same singular values along random orthonormal directions."""
+    drawn = []
+    for part in units:
+        values = torch.linalg.svdvals(part)
+        noise = torch.randn(part.shape[1], len(values), generator=generator, dtype=part.dtype)
+        drawn.append(values[:, None] * torch.linalg.qr(noise).Q.mT)
+    return drawn
