@@ -23,7 +23,7 @@ def finetune(
     out: Annotated[Path, typer.Option("--out", help="Where the runs and their table runs.csv are written.")] = Path(
         "runs"
     ),
-    only: Annotated[str | None, typer.Option("--only", help="Run only what has this text in its name.")] = None,
+    only: Annotated[str, typer.Option("--only", help="Run only what has this text in its name.")] = "",
     json: JsonFlag = False,
 ) -> None:
     """Train every run that CONFIG plans and is not finished yet; an interrupted sweep goes on where it stopped.
@@ -38,8 +38,7 @@ def finetune(
         say("\n".join(shipped_configs()))
         return
     prepare_training()
-    runs = [run for run in read_sweep(config, data=data) if only is None or only in run.name]
-    table = run_sweep(runs, out, progress=progress_wanted())
+    table = run_sweep(read_sweep(config, data=data), out, only=only, progress=progress_wanted())
     if json:
         write_json(table.to_dict(orient="records"))
     else:

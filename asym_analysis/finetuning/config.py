@@ -62,17 +62,17 @@ class FinetuneConfig:
     target_modules: tuple[str, ...]
     variant: str = "hB_0 hA_Km"
     rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    alpha: float | int = 16.0
+    dropout: float | int = 0.0
     seed: int = 0
     init_seed: int | None = None
-    learning_rate: float = 4e-4
-    epochs: float = 3.0
+    learning_rate: float | int = 4e-4
+    epochs: float | int = 3.0
     max_steps: int | None = None
     batch_size: int = 16
     gradient_accumulation: int = 1
-    warmup: float = 0.06
-    weight_decay: float = 0.0
+    warmup: float | int = 0.06
+    weight_decay: float | int = 0.0
     group_by_length: bool = False
     optimizer: Literal["adamw", "lorafa"] = "adamw"
     bf16: bool = False

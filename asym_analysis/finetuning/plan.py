@@ -85,7 +85,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[Pl
     unknown = set(plan) - {"settings", "runs", "grid", "search"}
     if unknown:
         raise AdapterError(
-            f"{source} has no use for {', '.join(sorted(unknown))}; it takes settings, runs, grid, search"
+            f"{source}: unknown {', '.join(sorted(unknown))}; a config has settings, runs, grid and search"
         )
     runs = []
     for name, changes, labels in _combinations(plan):

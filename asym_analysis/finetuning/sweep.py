@@ -17,7 +17,9 @@ __all__ = ["results_table", "run_sweep"]
 TABLE = "runs.csv"
 
 
-def run_sweep(runs: list[PlannedRun], folder: str | Path, *, progress: bool = False) -> pd.DataFrame:
+def run_sweep(
+    runs: list[PlannedRun], folder: str | Path, *, only: str = "", progress: bool = False
+) -> pd.DataFrame:
     """Run what is not finished yet, and write `runs.csv` after each run.
 
     An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes. Where the
@@ -29,6 +31,8 @@ def run_sweep(runs: list[PlannedRun], folder: str | Path, *, progress: bool = Fa
         From `read_sweep`.
     folder
         Each run gets a folder of its name in it.
+    only
+        Run only what has this text in its name; the table has the other finished runs as well.
     progress
         Show a bar over the runs.
 
@@ -38,8 +42,8 @@ def run_sweep(runs: list[PlannedRun], folder: str | Path, *, progress: bool = Fa
         See `results_table`.
     """
     folder = Path(folder)
-    _run_all(runs, runs, folder, progress)
-    best = _best_runs(runs, folder)
+    _run_all([run for run in runs if only in run.name], runs, folder, progress)
+    best = [run for run in _best_runs(runs, folder) if only in run.name]
     if best:
         _run_all(best, runs, folder, progress)
     return results_table(runs, folder)

@@ -227,6 +227,9 @@ def _write(
     layout = model.peft_config["default"]
     layout.base_model_name_or_path = config.base_model or config.model
     layout.inference_mode = True
+    # True promises PEFT's own start, which tools that reconstruct it rely on; any other is the user's own.
+    variant = Variant.parse(config.variant)
+    layout.init_lora_weights = (variant.A.initialization, variant.B.initialization) == ("kaiming", "zero")
     layout.save_pretrained(str(folder))
     with replacing(folder / METRICS) as part:
         part.write_text(json.dumps(plain(metrics), indent=1), encoding="utf-8")

@@ -94,7 +94,7 @@ class DomainTask(Task):
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
     data_folder: Path
     train_domains: tuple[str, ...]
-    held_out: float = 0.2
+    held_out: float | int = 0.2
     edge: int | None = None
     rows_seed: int = 0
     dataset: str = field(default="images")

@@ -110,8 +110,7 @@ class PronunciationTask(Task):
         order = np.random.default_rng(self.rows_seed).permutation(len(self._rows))
         chosen = [self._rows[i] for i in order[: self.train_rows + self.dev_rows]]
         encoded = [processor.encode(row["word"], row["phonemes"]) for row in chosen]
-        dev_rows = min(self.dev_rows, len(encoded) // 2)
-        return TaskData(Dataset.from_list(encoded[dev_rows:]), Dataset.from_list(encoded[:dev_rows]))
+        return TaskData(Dataset.from_list(encoded[self.dev_rows :]), Dataset.from_list(encoded[: self.dev_rows]))
 
     @override
     def collator(self, processor: SymbolTable) -> Any:

@@ -1,0 +1,180 @@
+"""Input moments against numpy, and the prediction against regression on real activations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning import advise, input_covariances, measured_capture, predict_asymmetry
+from asym_analysis.finetuning.covariance import InputMoment
+
+
+class Tagger(nn.Module):
+    """Two named layers, called with a mask as a language model is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(values)))
+
+
+def tagger_batches() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "values": torch.randn(3, 7, 6, generator=generator),
+            "attention_mask": (torch.rand(3, 7, generator=generator) < 0.7).long(),
+        }
+        for _ in range(4)
+    ]
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 20, 300])
+def test_streamed_moments_are_those_of_all_unpadded_inputs(max_bytes: int) -> None:
+    model, batches = Tagger(), tagger_batches()
+    model.train()
+    moments = input_covariances(model, batches, ["first", "second"], max_bytes=max_bytes)
+    assert model.training
+    kept = torch.cat([batch["values"][batch["attention_mask"].bool()] for batch in batches]).double()
+    hidden = torch.tanh(kept @ model.first.weight.double().T + model.first.bias.double()).detach()
+    for name, inputs in (("first", kept), ("second", hidden)):
+        assert moments[name].inputs == len(inputs)
+        assert torch.allclose(moments[name].second_moment, inputs.T @ inputs / len(inputs), atol=1e-6)
+
+
+def test_modules_are_found_under_any_prefix_and_absent_ones_are_refused() -> None:
+    model, batches = Tagger(), tagger_batches()
+    assert input_covariances(model, batches, ["encoder.first"])["encoder.first"].inputs
+    with pytest.raises(AdapterError, match="no module third"):
+        input_covariances(model, batches, ["third"])
+    with pytest.raises(ValueError, match="as a list"):
+        input_covariances(model, iter(batches), ["first", "second"], max_bytes=300)
+
+
+def problem(power: float, seed: int, d_in: int = 40, d_out: int = 24, rank: int = 4) -> tuple[Adapter, InputMoment]:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(d_in, d_in, generator=generator, dtype=torch.float64)).Q
+    variances = torch.arange(1, d_in + 1, dtype=torch.float64) ** -power
+    A = torch.randn(rank, d_in, generator=generator)
+    B = torch.randn(d_out, rank, generator=generator)
+    adapter = Adapter.from_factors({"layer.0.query": (A, B)}, scaling=2.0)
+    return adapter, InputMoment((basis * variances) @ basis.T, 1000)
+
+
+@given(power=st.floats(0.3, 1.5), seed=st.integers(0, 50), rank=st.integers(2, 12))
+def test_the_prediction_is_the_mean_over_random_projections(power: float, seed: int, rank: int) -> None:
+    adapter, moment = problem(power, seed)
+    row = predict_asymmetry(adapter, {"layer.0.query": moment}, rank=rank).frame.iloc[0]
+    delta = adapter["layer.0.query"].delta().double().numpy()
+    root = np.linalg.cholesky(moment.second_moment.numpy())
+    signal = (delta @ root) ** 2
+    rng = np.random.default_rng(seed)
+    kept = []
+    for _ in range(60):
+        # P projects onto the range of root^T Q^T; the gain is |delta root P|^2.
+        projector = np.linalg.qr(root.T @ rng.standard_normal((40, rank)))[0]
+        kept.append(((delta @ root @ projector) ** 2).sum() / signal.sum())
+    assert row["signal"] == pytest.approx(signal.sum(), rel=1e-6)
+    standard_error = np.std(kept, ddof=1) / np.sqrt(60)
+    assert abs(row["random_A"] - np.mean(kept)) < 5 * standard_error + 0.03 * np.mean(kept)
+    assert row["random_B"] == pytest.approx(rank / 24)
+    assert row["asymmetry_index"] == pytest.approx(row["random_A"] * 24 / rank)
+    assert row["best_A"] == pytest.approx(1.0 if rank >= 4 else row["best_A"])
+    assert row["random_A"] <= row["best_A"] + 1e-9
+    assert row["principal_A"] <= row["best_A"] + 1e-9
+
+
+def test_isotropic_square_inputs_have_no_asymmetry() -> None:
+    adapter, _ = problem(1.0, 0, d_in=24)
+    row = predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(24).double(), 9)}).frame.iloc[0]
+    assert row["asymmetry_index"] == pytest.approx(1.0)
+
+
+def test_best_a_is_the_reduced_rank_optimum() -> None:
+    adapter, moment = problem(0.7, 3)
+    row = predict_asymmetry(adapter, {"layer.0.query": moment}, rank=2).frame.iloc[0]
+    root = np.linalg.cholesky(moment.second_moment.numpy())
+    values = np.linalg.svd(adapter["layer.0.query"].delta().double().numpy() @ root, compute_uv=False) ** 2
+    assert row["best_A"] == pytest.approx(values[:2].sum() / values.sum(), rel=1e-6)
+
+
+def test_an_update_of_zero_has_no_fractions() -> None:
+    adapter = Adapter.from_factors({"layer.0.query": (torch.ones(2, 5), torch.zeros(4, 2))})
+    row = predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(5).double(), 9)}).frame.iloc[0]
+    assert row["signal"] == 0
+    assert np.isnan(row["random_A"])
+
+
+def test_missing_and_misfitting_covariances_are_refused() -> None:
+    adapter, _ = problem(1.0, 0)
+    with pytest.raises(AdapterError, match=r"no input covariance for 1 modules, layer\.0\.query"):
+        predict_asymmetry(adapter, {})
+    with pytest.raises(AdapterError, match="width 3, A has 40"):
+        predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(3).double(), 9)})
+
+
+def test_advice_adds_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factors = {
+        f"layer.{i}.query": (torch.randn(2, 10, generator=generator), 10.0**i * torch.randn(6, 2, generator=generator))
+        for i in range(3)
+    }
+    adapter = Adapter.from_factors(factors)
+    prediction = predict_asymmetry(adapter, dict.fromkeys(factors, InputMoment(torch.eye(10).double(), 9)))
+    result = advise(prediction, tolerance=0.05)
+    # The update of layer 2 outweighs the others by a factor of 100: only theirs may be lost.
+    assert list(result.frame["module"]) == list(factors)
+    assert list(result.frame["freeze_A"]) == [True, True, False]
+    assert list(result.frame["saved_parameters"]) == [20, 40, 60]
+    assert result.frame["bound_factor"].iloc[-1] == pytest.approx(np.sqrt(6 / 16))
+    assert result.frame["predicted_cost"].iloc[-1] == pytest.approx(0.8)  # 1 - r/d for isotropic inputs
+    assert int(result.summary()["freeze_A"].iloc[0]) == 2
+    assert not advise(prediction, tolerance=0.0).frame["freeze_A"].any()
+
+
+def test_real_activations_keep_what_is_predicted(shared_models: Path, shared_datasets: Path) -> None:
+    """Goal of the prediction: median relative error over modules at most 5% against regression on the activations."""
+    transformers = pytest.importorskip("transformers")
+    folder = shared_models / "stories260K"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    text = next((shared_datasets / "tinystories_excerpt").glob("*.txt")).read_text()
+    ids = tokenizer(text)["input_ids"][:4096]
+    batches = [{"input_ids": torch.tensor([ids[i : i + 256]])} for i in range(0, len(ids) - 255, 256)]
+    names = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(5) for p in "qv"]
+    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: inputs[name].append(x[0][0]))
+        for name in names
+    ]
+    moments = input_covariances(model, batches, names)
+    for handle in handles:
+        handle.remove()
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for name in names:
+        # An update as training makes it: B from random A by one step on a random output signal of the inputs.
+        weight = model.get_submodule(name).weight
+        A = torch.randn(8, weight.shape[1], generator=generator) / 8
+        factors[name] = (A, torch.randn(weight.shape[0], 8, generator=generator))
+    adapter = Adapter.from_factors(factors)
+    frame = predict_asymmetry(adapter, moments).frame.set_index("module")
+    errors = []
+    for name in names:
+        kept = measured_capture(adapter[name], torch.cat(inputs[name]), 8, draws=60, seed=1)
+        errors.append(abs(frame.loc[name, "random_A"] / kept.mean() - 1))
+    assert np.median(errors) < 0.05, json.dumps(dict(zip(names, errors, strict=True)))
