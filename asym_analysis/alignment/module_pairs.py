@@ -17,7 +17,7 @@ from asym_analysis.errors import AdapterError, AdapterValueError
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
 from asym_analysis.subspaces.updates import thin_svd
 
-__all__ = ["ModulePairs", "ModuleTask", "compare_module"]
+__all__ = ["ModulePairs", "ModuleTask", "all_pairs", "compare_module", "factor_frames"]
 
 Source = ModuleSource | LowRankUpdate | None
 
@@ -31,7 +31,7 @@ class ModuleTask:
 
     `sources` holds, for each adapter in order, its factors still in their file, the factors themselves, or None where
     the adapter lacks the module; `starts` the same of the factors from which training started, and is empty where they
-    are not asked for.
+    are not asked for. `mark_starts` asks which pairs began from the same A.
     """
 
     module: str
@@ -42,6 +42,7 @@ class ModuleTask:
     device: str
     starts: tuple[Source, ...] = ()
     subtract_initial: bool = False
+    mark_starts: bool = True
 
     def with_factors_read(self) -> ModuleTask:
         """The same task with every tensor in memory, for workers that cannot open the files."""
@@ -82,7 +83,7 @@ class ModulePairs:
     spreads
         (Tr C, Tr C^3) by factor and adapter, for measures whose law under chance depends on it; NaN for others.
     same_start
-        1 where two adapters began from the same factor, 0 where not, -1 where that cannot be told.
+        1 where two adapters began from the same A, 0 where not, -1 where that cannot be told or was not asked for.
     """
 
     values: Float[np.ndarray, "factors pairs"]
@@ -103,7 +104,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     """
     updates = task.updates()
     members = list(updates)
-    started = _same_start([updates[index].A for index in members])
+    started = _same_start([updates[index].A for index in members]) if task.mark_starts else -1
     if task.subtract_initial:
         updates = _movements(task, updates)
     count = len(task.sources)
@@ -115,7 +116,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     shapes = {index: update.shape for index, update in updates.items()}
     for row, factor in enumerate(task.factors):
         sizes.append(_common_size(task, factor, shapes))
-        frames = _frames(measure, factor, [updates[index] for index in members], task.device)
+        frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
         square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
         square[np.ix_(members, members)] = all_pairs(measure, frames).cpu().numpy()
         values.append(square[upper])
@@ -127,7 +128,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), spreads, marks[upper])
 
 
-def _frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
+def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
     """Prepare one factor of every update; those of one shape in one batch, all in the widest of their dtypes."""
     dtype = torch.float64 if any(update.A.dtype == torch.float64 for update in updates) else torch.float32
     by_rank: dict[int, list[int]] = {}

@@ -22,6 +22,7 @@ from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
 
 __all__ = ["compare_subspaces"]
 
+START_MODULES = 8  # modules, evenly spread, that tell which pairs share a start; `shared_initialization` looks at all
 IN_FLIGHT = 8  # modules handed to an executor at a time, so that their factors never fill the memory
 
 
@@ -104,7 +105,11 @@ def compare_subspaces(
         "adapters": runs.table.to_dict(orient="list"),
         "modules": list(modules),
     }
-    tasks = {module: _task(runs, module, chosen, measure, subtract_initial, device or "cpu") for module in modules}
+    marked = {modules[index] for index in np.linspace(0, len(modules) - 1, START_MODULES).round().astype(int)}
+    tasks = {
+        module: _task(runs, module, chosen, measure, subtract_initial, device or "cpu", module in marked)
+        for module in modules
+    }
     bar = partial(tqdm, total=len(modules), unit="module", disable=not progress)
     if store is None:
         found = dict(bar(_results(tasks.values(), executor)))
@@ -153,7 +158,13 @@ def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]
 
 
 def _task(
-    runs: AdapterSet, module: str, factors: tuple[str, ...], measure: str, subtract_initial: bool, device: str
+    runs: AdapterSet,
+    module: str,
+    factors: tuple[str, ...],
+    measure: str,
+    subtract_initial: bool,
+    device: str,
+    mark_starts: bool,
 ) -> ModuleTask:
     starts: tuple[Adapter | None, ...] = tuple(run.initial for run in runs) if subtract_initial else ()
     return ModuleTask(
@@ -165,6 +176,7 @@ def _task(
         measure=measure,
         subtract_initial=subtract_initial,
         device=device,
+        mark_starts=mark_starts,
     )
 
 

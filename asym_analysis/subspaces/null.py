@@ -8,12 +8,17 @@ a few per cent of the simulated 99% point elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from scipy import special
+from scipy.interpolate import CubicSpline
 
+MANY = 1000  # values, from which interpolation pays
+SMOOTH = 150.0  # least second parameter for which the logarithm of the tail is smooth down to where it vanishes
+LEAST_TAIL = 1e-290
 Number = float | Float[np.ndarray, "n"]
 
 __all__ = [
@@ -80,7 +85,7 @@ class BetaNull:
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         """Probability of a value at least as large; 1 where the null is a single point."""
         alpha, beta = self.shape
-        tail = special.betaincc(alpha, beta, np.clip((values - self.low) / max(self.high - self.low, 1e-150), 0, 1))
+        tail = _beta_tail(alpha, beta, np.clip((values - self.low) / max(self.high - self.low, 1e-150), 0, 1))
         return np.where(np.asarray(self.std) > 0, tail, np.where(np.isnan(values), np.nan, 1.0))
 
     def critical_value(self, level: float) -> Number:
@@ -89,6 +94,27 @@ class BetaNull:
         quantile = self.low + (self.high - self.low) * special.betainccinv(alpha, beta, level)
         found = np.where(np.asarray(self.std) > 0, quantile, self.mean)
         return float(found) if found.ndim == 0 else found
+
+
+def _beta_tail(alpha: Number, beta: Number, x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Probability that a Beta variable exceeds x: of many values in a space of many dimensions, by interpolation.
+
+    The incomplete Beta function costs microseconds a value, more than all else in a table. The spline is within 1e-5 of
+    it, relatively; tails below 1e-290 are 0.
+    """
+    if np.ndim(alpha) or x.size <= MANY or beta < SMOOTH:
+        return special.betaincc(alpha, beta, x)
+    end, spline = _tail_spline(float(alpha), float(beta))
+    place = np.sqrt(x)
+    return np.where(place > end, 0.0, np.exp(spline(place)))
+
+
+@lru_cache(maxsize=256)
+def _tail_spline(alpha: float, beta: float) -> tuple[float, CubicSpline]:
+    """The logarithm of the tail as a spline of sqrt(x), smooth at 0 even for alpha = 1/2, and where it ends."""
+    end = float(np.sqrt(special.betainccinv(alpha, beta, LEAST_TAIL)))
+    nodes = np.linspace(0.0, end, 4097)
+    return end, CubicSpline(nodes, np.log(special.betaincc(alpha, beta, nodes**2)))
 
 
 def overlap_null(p: int, q: int, d: int) -> BetaNull:

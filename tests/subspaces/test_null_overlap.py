@@ -74,3 +74,13 @@ def test_beta_null_matches_scipy() -> None:
     law = stats.beta(alpha, beta, loc=0.1, scale=0.8)
     assert (law.mean(), law.std()) == pytest.approx((0.3, 0.1))
     np.testing.assert_allclose(null.p_value(np.linspace(0.1, 0.9, 9)), law.sf(np.linspace(0.1, 0.9, 9)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("p", "q", "d"), [(8, 8, 1024), (1, 1, 400), (4, 16, 4096)])
+def test_many_p_values_at_once_are_those_of_each(p: int, q: int, d: int) -> None:
+    null = overlap_null(p, q, d)
+    values = np.concatenate([np.linspace(0, 1, 600), null.mean + null.std * np.linspace(-3, 30, 600), [np.nan]])
+    values = np.clip(values, 0, 1)
+    together = null.p_value(values)
+    alone = np.array([null.p_value(values[i : i + 1])[0] for i in range(len(values))])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-200)

@@ -1,0 +1,168 @@
+"""All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
+
+Everything is timed in one run, the parts taking turns, and each part's best time counts: other work on the machine slows
+all of them. The scipy loop is timed on a random sample of the pairs and multiplied up.
+
+    python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64
+    python benchmarks/all_pairs.py --adapters 1000 --folder /tmp/thousand   # written once, then streamed from disk
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from scipy.linalg import subspace_angles
+
+from asym_analysis.adapters import Adapter, AdapterSet
+from asym_analysis.alignment.module_pairs import all_pairs, factor_frames
+from asym_analysis.alignment.pairwise import compare_subspaces
+from asym_analysis.subspaces.measures import measure_named
+
+RANK, SIZE = 8, 1024
+
+
+def adapters(count: int, modules: int, dtype: torch.dtype) -> AdapterSet:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    return AdapterSet(
+        Adapter.from_factors(
+            {f"encoder.layer.{m}.query": (draw(RANK, SIZE), draw(SIZE, RANK)) for m in range(modules)}, name=f"run {i}"
+        )
+        for i in range(count)
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def best(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, work in parts.items():
+            times[name].append(seconds(work))
+    return {name: min(values) for name, values in times.items()}
+
+
+def scipy_loop(runs: AdapterSet, pairs: int) -> Callable[[], object]:
+    generator = np.random.default_rng(0)
+    modules = list(runs.modules)
+    chosen = [
+        (*generator.choice(len(runs), 2, replace=False), modules[generator.integers(len(modules))])
+        for _ in range(pairs)
+    ]
+    read = {(i, m): runs[int(i)][m] for a, b, m in chosen for i in (a, b)}
+    factors = {key: (update.A.numpy().T, update.B.numpy()) for key, update in read.items()}
+
+    def loop() -> None:
+        for i, j, m in chosen:
+            for x, y in zip(factors[i, m], factors[j, m], strict=True):
+                (np.cos(subspace_angles(x, y)) ** 2).mean()
+
+    return loop
+
+
+def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: int) -> None:
+    runs = adapters(count, modules, dtype)
+    stack = torch.randn(count * RANK, SIZE, dtype=dtype)
+    held = {m: [run[m] for run in runs] for m in runs.modules}
+    pairs = count * (count - 1) // 2
+
+    overlap = measure_named("overlap")
+
+    def bare() -> None:
+        for _ in range(2 * modules):
+            stack @ stack.mT
+
+    def compute() -> None:
+        for updates in held.values():
+            for factor in ("A", "B"):
+                all_pairs(overlap, factor_frames(overlap, factor, updates, "cpu"))
+
+    parts = {
+        "bare": bare,
+        "compute": compute,
+        "with reading": lambda: compare_subspaces(runs),
+        "with the frame": lambda: compare_subspaces(runs).frame,
+    }
+    times = best(parts, rounds)
+    one = best({"scipy": scipy_loop(runs, sample)}, rounds)["scipy"] / sample * pairs * modules
+    print(f"\n{count} adapters, {modules} modules, rank {RANK}, d = {SIZE}, {dtype}: {2 * modules * pairs:,} values")
+    print(f"  bare matrix products            {times['bare']:8.2f} s   {torch.get_num_threads()} thread(s)")
+    for name in ("compute", "with reading", "with the frame"):
+        print(f"  {name:30s}  {times[name]:8.2f} s   {times[name] / times['bare']:6.2f} times the bare products")
+    print(f"  scipy loop (from {sample} pairs)      {one:8.1f} s   {one / times['compute']:6.0f} times compute")
+    print(f"  {'':30s}  {'':8s}     {one / times['with reading']:6.0f} times compute with reading")
+    print(f"  per pair and module, with reading {times['with reading'] / pairs / modules * 1e6:.2f} microseconds")
+
+
+def write(folder: Path, count: int, modules: int) -> None:
+    """Adapters as PEFT writes them, in half precision."""
+    generator = torch.Generator().manual_seed(1)
+    for i in range(count):
+        target = folder / f"run-{i:04d}"
+        if (target / "adapter_model.safetensors").exists():
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for m in range(modules):
+            stem = f"base_model.model.encoder.layer.{m}.query"
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(RANK, SIZE, generator=generator).half()
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(SIZE, RANK, generator=generator).half()
+        save_file(tensors, target / "adapter_model.safetensors")
+        (target / "adapter_config.json").write_text(
+            f'{{"peft_type": "LORA", "r": {RANK}, "lora_alpha": {RANK}, "target_modules": ["query"]}}'
+        )
+
+
+def streamed(folder: Path, count: int, modules: int) -> None:
+    from asym_analysis.adapters.load import load_adapters
+
+    write(folder, count, modules)
+    few, many = (load_adapters(sorted(folder.glob("run-*"))[:n]) for n in (100, count))
+    costs = {}
+    for runs in (few, many):
+        store = folder / f"store-{len(runs)}"
+        shutil.rmtree(store, ignore_errors=True)
+        taken = seconds(lambda runs=runs, store=store: compare_subspaces(runs, store=store, progress=True))
+        pairs = len(runs) * (len(runs) - 1) // 2
+        costs[len(runs)] = taken / pairs / modules * 1e6
+        print(f"{len(runs)} adapters from disk: {taken:.1f} s, {costs[len(runs)]:.2f} microseconds a pair and module")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"cost of a pair at {count} adapters: {costs[count] / costs[100]:.2f} times that at 100; peak memory {peak:.2f} GB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--adapters", type=int, default=100)
+    parser.add_argument("--modules", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=200, help="pairs of the scipy loop")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="stream adapters from files written here")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.folder:
+        streamed(options.folder, options.adapters, options.modules)
+        return
+    for dtype in (torch.float32, torch.float64):
+        hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)
+
+
+if __name__ == "__main__":
+    main()
