@@ -67,6 +67,8 @@ def read_checkpoint(checkpoint: Checkpoint, dialect: str | Dialect = "auto") -> 
 def _choose(checkpoint: Checkpoint, dialect: str | Dialect) -> Dialect:
     if not isinstance(dialect, str):
         return dialect
+    if not checkpoint.tensors:
+        raise AdapterError(f"{checkpoint.source} holds no tensor: the adapter was saved empty, so save it again")
     if dialect == "auto":
         known = next((candidate for candidate in DIALECTS if candidate.recognizes(checkpoint)), None)
         if known is None:

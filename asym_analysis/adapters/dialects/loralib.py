@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.block_diagonal import MergedLinear
@@ -11,9 +13,14 @@ from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.names import factor_name
 from asym_analysis.adapters.dialects.peft_config import PeftConfig
-from asym_analysis.errors import AdapterValueError
+from asym_analysis.errors import AdapterValueError, NotAnAdapterError
 
 __all__ = ["LoralibDialect"]
+
+_OWN = re.compile(
+    r"(?:\.(?:linear|base|base_layer|original_layer|original_linear|original|orig|to_wrap|module))?"
+    r"(?:\.parametrizations\.weight\.original|\.weight|\.bias)$"
+)
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,8 @@ class LoralibDialect:
                 ledger.refuse(tensor, f"a second {name.part} of {name.module}")
             else:
                 groups[name.module][name.part] = tensor
-        for tensor in rest:
-            owner = tensor.removesuffix(".linear.weight").removesuffix(".weight")
-            if owner in groups and tensor != owner:
-                ledger.ignore(tensor, "frozen base weight of an adapted module")
-            else:
-                ledger.keep(tensor, tensor, "trained beside the adapter")
-        config = PeftConfig(checkpoint.config)
+        _account_for(ledger, rest, groups)
+        config = PeftConfig(_as_peft(checkpoint.config))
         transposed = _transposed(ledger, groups)
         for module, parts in groups.items():
             try:
@@ -64,6 +66,35 @@ class LoralibDialect:
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
         return ledger.reading(config.metadata | {"scaling": config.scaling_source})
+
+
+def _is_fused(config: PeftConfig, module: str) -> bool:
+    """AdapterHub lists the fused parts for every model, most of which have separate projections."""
+    return "attn_matrices" not in config.values or module.endswith(("c_attn", "query_key_value", "Wqkv", "qkv"))
+
+
+def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, object]) -> None:
+    """Where the adapted modules' own weights are in the file, it is the state dict of a whole model."""
+    whole_model = any(_OWN.sub("", tensor) in groups for tensor in rest)
+    for tensor in rest:
+        if _OWN.sub("", tensor) in groups:
+            ledger.ignore(tensor, "base weight of an adapted module")
+        elif whole_model:
+            ledger.ignore(tensor, "the file is the state dict of a whole model, and does not say what else was trained")
+        else:
+            ledger.keep(tensor, tensor, "trained beside the adapter")
+
+
+def _as_peft(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of AdapterHub's `adapters`, which is nested and names the fused projections, beside PEFT's own."""
+    inner = config.get("config")
+    values = {**config, **(inner if isinstance(inner, Mapping) else {})}
+    if values.get("composition_mode") == "scale":
+        raise NotAnAdapterError("this adapter config has composition_mode 'scale', which is IA3: it adds no B·A")
+    fused = values.get("attn_matrices")
+    if isinstance(fused, list) and "enable_lora" not in values:
+        values["enable_lora"] = [name in fused for name in "qkv"]
+    return values
 
 
 def _transposed(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> bool:
@@ -86,7 +117,7 @@ def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[
         raise AdapterValueError(f"A {A} and B {B} are no matrices")
     rank = A[1] if transposed else A[0]
     factorize: Factorization = Pair(transposed, transposed)
-    if not transposed and config.enable_lora and A[0] == B[1] * sum(config.enable_lora):
+    if not transposed and config.enable_lora and A[0] == B[1] * sum(config.enable_lora) and _is_fused(config, module):
         factorize, rank = MergedLinear(config.enable_lora), B[1]
     elif not transposed and A[0] != B[1] and A[0] % B[1] == 0:
         raise AdapterValueError(

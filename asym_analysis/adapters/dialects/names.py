@@ -20,11 +20,14 @@ _WORDS = {
     "lora_out": "B",
     "linear_a": "A",
     "linear_b": "B",
+    "weight_a": "A",
+    "weight_b": "B",
     "w_a": "A",
     "w_b": "B",
 }
 _WORD = re.compile(rf"(?:(?<=[._:/])|^)({'|'.join(_WORDS)})(?=[._:/]|$)")
 _LETTER = re.compile(r"(?<=[._:/])([AB])(?=$|\.weight$)")
+_WRAPPERS = re.compile(r"(?:\.(?:lora|lora_layer|adapter|default)|\.loras\.[^.]+|\.parametrizations\.weight\.0)$")
 _SEPARATORS = re.compile(r"^[._:/]+|[._:/]+$|(?<=[._:/])[._:/]+")
 
 
@@ -56,8 +59,8 @@ def factor_name(tensor: str) -> FactorName | None:
     'transformer.h.0.attn.c_attn'
     >>> factor_name("encoder.0.query_lora_b.weight")
     FactorName(module='encoder.0.query', part='B', certain=True)
-    >>> factor_name("w_a_007").module
-    '007'
+    >>> factor_name("w_a_007").module, factor_name("h.0.attn.query.loras.sst2.lora_A").module
+    ('007', 'h.0.attn.query')
     """
     words = list(_WORD.finditer(tensor)) or list(_LETTER.finditer(tensor))
     if not words:
@@ -66,6 +69,5 @@ def factor_name(tensor: str) -> FactorName | None:
     part = _WORDS.get(word[1], word[1])
     rest = tensor[: word.start()] + tensor[word.end() :].removesuffix(".weight")
     module = _SEPARATORS.sub("", rest)
-    for wrapper in (".lora", ".adapter", ".parametrizations.weight.0", ".default"):
-        module = module.removesuffix(wrapper)
+    module = _WRAPPERS.sub("", module)
     return FactorName(module or "weight", part, word[1] in _WORDS)

@@ -108,6 +108,8 @@ def test_what_is_no_lora_is_refused_by_name(
 def test_unknown_names(read: Callable[..., Adapter]) -> None:
     with pytest.raises(AdapterError, match="PatternDialect"):
         read({"alpha_thing": A, "beta_thing": B, "gamma_thing": A})
+    with pytest.raises(AdapterError, match="saved empty"):
+        read({})
     with pytest.raises(AdapterError, match="unknown dialect"):
         read(PEFT, dialect="pfet")
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.errors import AdapterError
+from asym_analysis.errors import AdapterError, NotAnAdapterError
 
 A, B = torch.randn(2, 5), torch.randn(6, 2)
 Q = "model.layers.0.self_attn.q_proj"
@@ -91,6 +91,9 @@ class TestLoralib:
             ("encoder.query_lora_A.weight", "encoder.query_lora_B.weight", "encoder.query"),
             ("blocks.0.attn.qkv.linear_a_q.weight", "blocks.0.attn.qkv.linear_b_q.weight", "blocks.0.attn.qkv.q"),
             ("w_a_003", "w_b_003", "003"),
+            ("3.lora_A", "3.lora_B", "3"),
+            ("fc.parametrizations.weight.0.lora_A", "fc.parametrizations.weight.0.lora_B", "fc"),
+            ("layer_0.q_proj.lora_layer.lora_A", "layer_0.q_proj.lora_layer.lora_B", "layer_0.q_proj"),
             ("fc.A", "fc.B", "fc"),
         ],
     )
@@ -129,6 +132,27 @@ class TestLoralib:
     def test_merged_linear_without_its_flags(self, read: Callable[..., Adapter]) -> None:
         with pytest.raises(AdapterError, match="enable_lora"):
             read({"h.attn.lora_A": torch.randn(4, 5), "h.attn.lora_B": torch.randn(8, 2)})
+
+    def test_adapter_hub(self, read: Callable[..., Adapter]) -> None:
+        """`loras.<name>`, a nested config; the fused projections that it lists are fused in some models only."""
+        config = {
+            "name": "sst2",
+            "config": {"r": 2, "alpha": 6, "attn_matrices": ["q", "v"], "composition_mode": "add"},
+        }
+        tensors = {"h.query.loras.sst2.lora_A": A, "h.query.loras.sst2.lora_B": B}
+        torch.testing.assert_close(read(tensors, config)["h.query"].delta(), 3.0 * B @ A)
+        fused = {"h.c_attn.loras.sst2.lora_A": torch.randn(4, 5), "h.c_attn.loras.sst2.lora_B": torch.randn(8, 2)}
+        assert read(fused, config)["h.c_attn"].shape == (12, 5)
+        config["config"]["composition_mode"] = "scale"
+        with pytest.raises(NotAnAdapterError, match="IA3"):
+            read(tensors, config)
+
+    def test_whole_model(self, read: Callable[..., Adapter]) -> None:
+        tensors = {"q.lora_A": A, "q.lora_B": B, "q.linear.weight": torch.zeros(6, 5), "norm.weight": torch.zeros(5)}
+        adapter = read(tensors)
+        assert set(adapter.coverage.ignored) == {"q.linear.weight", "norm.weight"}
+        assert not adapter.extras
+        assert set(read({"q.lora_A": A, "q.lora_B": B, "head.weight": A}).extras) == {"head.weight"}
 
     def test_only_one_factor(self, read: Callable[..., Adapter]) -> None:
         with pytest.raises(AdapterError, match="A without its B"):
