@@ -10,15 +10,12 @@ Three loops are timed on fewer draws and scaled up, all in processor time of one
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from time import process_time
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = "1"
-
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from asym_analysis.least_squares import power_law, simulate, synthetic_problem
 
@@ -68,7 +65,11 @@ def main() -> None:
     fast = seconds(batched)
     print(f"d = {DIMENSION}, rank {RANK}, {DRAWS:,} draws, one thread, float64")
     print(f"{'simulate':16s} {fast:8.2f} s   mean loss {losses['simulate']:.4f}")
-    for name, one, draws in (("by definition", by_definition, 200), ("one fit", one_fit, 400), ("hoisted", hoisted, 1000)):
+    for name, one, draws in (
+        ("by definition", by_definition, 200),
+        ("one fit", one_fit, 400),
+        ("hoisted", hoisted, 1000),
+    ):
         sample: list[float] = []
         slow = seconds(lambda one=one, draws=draws, sample=sample: sample.extend(one() for _ in range(draws)))
         total = slow * DRAWS / draws
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):
+        main()

@@ -67,13 +67,15 @@ def simulate(
         typer.Option(help="Of the spectrum: exponent (1), rate (0.1), height of four spikes (10) or rank (d_in / 4)."),
     ] = None,
     alignment: Annotated[
-        float, typer.Option(help="Signal in input component i is the spectrum to this power; 1: update blind to inputs.")
+        float,
+        typer.Option(help="Signal in input component i is the spectrum to this power; 1: update blind to inputs."),
     ] = 1.0,
     noise_variance: Annotated[float, typer.Option(min=0.0, help="Of every output.")] = 0.0,
     rank: Annotated[str, typer.Option(help="Ranks, separated by commas.")] = "2,4,8,16",
     tuned: Annotated[str, typer.Option(help="Factors to tune, separated by commas: A, B, both.")] = "A,B,both",
     samples: Annotated[
-        str | None, typer.Option(help="Training-set sizes, separated by commas: losses after fitting, at the first rank.")
+        str | None,
+        typer.Option(help="Training-set sizes, separated by commas: losses after fitting, at the first rank."),
     ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Random frozen factors.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers; the same seed gives the same table.")] = 0,
@@ -110,7 +112,10 @@ def simulate(
     _deliver(table, as_json, out, f"least squares, {spectrum.value} inputs, d_in {d_in}, d_out {d_out}")
     if not as_json:
         for r in ranks:
-            say(f"rank {r}: tuning B gains {index[r]:.3g} times what tuning A gains, and wins with probability {wins[r]:.3g}")
+            say(
+                f"rank {r}: tuning B gains {index[r]:.3g} times what tuning A gains, "
+                f"and wins with probability {wins[r]:.3g}"
+            )
     return DONE
 
 

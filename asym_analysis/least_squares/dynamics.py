@@ -124,8 +124,8 @@ def initialization_scales(d_out: int, rank: int) -> pd.DataFrame:
 
     Notes
     -----
-    Theory notes, sections 1.5 and 6.5 (torch's `kaiming_uniform_(a=sqrt(5))`: entries uniform on +-1/sqrt(fan_in)). That
-    this explains the poor results of a frozen Kaiming B in the paper is a hypothesis of those notes.
+    Theory notes, sections 1.5 and 6.5 (torch's `kaiming_uniform_(a=sqrt(5))`: entries uniform on +-1/sqrt(fan_in)).
+    That this explains the poor results of a frozen Kaiming B in the paper is a hypothesis of those notes.
 
     Examples
     --------

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
+from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned
 from asym_analysis.least_squares.retention import effective_dimension_penalty
 from asym_analysis.least_squares.theory import expected_loss
 
@@ -59,9 +59,9 @@ def expected_finite_sample_loss(
     rank, samples
         Of the update, and of the training set.
     tuned
-        "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of U^T y on x, exact for
-        samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic covariance); "both":
-        the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
+        "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of U^T y on x, exact
+        for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic covariance);
+        "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
 
     Raises
     ------

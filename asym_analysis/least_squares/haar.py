@@ -9,7 +9,9 @@ from torch import Tensor
 __all__ = ["captured_energy_moments", "expected_compression"]
 
 
-def captured_energy_moments(gram_trace: float, gram_square_trace: float, dimension: int, rank: int) -> tuple[float, float]:
+def captured_energy_moments(
+    gram_trace: float, gram_square_trace: float, dimension: int, rank: int
+) -> tuple[float, float]:
     """Mean and variance of Tr[U^T K U], U uniform among orthonormal frames of shape (dimension, rank).
 
     Parameters

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -37,7 +38,7 @@ def train_beyond_linear(
     learning_rate: float = 0.05,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Train low-rank updates of z = (W0 + BA) x under a non-linear output, and measure how much of the loss they remove.
+    """Train low-rank updates of z = (W0 + BA) x under a non-linear output, and measure how much loss they remove.
 
     The target is the same network at W0 + delta, so the excess loss of a perfect update is zero. W0 is Gaussian, scaled
     to contribute as much to z as delta does. Inputs are N(0, covariance).
@@ -90,7 +91,7 @@ def train_beyond_linear(
     for way in tuned:
         check_rank(problem, rank, way)
         A, B = _start(problem, rank, way, draws, rng)
-        _fit(lambda A=A, B=B: excess(train, pretrained, problem.delta, A, B), A, B, steps, learning_rate)
+        _fit(partial(excess, train, pretrained, problem.delta), A, B, steps, learning_rate)
         with torch.no_grad():
             start = excess(fresh, pretrained, problem.delta, torch.zeros_like(A), torch.zeros_like(B))
             end = excess(fresh, pretrained, problem.delta, A, B)
@@ -127,12 +128,12 @@ def _start(
     return A.requires_grad_(tuned != "B"), B.requires_grad_(tuned != "A")
 
 
-def _fit(objective: Callable[[], Tensor], A: Tensor, B: Tensor, steps: int, learning_rate: float) -> None:
+def _fit(objective: Callable[[Tensor, Tensor], Tensor], A: Tensor, B: Tensor, steps: int, learning_rate: float) -> None:
     optimizer = torch.optim.Adam([factor for factor in (A, B) if factor.requires_grad], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        objective().sum().backward()
+        objective(A, B).sum().backward()
         optimizer.step()
         schedule.step()
 

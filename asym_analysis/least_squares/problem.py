@@ -283,7 +283,7 @@ class LeastSquaresProblem:
     def joint(self, rank: int) -> LowRankFit:
         """The best update of that rank, both factors free: reduced-rank regression.
 
-        Its A is the oracle frozen A (``problem.freeze_A(problem.joint(r).A)`` loses nothing), its B the oracle frozen B.
+        Its A is the oracle frozen A (``problem.freeze_A(problem.joint(r).A)`` loses nothing), its B the oracle B.
         Where the covariance is singular, directions that no input shows get nothing.
 
         Notes
@@ -296,9 +296,7 @@ class LeastSquaresProblem:
         scales, right = scales[:rank], right[:rank]
         roots = self.eigenvalues.sqrt()
         unscale = torch.where(roots > 0, 1 / roots.clamp_min(torch.finfo(roots.dtype).tiny), torch.zeros_like(roots))
-        return self._fit(
-            (right * unscale) @ self.eigenvectors.T, left[:, :rank] * scales, float(scales.square().sum())
-        )
+        return self._fit((right * unscale) @ self.eigenvectors.T, left[:, :rank] * scales, float(scales.square().sum()))
 
     def principal_A(self, rank: int) -> Float[Tensor, "rank d_in"]:
         """A frozen A that needs no labels: the top principal components of the inputs, one a row.

@@ -50,9 +50,7 @@ def regime_map(
     for exponent in exponents:
         for alignment in alignments:
             problem = synthetic_problem(power_law(d_in, exponent), d_out, alignment=alignment, seed=seed)
-            gain_B, gain_A = (
-                simulate(problem, rank, way, draws, seed).frame["gain"].to_numpy() for way in ("B", "A")
-            )
+            gain_B, gain_A = (simulate(problem, rank, way, draws, seed).frame["gain"].to_numpy() for way in ("B", "A"))
             index = gain_B.mean() / gain_A.mean()
             relative = [gains.std(ddof=1) / gains.mean() / math.sqrt(draws) for gains in (gain_B, gain_A)]
             rows.append(

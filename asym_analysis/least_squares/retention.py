@@ -134,9 +134,7 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
     total = w.sum()
     correction = w * ((w @ equivalent) / total - equivalent) / (total + 0.5)
     error = np.abs(correction) * min(1.0, 2 / total)
-    return Retention(
-        spectrum, rank, penalty, equivalent, equivalent + correction, error, "deterministic equivalent"
-    )
+    return Retention(spectrum, rank, penalty, equivalent, equivalent + correction, error, "deterministic equivalent")
 
 
 def effective_dimension_penalty(spectrum: Float[np.ndarray, " d"], dimension: float | int) -> float:

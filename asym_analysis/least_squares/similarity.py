@@ -108,9 +108,7 @@ def simulate_first_step_similarity(
     return np.array(overlaps)
 
 
-def _mean_projector(
-    gradient: Tensor | np.ndarray, rank: int, corrected: bool
-) -> tuple[Tensor, np.ndarray]:
+def _mean_projector(gradient: Tensor | np.ndarray, rank: int, corrected: bool) -> tuple[Tensor, np.ndarray]:
     vectors, scales, _ = torch.linalg.svd(torch.as_tensor(gradient).to(torch.float64), full_matrices=False)
     squares = (scales.square() * (scales > scales[0] * 1e-12)).cpu().numpy()
     if rank > int((squares > 0).sum()):

@@ -145,9 +145,9 @@ def compare_theory(
     DataFrame
         `tuned, rank, draws, seed`; `theory, stated_error, theory_deviation, theory_gain_fraction, method` from
         `expected_loss`; `loss, standard_error, standard_deviation, gain_fraction` from `simulate`; `difference` (loss -
-        theory), `z` (difference over the standard error; NaN where nothing is random) and `agrees`: the difference is at
-        most the stated error plus three standard errors (plus rounding, and for "both" 1e-4 of the signal, since its
-        rounds stop).
+        theory), `z` (difference over the standard error; NaN where nothing is random) and `agrees`: the difference is
+        at most the stated error plus three standard errors (plus rounding, and for "both" 1e-4 of the signal, since
+        its rounds stop).
 
     Examples
     --------

@@ -60,8 +60,8 @@ def expected_loss(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> Expe
     -------
     ExpectedLoss
         "A": exact mean and variance. "both": exact, no randomness (reduced-rank regression). "B": exact for a flat
-        spectrum, for rank 1 and once the rank reaches the covariance's; else the deterministic equivalent with its first
-        correction, the error stated, the variance to leading order.
+        spectrum, for rank 1 and once the rank reaches the covariance's; else the deterministic equivalent with its
+        first correction, the error stated, the variance to leading order.
 
     Raises
     ------
@@ -108,8 +108,8 @@ def asymmetry_index(problem: LeastSquaresProblem, rank: int) -> float:
     - Square and isotropic: exactly 1. Isotropic: d_out / d_in.
     - d_in <= d_out and m_i non-decreasing in the variance s_i (as for an update that knows nothing of the inputs): at
       least 1, by Chebyshev's sum inequality; above 1 as soon as the spectrum is not flat.
-    - m_i decreasing in s_i (an update hidden where the inputs vary least), or d_out well below d_in: below 1, freezing B
-      wins. The paper's Theorem 4.3, read without a link between update and inputs, fails here.
+    - m_i decreasing in s_i (an update hidden where the inputs vary least), or d_out well below d_in: below 1, freezing
+      B wins. The paper's Theorem 4.3, read without a link between update and inputs, fails here.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
     """Probability that freezing a random A beats freezing a random B: P[L(A*, U) >= L(Q, B*)].
 
     Exactly one half for a square isotropic problem, whatever the update and the rank. Elsewhere each gain, as a part of
-    the signal, is taken to follow the Beta law with the mean and variance of `expected_loss`: exact for isotropic inputs
-    and an update of rank one, an approximation otherwise. Where both gains are certain the answer is 0, 1/2 or 1.
+    the signal, is taken to follow the Beta law with the mean and variance of `expected_loss`: exact for isotropic
+    inputs and an update of rank one, an approximation otherwise. Where both gains are certain it is 0, 1/2 or 1.
 
     Notes
     -----
@@ -156,7 +156,9 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
         (law.gain_fraction, law.standard_deviation / problem.signal)
         for law in (expected_loss(problem, rank, "B"), expected_loss(problem, rank, "A"))
     )
-    if math.isclose(mean_A, mean_B, rel_tol=1e-10) and math.isclose(deviation_A, deviation_B, rel_tol=1e-6, abs_tol=1e-9):
+    if math.isclose(mean_A, mean_B, rel_tol=1e-10) and math.isclose(
+        deviation_A, deviation_B, rel_tol=1e-6, abs_tol=1e-9
+    ):
         return 0.5
     steps = (np.arange(2000) + 0.5) / 2000
     return float(_beta_cdf(_beta_quantile(steps, mean_B, deviation_B), mean_A, deviation_A).mean())

@@ -9,8 +9,8 @@ import pandas as pd
 
 from asym_analysis.least_squares.finite_sample import compare_finite_samples
 from asym_analysis.least_squares.problem import LeastSquaresProblem
-from asym_analysis.least_squares.simulation import compare_theory
 from asym_analysis.least_squares.similarity import first_step_similarity, simulate_first_step_similarity
+from asym_analysis.least_squares.simulation import compare_theory
 from asym_analysis.least_squares.spectra import (
     exponential,
     isotropic,
@@ -93,8 +93,10 @@ def _population(draws: int, seed: int) -> Iterator[pd.DataFrame]:
     for setting, problem, ranks in problems:
         table = compare_theory(problem, ranks, draws=draws, seed=seed, tuned=("A", "B"))
         joint = compare_theory(problem, ranks[-1:], draws=10, seed=seed, tuned=("both",))
-        yield pd.concat([table, joint], ignore_index=True).rename(columns={"loss": "simulated"}).assign(
-            quantity="loss", setting=setting
+        yield (
+            pd.concat([table, joint], ignore_index=True)
+            .rename(columns={"loss": "simulated"})
+            .assign(quantity="loss", setting=setting)
         )
 
 

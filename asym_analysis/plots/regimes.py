@@ -43,27 +43,26 @@ def plot_regimes(table: pd.DataFrame, ax: Axes | None = None, *, limit: float | 
     >>> plot_regimes(table).get_xlabel()
     'exponent a of the input spectrum $i^{-a}$'
     """
-    simulated = np.log2(table.pivot(index="alignment", columns="exponent", values="index"))
-    theory = np.log2(table.pivot(index="alignment", columns="exponent", values="theory_index"))
-    if simulated.isna().to_numpy().any():
+    grid = table.pivot_table(index="alignment", columns="exponent", values=["index", "theory_index"])
+    simulated, theory = np.log2(grid["index"].to_numpy()), np.log2(grid["theory_index"].to_numpy())
+    if np.isnan(simulated).any():
         raise ValueError("the table is not a full grid of exponents and alignments; make it with regime_map")
-    extreme = limit if limit is not None else max(1.0, float(np.abs(simulated.to_numpy()).max()))
-    exponents, alignments = simulated.columns.to_numpy(), simulated.index.to_numpy()
+    extreme = limit if limit is not None else max(1.0, float(np.abs(simulated).max()))
+    exponents, alignments = grid["index"].columns.to_numpy(), grid.index.to_numpy()
     with styled():
         ax = axes_or_new(ax, width=SINGLE_COLUMN * 1.2, height=2.8)
         # Orange and purple stay apart under the common colour deficiencies, and the middle is white.
         mesh = ax.pcolormesh(
             exponents,
             alignments,
-            simulated.to_numpy(),
+            simulated,
             cmap="PuOr_r",
             norm=TwoSlopeNorm(0.0, -extreme, extreme),
             shading="nearest",
             rasterized=True,
         )
-        values = theory.to_numpy()
-        if values.min() < 0 < values.max():
-            ax.contour(exponents, alignments, values, levels=[0.0], colors="black", linewidths=1.6)
+        if theory.min() < 0 < theory.max():
+            ax.contour(exponents, alignments, theory, levels=[0.0], colors="black", linewidths=1.6)
             ax.legend(
                 handles=[Line2D([], [], color="black", linewidth=1.6, label="theory: equal gains")],
                 loc="lower left",

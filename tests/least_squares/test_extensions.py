@@ -54,8 +54,12 @@ class TestDynamics:
     def test_the_path_ends_at_the_lemmas_loss(self) -> None:
         problem = synthetic_problem(power_law(9, 0.5), 7, noise_variance=0.1)
         A, B = normal(0, 3, 9), torch.linalg.qr(normal(1, 7, 3))[0]
-        assert descent_path(problem, learning_rate=0.1, steps=20_000, A=A)[-1] == pytest.approx(problem.freeze_A(A).loss)
-        assert descent_path(problem, learning_rate=0.5, steps=20_000, B=B)[-1] == pytest.approx(problem.freeze_B(B).loss)
+        assert descent_path(problem, learning_rate=0.1, steps=20_000, A=A)[-1] == pytest.approx(
+            problem.freeze_A(A).loss
+        )
+        assert descent_path(problem, learning_rate=0.5, steps=20_000, B=B)[-1] == pytest.approx(
+            problem.freeze_B(B).loss
+        )
 
     def test_a_scaled_factor_is_a_scaled_learning_rate(self) -> None:
         problem = synthetic_problem(power_law(9, 1.0), 7)
@@ -168,7 +172,9 @@ class TestInformation:
         cross = data_covariance @ fit.T
         joint = np.block([[data_covariance, cross], [cross.T, factor_covariance]])
         expected = 0.5 * (
-            np.linalg.slogdet(data_covariance)[1] + np.linalg.slogdet(factor_covariance)[1] - np.linalg.slogdet(joint)[1]
+            np.linalg.slogdet(data_covariance)[1]
+            + np.linalg.slogdet(factor_covariance)[1]
+            - np.linalg.slogdet(joint)[1]
         )
         assert noisy_fit_information(problem, X, frozen, tuned, noise_scale) == pytest.approx(expected, rel=1e-8)
 

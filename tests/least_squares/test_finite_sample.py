@@ -117,8 +117,6 @@ def test_what_has_no_formula_is_refused() -> None:
         expected_generalization_gap(problem, 2, 7, "A")
     with pytest.raises(ValueError, match="at least one"):
         expected_finite_sample_loss(problem, 2, 0, "A")
-    shifted = LeastSquaresProblem.with_frozen_bias(
-        np.eye(2), np.eye(2), 0.1, mean=np.zeros(2), bias_offset=np.ones(2)
-    )
+    shifted = LeastSquaresProblem.with_frozen_bias(np.eye(2), np.eye(2), 0.1, mean=np.zeros(2), bias_offset=np.ones(2))
     with pytest.raises(ValueError, match="floor"):
         expected_finite_sample_loss(shifted, 1, 10, "B")

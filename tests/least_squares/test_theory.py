@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mpmath
 import numpy as np
 import pytest
@@ -94,7 +96,9 @@ class TestEffectiveDimension:
         equivalent = random_retention(spectrum, rank).equivalent
         assert float(spectrum @ equivalent) / spectrum.sum() == pytest.approx(gain, abs=5e-5)
 
-    @pytest.mark.parametrize(("rank", "measured", "error"), [(8, 0.180, 0.001), (16, 0.2758, 0.001), (32, 0.3897, 0.001)])
+    @pytest.mark.parametrize(
+        ("rank", "measured", "error"), [(8, 0.180, 0.001), (16, 0.2758, 0.001), (32, 0.3897, 0.001)]
+    )
     def test_corrected_gain_meets_the_measured_one(self, rank: int, measured: float, error: float) -> None:  # T5
         spectrum = power_law(512, 1.0)
         retention = random_retention(spectrum, rank)
@@ -116,10 +120,12 @@ class TestRetention:
 
     def test_single_row_against_an_arbitrary_precision_integral(self) -> None:
         values = [3.0, 1.0, 0.25, 0.01]
-        integrand = lambda i: lambda t: values[i] / (1 + 2 * values[i] * t) / mpmath.sqrt(  # noqa: E731
-            mpmath.fprod(1 + 2 * s * t for s in values)
-        )
-        exact = [float(mpmath.quad(integrand(i), [0, 1, 10, 100, 1e4, mpmath.inf])) for i in range(4)]
+
+        def integrand(i: int, t: mpmath.mpf) -> mpmath.mpf:
+            return values[i] / (1 + 2 * values[i] * t) / mpmath.sqrt(mpmath.fprod(1 + 2 * s * t for s in values))
+
+        ends = [0, 1, 10, 100, 1e4, mpmath.inf]
+        exact = [float(mpmath.quad(partial(integrand, i), ends)) for i in range(4)]
         np.testing.assert_allclose(rank_one_retention(np.array(values)), exact, rtol=1e-8)
 
     @given(
@@ -146,7 +152,9 @@ class TestRetention:
             gains = retained @ weights
             error = gains.std() / 6000**0.5
             assert abs(gains.mean() - weights @ retention.mean) < weights @ retention.error + 3 * error
-            assert abs(gains.mean() - weights @ retention.mean) < 0.6 * abs(gains.mean() - weights @ retention.equivalent)
+            assert abs(gains.mean() - weights @ retention.mean) < 0.6 * abs(
+                gains.mean() - weights @ retention.equivalent
+            )
             assert retention.gain_variance(np.diag(weights)) ** 0.5 == pytest.approx(gains.std(), rel=0.12)
 
     def test_variance_counts_correlated_components(self) -> None:
@@ -179,7 +187,13 @@ class TestWhoWins:
     TABLE = (
         ("blind update", lambda: synthetic_problem(power_law(256, 1.0), 256), 0.2176, 0.0313, 1.0),
         ("bottom half", lambda: _bottom_half(256), 0.0095, 0.0312, 0.0),
-        ("inverse covariance", lambda: synthetic_problem(power_law(256, 1.0), 256, alignment=-1.0), 0.0128, 0.0312, 0.0),
+        (
+            "inverse covariance",
+            lambda: synthetic_problem(power_law(256, 1.0), 256, alignment=-1.0),
+            0.0128,
+            0.0312,
+            0.0,
+        ),
         ("wide", lambda: synthetic_problem(isotropic(1024), 256), 0.0078, 0.0313, 0.0),
         ("tall", lambda: synthetic_problem(isotropic(256), 1024), 0.0312, 0.0078, 1.0),
         ("one weak direction", lambda: _one_weak_direction(256), 0.0003, 0.0313, 0.0),
@@ -202,17 +216,23 @@ class TestWhoWins:
         assert abs(share - win_probability(problem, 8)) < 0.06 + 3 * error
 
     @given(st.floats(0.1, 2.0), st.floats(0.0, 3.0), st.integers(0, 20), st.integers(1, 8))
-    def test_non_decreasing_energies_favour_freezing_A(self, exponent: float, alignment: float, extra: int, rank: int) -> None:
+    def test_non_decreasing_energies_favour_freezing_A(
+        self, exponent: float, alignment: float, extra: int, rank: int
+    ) -> None:
         problem = synthetic_problem(power_law(16, exponent), 16 + extra, alignment=alignment)
         assert asymmetry_index(problem, rank) >= 1 - 1e-9
 
     def test_joint_training_wins_the_same_budget_then_is_overtaken(self) -> None:
         problem = synthetic_problem(power_law(128, 1.0), 128)
         table = compare_strategies(problem, [8]).set_index("strategy").gain_fraction
-        assert table["joint"] > table["principal A"] > table["random A, rank 2r"] > table["random A"] > table["random B"]
+        assert (
+            table["joint"] > table["principal A"] > table["random A, rank 2r"] > table["random A"] > table["random B"]
+        )
         rank = overtaking_rank(problem)
         assert rank is not None
-        before = compare_strategies(problem, [rank - 1, rank]).pivot(index="rank", columns="strategy", values="gain_fraction")
+        before = compare_strategies(problem, [rank - 1, rank]).pivot(
+            index="rank", columns="strategy", values="gain_fraction"
+        )
         ahead = before["random A, rank 2r"] >= before["joint"] * (1 - 1e-12)
         assert ahead.tolist() == [False, True]
 

@@ -1,0 +1,50 @@
+"""`asym simulate` in a shell of its own process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+PROGRAM = (
+    "import sys, typer\n"
+    "from asym_analysis.cli.simulate import register\n"
+    "app = typer.Typer()\n"
+    "app.callback()(lambda: None)\n"
+    "register(app)\n"
+    "sys.exit(app(standalone_mode=False) or 0)\n"
+)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, "simulate", *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_table_file_and_figure(tmp_path: Path) -> None:
+    out, figure = tmp_path / "table.csv", tmp_path / "figure"
+    small = ["--d-in", "24", "--d-out", "16", "--rank", "2,4", "--draws", "100", "--seed", "3"]
+    done = run(*small, "--json", "--out", str(out), "--figure", str(figure))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    table = pd.read_csv(out)
+    assert len(rows) == len(table) == 6
+    assert table["theory"].tolist() == pytest.approx([row["theory"] for row in rows])
+    assert figure.with_suffix(".svg").exists()
+    assert figure.with_suffix(".png").exists()
+
+
+def test_input_errors_are_one_sentence() -> None:
+    done = run("--rank", "2,x")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "whole numbers" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    done = run("--d-in", "8", "--d-out", "8", "--rank", "9", "--draws", "10")
+    assert done.returncode == 1
+    assert "rank 9" in done.stderr
