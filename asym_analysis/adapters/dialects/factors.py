@@ -83,7 +83,9 @@ class _UpdateReader:
     layout: Layout
 
     def __call__(self) -> LowRankUpdate:
-        tensors = dict(zip(self.sources, cast_up(*(s.read() for s in self.sources.values())), strict=True))
+        read = {part: source.read() for part, source in self.sources.items()}
+        numbers = [part for part in read if not part.endswith("indices")]
+        tensors = read | dict(zip(numbers, cast_up(*(read[part] for part in numbers)), strict=True))
         magnitude = tensors.pop("magnitude", None)
         A, B = self.factorize(tensors)
         return LowRankUpdate(
@@ -108,7 +110,8 @@ def update_source(
     Parameters
     ----------
     sources
-        Part -> tensor; a part named ``magnitude`` is DoRA's, and no part of the factorization.
+        Part -> tensor; a part named ``magnitude`` is DoRA's, and no part of the factorization, and one that ends in
+        ``indices`` holds integers.
     factorize
         Makes the factors from the parts. It runs on empty tensors of the right shapes first.
 
@@ -129,7 +132,7 @@ def update_source(
         raise AdapterValueError(f"factors of a {d_out} x {d_in} update do not fill a weight of {layout.weight_shape}")
     if "magnitude" in sources and sources["magnitude"].size != d_out:
         raise AdapterValueError(f"the DoRA magnitude has {sources['magnitude'].size} numbers for {d_out} outputs")
-    first = next(iter(sources.values()))
+    first = next(source for part, source in sources.items() if not part.endswith("indices"))
     return ModuleSource(
         d_out=d_out,
         d_in=d_in,

@@ -77,7 +77,7 @@ def _kind(checkpoint: Checkpoint) -> tuple[str, str] | None:
     for pattern, kind, reason in _KEYS:
         if any(pattern.search(name) for name in checkpoint.tensors):
             return kind, reason
-    if peft_type not in ("", "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "LORASYM"):
+    if peft_type not in ("", "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "DELORA", "GRALORA", "VBLORA", "LORASYM"):
         return f"PEFT's {peft_type}", "its change of a weight is no product B·A that these tools could take apart"
     return _full_checkpoint(checkpoint.tensors)
 

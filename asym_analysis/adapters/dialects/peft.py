@@ -16,6 +16,7 @@ from asym_analysis.adapters.dialects.peft_vera import add_vera
 
 __all__ = ["PeftDialect", "read_peft"]
 
+_SHARED = frozenset({"vera_A", "vera_B", "vblora_vector_bank"})
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 
 
@@ -59,10 +60,10 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
             rest.append(tensor)
         elif key.leaf == "bias":
             ledger.keep(tensor, f"{key.module}.lora_{key.part}.bias", f"bias of {key.part} of {key.module}")
-        elif key.part in ("vera_A", "vera_B"):
+        elif key.part in _SHARED:
             shared.setdefault(key.part, tensor)
             if shared[key.part] != tensor:
-                ledger.ignore(tensor, f"the same shared projection as {shared[key.part]}")
+                ledger.ignore(tensor, f"the same shared tensor as {shared[key.part]}")
         else:
             module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
             groups.setdefault(module, {})[key.part] = tensor
@@ -71,19 +72,23 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
     if any("d" in parts or "b" in parts for parts in groups.values()):
         add_vera(ledger, config, groups, shared, in_features or {})
     else:
-        _add_modules(ledger, config, groups, paths)
+        _add_modules(ledger, config, groups, paths, shared)
     return ledger.reading(config.metadata | {"scaling": config.scaling_source} | _adapters(adapters))
 
 
 def _add_modules(
-    ledger: Ledger, config: PeftConfig, groups: Mapping[str, dict[str, str]], paths: Mapping[str, str]
+    ledger: Ledger,
+    config: PeftConfig,
+    groups: Mapping[str, dict[str, str]],
+    paths: Mapping[str, str],
+    shared: Mapping[str, str],
 ) -> None:
     parameters = name_parameters(groups, ledger, config)
     for module, parts in groups.items():
         if module in parameters:
             add_experts(ledger, config, parameters[module], paths[module], parts)
         else:
-            add_module(ledger, config, module, paths[module], parts)
+            add_module(ledger, config, module, paths[module], parts, shared)
 
 
 def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, dict[str, str]], *, whole_model: bool) -> None:

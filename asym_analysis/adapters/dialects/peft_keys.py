@@ -22,6 +22,15 @@ _PARTS = {
     "vera_A": "vera_A",
     "vera_B": "vera_B",
     **{f"hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{
+        name: name
+        for name in (
+            *("delora_A", "delora_B", "delora_lambda", "delora_w_norm"),
+            *("gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general"),
+            *(f"vblora_logits_{factor}{rest}" for factor in "AB" for rest in ("", "_topk_indices", "_topk_weights")),
+            "vblora_vector_bank",
+        )
+    },
     **{f"lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
 _KEY = re.compile(

@@ -10,13 +10,21 @@ from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
 from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft_tuners import add_bank, add_blockwise, add_normalized
 from asym_analysis.adapters.dialects.quantized_pooling import PooledPair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_module"]
 
 
-def add_module(ledger: Ledger, config: PeftConfig, module: str, path: str, parts: Mapping[str, str]) -> None:
+def add_module(
+    ledger: Ledger,
+    config: PeftConfig,
+    module: str,
+    path: str,
+    parts: Mapping[str, str],
+    shared: Mapping[str, str],
+) -> None:
     """Add the update that a module's tensors make, or refuse them with the reason.
 
     Parameters
@@ -25,12 +33,20 @@ def add_module(ledger: Ledger, config: PeftConfig, module: str, path: str, parts
         The module's name as the config's patterns see it.
     parts
         Part, as `parse_key` names it, -> tensor's name.
+    shared
+        The same for tensors that all modules share.
     """
     try:
         if any(part.startswith("hada_") for part in parts):
             add_hadamard(ledger, module, parts, lambda rank: config.scaling(path, rank))
         elif any(part.startswith("lokr_") for part in parts):
             add_kronecker(ledger, module, parts, lambda rank: config.scaling(path, rank or config.rank_of(path) or 1))
+        elif any(part.startswith("delora_") for part in parts):
+            add_normalized(ledger, module, parts)
+        elif any(part.startswith("gralora_") for part in parts):
+            add_blockwise(ledger, config, module, parts)
+        elif any(part.startswith("vblora_") for part in parts):
+            add_bank(ledger, config, module, parts, shared)
         else:
             _add_pair(ledger, config, module, path, dict(parts))
     except AdapterValueError as error:

@@ -198,6 +198,23 @@ OTHER_TUNERS: dict[str, tuple[str, Any]] = {
         "gpt2",
         peft.AdaLoraConfig(init_r=5, total_step=10, fan_in_fan_out=True, target_modules=["c_attn"]),
     ),
+    "AdaLoRA convolution": ("conv", peft.AdaLoraConfig(init_r=3, total_step=10, target_modules=["wide", "head"])),
+    "DeLoRA": ("llama", peft.DeloraConfig(r=4, delora_lambda=3, target_modules=["q_proj", "down_proj"])),
+    "GraLoRA": ("llama", peft.GraloraConfig(r=4, gralora_k=2, alpha=6, target_modules=["q_proj", "down_proj"])),
+    "GraLoRA hybrid": (
+        "llama",
+        peft.GraloraConfig(r=8, gralora_k=4, hybrid_r=2, alpha=6, target_modules=["q_proj", "up_proj"]),
+    ),
+    "VB-LoRA": (
+        "llama",
+        peft.VBLoRAConfig(r=4, topk=2, num_vectors=10, vector_length=8, target_modules=["q_proj", "v_proj"]),
+    ),
+    "VB-LoRA, top weights": (
+        "llama",
+        peft.VBLoRAConfig(
+            r=4, topk=3, num_vectors=10, vector_length=8, save_only_topk_weights=True, target_modules=["down_proj"]
+        ),
+    ),
     "VeRA": ("llama", peft.VeraConfig(r=5, target_modules=["q_proj", "v_proj"])),
     "VeRA Conv1D": ("gpt2", peft.VeraConfig(r=5, fan_in_fan_out=True, target_modules=["c_attn"])),
 }
