@@ -13,7 +13,19 @@ from asym_analysis.errors import AdapterError
 
 __all__ = ["build_app", "main"]
 
-COMMANDS: tuple[str, ...] = ("inspect", "compare", "bound", "certify", "report")
+COMMANDS: tuple[str, ...] = (
+    "inspect",
+    "compare",
+    "drift",
+    "intruders",
+    "share",
+    "bound",
+    "certify",
+    "finetune",
+    "advise",
+    "simulate",
+    "report",
+)
 
 
 def build_app() -> typer.Typer:

@@ -47,7 +47,7 @@ def test_points_lines_and_bars_are_those_of_the_table() -> None:
 
 def test_other_quantities_go_along_the_axis() -> None:
     table = compare_finite_samples(synthetic_problem(isotropic(8), 6, noise_variance=0.1), 2, [16, 32], draws=20)
-    figure, ax = plt.subplots()
+    _, ax = plt.subplots()
     assert plot_least_squares(table, "samples", ax) is ax
     assert ax.get_xlabel() == "training samples n"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "32"]
