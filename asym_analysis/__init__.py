@@ -12,6 +12,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapter_spectra": "alignment.spectra",
+    "aggregation_error": "alignment.aggregation",
+    "initialization_drift": "alignment.drift",
+    "intruder_dimensions": "alignment.intruders",
+    "joint_diagonalization": "alignment.sharing",
+    "merge_interference": "alignment.aggregation",
+    "shared_energy": "alignment.shared_energy",
+    "shared_initialization": "adapters.initialization",
     "Adapter": "adapters.adapter",
     "AdapterError": "errors",
     "AdapterSet": "adapters.adapter_set",
@@ -24,6 +32,13 @@ _HOMES = {
     "compare_subspaces": "alignment.pairwise",
     "load_adapter": "adapters.load",
     "load_adapters": "adapters.load",
+    "LeastSquaresProblem": "least_squares.problem",
+    "asymmetry_index": "least_squares.theory",
+    "compare_theory": "least_squares.simulation",
+    "expected_loss": "least_squares.theory",
+    "plot_least_squares": "plots.least_squares",
+    "plot_regimes": "plots.regimes",
+    "simulate": "least_squares.simulation",
     "sample_adapters": "samples",
 }
 
