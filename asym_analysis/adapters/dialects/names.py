@@ -26,7 +26,7 @@ _WORDS = {
     "w_b": "B",
 }
 _WORD = re.compile(rf"(?:(?<=[._:/])|^)({'|'.join(_WORDS)})(?=[._:/]|$)")
-_LETTER = re.compile(r"(?<=[._:/])([AB])(?=$|\.weight$)")
+_LETTER = re.compile(r"(?<=[.:/])([AB])(?=$|\.weight$)")
 _WRAPPERS = re.compile(r"(?:\.(?:lora|lora_layer|adapter|default)|\.loras\.[^.]+|\.parametrizations\.weight\.0)$")
 _SEPARATORS = re.compile(r"^[._:/]+|[._:/]+$|(?<=[._:/])[._:/]+")
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.errors import NotAnAdapterError
 
 LLAMA = LlamaConfig(
     hidden_size=16,
@@ -487,3 +488,29 @@ def test_double_prefix_that_peft_itself_loads_nothing_from(read: Callable[..., A
     randomized(model)
     tensors = {f"base_model.model.{name}": t for name, t in peft.get_peft_model_state_dict(model).items()}
     assert_same(read(tensors, config.to_dict()), deltas(model))
+
+
+OTHER_KINDS: dict[str, Any] = {
+    "IA3": lambda: peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+    "OFT": lambda: peft.OFTConfig(r=0, oft_block_size=4, target_modules=["q_proj"]),
+    "BOFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
+    "HRA": lambda: peft.HRAConfig(r=4, target_modules=["q_proj"]),
+    "FOURIERFT": lambda: peft.FourierFTConfig(n_frequency=10, target_modules=["q_proj"]),
+    "RANDLORA": lambda: peft.RandLoraConfig(r=4, target_modules=["q_proj"]),
+    "C3A": lambda: peft.C3AConfig(block_size=4, target_modules=["q_proj"]),
+    "MISS": lambda: peft.MissConfig(r=4, target_modules=["q_proj"]),
+    "SHIRA": lambda: peft.ShiraConfig(r=2, target_modules=["q_proj"]),
+    "layer-norm": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    "prompt tuning": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "prefix tuning": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "P-tuning": lambda: peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "trainable tokens": lambda: peft.TrainableTokensConfig(token_indices=[1, 2], target_modules=["embed_tokens"]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_are_refused_by_name(kind: str, tmp_path: Path, read_folder: Callable[..., Adapter]) -> None:
+    model = peft.get_peft_model(build("llama"), OTHER_KINDS[kind]())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(NotAnAdapterError, match=kind):
+        read_folder(tmp_path)
