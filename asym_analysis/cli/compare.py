@@ -38,11 +38,23 @@ def register(app: typer.Typer) -> None:
 def compare(
     paths: PathsArgument = None,
     measure: Annotated[str, typer.Option(help="A measure's name, as in `asym compare --list-measures`.")] = "overlap",
-    factors: Annotated[str, typer.Option(help="Which factors to compare, separated by commas.")] = "A,B",
+    factors: Annotated[
+        str | None, typer.Option(help="Which factors to compare, separated by commas; the measure's own by default.")
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(help="Contrast the pairs that agree in this column with those that do not: task, seed."),
     ] = None,
+    subtract_initial: Annotated[
+        bool, typer.Option("--subtract-initial", help="Compare A - A0 and B - B0: what training added to the start.")
+    ] = False,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep every module in as it is done: an interrupted comparison goes on from there."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to multiply: cpu, cuda, mps.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the heat maps and the figure by layer.")] = None,
     list_measures: Annotated[bool, typer.Option("--list-measures", help="Name every measure and end.")] = False,
     metadata: MetadataOption = None,
@@ -65,9 +77,16 @@ def compare(
     read = read_adapters(paths, metadata)
     if len(read.adapters) < 2:
         fail(f"only {read.adapters.names[0]} could be read, and a comparison needs two adapters")
-    chosen = tuple(part.strip() for part in factors.split(","))
     try:
-        comparison = compare_subspaces(read.adapters, factors=chosen, measure=measure, progress=progress_wanted())
+        comparison = compare_subspaces(
+            read.adapters,
+            factors=tuple(part.strip() for part in factors.split(",")) if factors else None,
+            measure=measure,
+            subtract_initial=subtract_initial,
+            device=device,
+            store=store,
+            progress=progress_wanted(),
+        )
         contrast = comparison.contrast(by=by) if by is not None else None
     except ValueError as error:
         fail(str(error))
@@ -78,13 +97,13 @@ def compare(
         _draw(comparison, figures)
     if as_json:
         summary = {"summary": comparison.summary().to_dict("records"), "settings": comparison.settings}
-        write_json(summary | ({"contrast": contrast.to_dict("records")} if contrast is not None else {}))
+        write_json(summary | ({"contrast": contrast.frame.to_dict("records")} if contrast is not None else {}))
     else:
         title = f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
         show_frame(_what_differs(read.adapters.table), title=title)
         show_frame(comparison.summary(), title=f"\n{measure} against random subspaces")
         if contrast is not None:
-            show_frame(contrast, title=f"\nsame against different {by}")
+            show_frame(contrast.summary(), title=f"\nsame against different {by}")
     if not read.adapters.missing.empty:
         say(f"{len(read.adapters.missing)} modules are missing in some adapters and were compared where both have them")
     return DONE if read.complete else PARTLY_REFUSED

@@ -89,11 +89,25 @@ def find(comparison: SubspaceComparison) -> dict[str, FactorFinding]:
     return findings
 
 
-def family_sentences(findings: dict[str, FactorFinding]) -> list[str]:
-    """Say in plain words what A and B did in one family of adapters."""
+def family_sentences(findings: dict[str, FactorFinding], moved: dict[str, FactorFinding] | None = None) -> list[str]:
+    """Say in plain words what A and B did in one family of adapters.
+
+    Parameters
+    ----------
+    findings
+        What `find` says of A and B.
+    moved
+        The same of A - A0, where the start is known and shared: what training added to it.
+    """
     sentences = [finding.sentence for finding in findings.values()]
     if {"A", "B"} <= findings.keys():
         sentences.append(_reading(findings["A"], findings["B"]))
+    if moved and "A" in moved:
+        added = moved["A"]
+        sentences.append(
+            f"What training added to it, A - A0, overlaps by {added.mean:.3f}: {added.level} "
+            f"({added.mean / added.chance:.1f} times)."
+        )
     return sentences
 
 
@@ -102,20 +116,23 @@ def _reading(A: FactorFinding, B: FactorFinding) -> str:
         if A.level == "nearly the same subspace":
             return (
                 "These adapters began from the same A and still share it: their similar A says where they started, not "
-                "what they learned. Look at A minus its initial value for that."
+                "what they learned."
             )
-        return "These adapters began from the same A, and training moved it far enough for their row spaces to part."
+        return (
+            f"These adapters began from the same A. Training moved it: {A.mean:.0%} of the squared cosines is left, "
+            "which says where they started, not what they learned."
+        )
     if B.same_initialization > 0.5:
         return "These adapters began from the same B: a similar B says where they started, not what they learned."
-    if A.level == "near chance" and B.level in ("well above chance", "nearly the same subspace"):
-        return (
-            "The runs agree on B and not on A: each kept a row space close to its own random start, and wrote the same "
-            "output directions from it."
-        )
-    if A.level == "near chance" and B.level == "near chance":
+    if A.level == B.level == "near chance":
         return "Neither factor is more alike than random subspaces are: the runs share no directions."
     if A.mean / A.chance >= B.mean / B.chance:
         return "A is at least as alike as B, against chance: these runs do not show the asymmetry of the paper."
+    if A.level == "near chance":
+        return (
+            "The runs agree on B and not on A: each kept a row space of its own, and wrote output directions that they "
+            "share."
+        )
     return "B is more alike than A, against chance; A is above chance too, so A also moved toward shared directions."
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.atomic import replacing
-from asym_analysis.plots.style import save_figure, styled
+from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 from asym_analysis.report.findings import NEAR_CHANCE, SAME_SUBSPACE, WELL_ABOVE
 from asym_analysis.report.sections import Family, Section, build_sections, compare_families
 from asym_analysis.results import versions
@@ -105,14 +105,20 @@ def _render(
             {
                 "title": section.title,
                 "text": section.text,
-                "figures": [{"svg": Markup(_inline_svg(d.figure)), "caption": d.caption} for d in section.figures],
+                "figures": [
+                    {
+                        "svg": Markup(_inline_svg(drawn.figure)),
+                        "caption": drawn.caption,
+                        "width": f"{100 * drawn.figure.get_figwidth() / DOUBLE_COLUMN:.0f}%",
+                    }
+                    for drawn in section.figures
+                ],
                 "tables": [{"title": t.title, "html": Markup(_html_table(t.frame))} for t in section.tables],
             }
             for section in sections
         ],
         notes=_notes(),
         footer="Made with " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".",
-        figure_width="58rem",
     )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.alignment.comparison import SubspaceComparison
+from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.pairwise import compare_subspaces
+from asym_analysis.alignment.spectra import adapter_spectra
 from asym_analysis.plots.alignment import plot_subspace_alignment
+from asym_analysis.plots.drift import plot_drift
 from asym_analysis.plots.heatmap import plot_figure_one
+from asym_analysis.plots.spectra import plot_spectra
 from asym_analysis.plots.style import DOUBLE_COLUMN, styled
-from asym_analysis.report.findings import family_sentences, find
+from asym_analysis.report.findings import FactorFinding, family_sentences, find
 
 __all__ = ["Drawn", "Family", "Section", "Table", "build_sections", "compare_families"]
 
@@ -61,13 +66,15 @@ def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Fa
     families = []
     for title, members in _families(adapters).items():
         comparison = compare_subspaces(members, progress=progress)
-        families.append(Family(title, comparison, tuple(family_sentences(find(comparison)))))
+        sentences = family_sentences(find(comparison), _what_training_added(members, comparison))
+        families.append(Family(title, comparison, tuple(sentences)))
     return families
 
 
 def build_sections(adapters: AdapterSet, families: Sequence[Family]) -> list[Section]:
     """Build every section that these adapters have the data for."""
-    return [_similarity(families), _by_layer(families), _adapter_table(adapters)]
+    sections = [_similarity(families), _by_layer(families), _same_against_different(adapters), _movement(adapters)]
+    return [section for section in [*sections, _spectra(adapters), _adapter_table(adapters)] if section is not None]
 
 
 def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
@@ -76,6 +83,13 @@ def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
     column = adapters.table["family"]
     groups = {str(family).replace("_", " "): adapters.select(column == family) for family in column.unique()}
     return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
+
+
+def _what_training_added(members: AdapterSet, comparison: SubspaceComparison) -> dict[str, FactorFinding] | None:
+    """Findings on A - A0 where most pairs share their start and it is known; None elsewhere."""
+    if not comparison.same_initialization.mean() > 0.5 or any(adapter.initial is None for adapter in members):
+        return None
+    return find(compare_subspaces(members, factors=("A",), subtract_initial=True))
 
 
 def _similarity(families: Sequence[Family]) -> Section:
@@ -103,6 +117,67 @@ def _by_layer(families: Sequence[Family]) -> Section:
         "subspaces gives, plus and minus two standard deviations."
     )
     return Section("Layer by layer", figures=[Drawn("alignment_by_layer", figure, caption)])
+
+
+def _same_against_different(adapters: AdapterSet) -> Section | None:
+    """Contrast same and different tasks, where there are both among adapters that share no start."""
+    if "task" not in adapters.table.columns:
+        return None
+    comparison = compare_subspaces(adapters)
+    shared = {index for pair in np.transpose(comparison.pairs)[comparison.same_initialization] for index in pair}
+    alone = [index not in shared for index in range(len(adapters))]
+    if sum(alone) < 3:
+        return None
+    try:
+        contrast = compare_subspaces(adapters.select(alone)).contrast(by="task")
+    except ValueError:  # every adapter has the same task, or each its own
+        return None
+    text = (
+        f"Pairs trained on the same task against pairs that were not, over the {sum(alone)} adapters that share their "
+        "start with no other. The interval resamples adapters and the p-value permutes their task labels, because "
+        "pairs that share an adapter are not independent."
+    )
+    table = contrast.summary()[["factor", "same", "different", "difference", "low", "high", "p_value"]]
+    return Section("Same task against different tasks", text, tables=[Table(table)])
+
+
+def _movement(adapters: AdapterSet) -> Section | None:
+    drifts = [initialization_drift(adapter) for adapter in adapters]
+    rows = pd.concat([drift.summary() for drift in drifts], ignore_index=True)
+    rows = rows[rows["told"] > 0]
+    if rows.empty:
+        return None
+    shown = ["adapter", "factor", "told", "modules", "median", "lower_quartile", "upper_quartile", "method"]
+    many = len(adapters) > 7 and "family" in adapters.table.columns
+    labels = adapters.table["family"].str.replace("_", " ") if many else adapters.table["name"]
+    frames = [drift.frame.assign(adapter=label) for drift, label in zip(drifts, labels, strict=True)]
+    with styled():
+        figure, ax = plt.subplots(figsize=(DOUBLE_COLUMN / 2, 2.6))
+        plot_drift(replace(drifts[0], frame=pd.concat(frames, ignore_index=True)), ax)
+    text = (
+        "Relative distance ||F - F0||/||F0|| of each factor F from its start F0, over modules: exact where the start "
+        "was recorded, otherwise inferred from the distribution of the entries, or left open. A factor that began at "
+        "zero has no relative distance and is left out."
+    )
+    caption = f"Median over the projections of a layer, a line for each {'family' if many else 'adapter'}."
+    return Section("How far each factor moved", text, figures=[Drawn("movement", figure, caption)], tables=[Table(rows[shown])])
+
+
+def _spectra(adapters: AdapterSet) -> Section:
+    spectra = [adapter_spectra(adapter) for adapter in adapters]
+    together = replace(
+        spectra[0],
+        frame=pd.concat([part.frame for part in spectra], ignore_index=True),
+        singular_values=pd.concat([part.singular_values for part in spectra], ignore_index=True),
+    )
+    with styled():
+        figure, ax = plt.subplots(figsize=(DOUBLE_COLUMN / 2, 2.6))
+        plot_spectra(together, ax)
+    caption = (
+        "Cumulative share of the squared singular values of scaling · B·A: median over all adapters and modules of a "
+        "projection, with its 10 to 90 % range. Grey: a flat spectrum."
+    )
+    return Section("How the rank is spent", figures=[Drawn("spectra", figure, caption)])
 
 
 def _adapter_table(adapters: AdapterSet) -> Section:

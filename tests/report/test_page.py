@@ -68,7 +68,8 @@ def test_plain_words_follow_the_numbers(adapters: AdapterSet, tmp_path: Path) ->
         (0.3, 0.1, 0.0, "do not show the asymmetry"),
         (0.05, 0.3, 0.0, "A is above chance too"),
         (0.9, 0.1, 1.0, "still share it"),
-        (0.2, 0.1, 1.0, "far enough"),
+        (0.2, 0.1, 1.0, "20% of the squared cosines is left"),
+        (0.02, 0.05, 0.0, "agree on B and not on A"),
     ],
 )
 def test_each_pattern_has_its_sentence(a: float, b: float, same_a: float, expected: str) -> None:
