@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OUT ?= report
+OUT ?= report.html
 
 .PHONY: report test lint clean
 
