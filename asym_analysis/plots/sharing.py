@@ -1,0 +1,67 @@
+"""How much of many adapters lies in one common subspace, with and without the start they share."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from asym_analysis.alignment.shared_energy import SharedEnergy
+from asym_analysis.plots.style import COLORS, axes_or_new, styled
+
+__all__ = ["plot_sharing"]
+
+LOOKS = {
+    "A": ("A", "-"),
+    "A - A0": ("A", "--"),
+    "A - mean": ("A", ":"),
+    "inputs": ("right", "-"),
+    "inputs - A0": ("right", "--"),
+    "B": ("B", "-"),
+    "outputs": ("left", "-"),
+}
+
+
+def plot_sharing(energy: SharedEnergy, quantities: list[str] | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the energy in the best common subspace against its dimension, median over modules, with its null.
+
+    Parameters
+    ----------
+    energy
+        What `shared_energy` returned.
+    quantities
+        Which to draw, of `energy.frame.quantity`; all by default.
+    ax
+        Where to draw; a new figure of one column's width if None.
+
+    Returns
+    -------
+    Axes
+        A line a quantity; the grey line of the same dashes is its null, the same strengths in random directions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from asym_analysis import Adapter, shared_energy
+    >>> runs = [Adapter.from_factors({"q": (torch.eye(2, 16), torch.eye(16, 2).roll(i, 0))}) for i in range(3)]
+    >>> plot_sharing(shared_energy(runs, ranks=[1, 2])).get_ylim()
+    (0.0, 1.03)
+    """
+    table = energy.frame.groupby(["quantity", "rank"], sort=False)[["energy", "null_mean"]].median().reset_index()
+    chosen = quantities if quantities is not None else list(dict.fromkeys(table.quantity))
+    with styled():
+        ax = axes_or_new(ax)
+        for quantity in chosen:
+            rows = table[table.quantity == quantity].sort_values("rank")
+            color, dashes = LOOKS[quantity]
+            ax.plot(rows["rank"], rows.null_mean, color=COLORS["null"], linestyle=dashes, linewidth=1, zorder=0)
+            label = quantity.replace("A0", "A$_0$").replace(" - ", " \N{MINUS SIGN} ")
+            ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker="o", markersize=3, label=label)
+        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random directions")
+        ranks = sorted(table["rank"].unique())
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(ranks, [str(rank) for rank in ranks])
+        ax.minorticks_off()
+        ax.set_ylim(0, 1.03)
+        ax.set_xlabel("dimension of the common subspace")
+        ax.set_ylabel("energy inside it")
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
