@@ -133,30 +133,23 @@ def factor_energies(adapter: Adapter) -> dict[Tuned, FactorEnergy]:
     >>> energy["B"].b_squared, energy["both"].b_squared
     (4.0, 2.0)
     """
-    single, balanced, rest = _sums(), _sums(), _sums()
-    start = adapter.initial
+    rest, start = _sums(), adapter.initial
+    grams: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
     for module in adapter:
         update = adapter[module]
-        begun = start[module] if start is not None and module in start else None
-        A, B, squared_scaling = update.A.double(), update.B.double(), update.scaling**2
-        gram_a, gram_b = A @ A.mT, B.mT @ B
-        a, b = gram_a.trace().item(), gram_b.trace().item()
-        norms = {"a": a, "b": b}
-        moved = norms
-        if begun is not None:
-            moved = {"a": _squared(A - begun.A.double()), "b": _squared(B - begun.B.double())}
-        even = norms if begun is not None else dict.fromkeys("ab", _nuclear_norm(gram_a, gram_b))
-        change = squared_scaling * (gram_a * gram_b).sum().item()
-        product = squared_scaling * update.rank * update.d_in * update.d_out
-        for sums, size, charge in ((single, norms, moved), (balanced, even, moved if begun is not None else even)):
-            sums["b_squared"] += charge["b"]
-            sums["a_squared"] += charge["a"]
-            sums["update"] += change
-            sums["from_b"] += squared_scaling * update.d_out * size["a"]
-            sums["from_a"] += squared_scaling * update.d_in * size["b"]
-            sums["from_both"] += product
+        A, B = update.A, update.B
+        moved = torch.full((2,), torch.nan, dtype=torch.float64)
+        if start is not None and module in start:
+            begun = start[module]
+            moved = torch.tensor([_squared(A - begun.A.to(A)), _squared(B - begun.B.to(B))], dtype=torch.float64)
+        shape = torch.tensor([update.scaling**2, update.d_out, update.d_in, update.rank], dtype=torch.float64)
+        # In the factors' own precision: casting them up first would take longer than reading the file.
+        grams[update.rank].append((A @ A.mT, B.mT @ B, torch.cat([shape, moved])))
         if update.magnitude is not None:
             _add_rest(rest, update.magnitude, None)
+    single, balanced = _sums(), _sums()
+    for group in grams.values():
+        _add_modules(single, balanced, *(torch.stack(part).double() for part in zip(*group, strict=True)))
     alone, both = (
         FactorEnergy(
             **{name: sums[name] for name in ("b_squared", "a_squared", "update", "from_b", "from_a", "from_both")},
@@ -247,10 +240,13 @@ def gaussian_posterior(
     scales = energy.scales(tuned, relative_noise)
     if not scales:
         raise ValueError(f"{adapter.name} holds only zeros: there is nothing to centre a posterior on")
-    tensors = list(trained_tensors(centred, tuned, include_head=include_head))
+    tensors = list(trained_tensors(reference, tuned, include_head=include_head))
+    starts = {tensor.key: tensor.read_start for tensor in tensors if tensor.read_start is not None}
     stds = {tensor.key: scales[_group(tensor.key)] for tensor in tensors if _group(tensor.key) in scales}
     centre = {tensor.key: tensor.read() for tensor in tensors if tensor.key in stds}
-    return GaussianPosterior(centred, stds, energy.kl(scales), centre)
+    deviations = {key: value - (starts[key]().to(value) if key in starts else 0.0) for key, value in centre.items()}
+    kl = sum(_squared(moved) / (2 * stds[key] ** 2) for key, moved in deviations.items())
+    return GaussianPosterior(centred, stds, kl + sum(map(scale_price, scales.values())), centre)
 
 
 def fitted_posterior(
@@ -330,11 +326,35 @@ def _balanced(adapter: Adapter) -> Adapter:
     return with_tensors(adapter, values)
 
 
-def _nuclear_norm(gram_a: Tensor, gram_b: Tensor) -> float:
-    """Sum of the singular values of B A, from A A^T and B^T B."""
+def _add_modules(
+    single: dict[str, float], balanced: dict[str, float], gram_a: Tensor, gram_b: Tensor, facts: Tensor
+) -> None:
+    """Add all modules of one rank, from A A^T, B^T B and (scaling^2, d_out, d_in, rank, moved A, moved B)."""
+    squared_scaling, d_out, d_in, rank, moved_a, moved_b = facts.T
+    a, b = (gram.diagonal(dim1=-2, dim2=-1).sum(-1) for gram in (gram_a, gram_b))
+    recorded = moved_a.isfinite()
+    even = _nuclear_norms(gram_a, gram_b)
+    change = squared_scaling * (gram_a * gram_b).sum((-2, -1))
+    for sums, size_a, size_b in (
+        (single, a, b),
+        (balanced, torch.where(recorded, a, even), torch.where(recorded, b, even)),
+    ):
+        for name, values in (
+            ("a_squared", torch.where(recorded, moved_a, size_a)),
+            ("b_squared", torch.where(recorded, moved_b, size_b)),
+            ("update", change),
+            ("from_b", squared_scaling * d_out * size_a),
+            ("from_a", squared_scaling * d_in * size_b),
+            ("from_both", squared_scaling * rank * d_in * d_out),
+        ):
+            sums[name] += values.sum().item()
+
+
+def _nuclear_norms(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+    """Sum of the singular values of each B A, from A A^T and B^T B."""
     values, vectors = torch.linalg.eigh(gram_a)
-    root = vectors * values.clamp_min(0).sqrt()
-    return torch.linalg.eigvalsh(root.mT @ gram_b @ root).clamp_min(0).sqrt().sum().item()
+    root = vectors * values.clamp_min(0).sqrt()[..., None, :]
+    return torch.linalg.eigvalsh(root.mT @ gram_b @ root).clamp_min(0).sqrt().sum(-1)
 
 
 def _add_rest(sums: dict[str, float], value: Tensor, begun: Tensor | None) -> None:
@@ -349,4 +369,4 @@ def _sums() -> dict[str, float]:
 
 
 def _squared(value: Tensor) -> float:
-    return value.square().sum().item()
+    return torch.linalg.vector_norm(value, dtype=torch.float64).item() ** 2

@@ -30,6 +30,7 @@ __all__ = [
     "low_rank_factors",
     "low_rank_supersamples",
     "repeated_certificates",
+    "summarize_repeats",
     "train_low_rank",
 ]
 
@@ -141,7 +142,7 @@ def repeated_certificates(
     Examples
     --------
     >>> model, draw = LowRankClassifier(5, 3, rank=2, tuned="B"), gaussian_classes(5, 3, separation=3.0)
-    >>> table = repeated_certificates(model, draw, n_samples=300, repeats=2, draws=5, fresh=1000)
+    >>> table = repeated_certificates(model, draw, n_samples=300, repeats=1, levels=(2,), draws=2, fresh=1000)
     >>> table.groupby("bound")["violated"].sum().to_dict()["coded"]
     0
     """
@@ -177,6 +178,29 @@ def repeated_certificates(
             _row(repeat, "no complexity", empirical, risk, chernoff_risk(empirical, 0.0, n_samples, confidence))
         )
     return pd.DataFrame(rows)
+
+
+def summarize_repeats(table: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """What `repeated_certificates` found, one row for each bound (and each value of the columns `by`).
+
+    Columns: repeats, violated (share of repeats whose true risk exceeds the certificate), certified, true_risk,
+    empirical_risk (means), mean_gap and gap_error (mean of true - empirical risk and its standard error), gap_bound
+    (mean of certified - empirical risk).
+
+    Examples
+    --------
+    >>> row = {"bound": "coded", "empirical_risk": 0.1, "true_risk": 0.2, "certified": 0.3, "violated": False}
+    >>> summarize_repeats(pd.DataFrame([row, row])).loc[0, ["repeats", "violated"]].tolist()
+    [2, 0.0]
+    """
+    frame = table.assign(
+        mean_gap=table["true_risk"] - table["empirical_risk"], gap_bound=table["certified"] - table["empirical_risk"]
+    )
+    grouped = frame.groupby([*by, "bound"], sort=False)
+    means = grouped[["violated", "certified", "true_risk", "empirical_risk", "mean_gap", "gap_bound"]].mean()
+    means.insert(0, "repeats", grouped.size())
+    means["gap_error"] = grouped["mean_gap"].sem()
+    return means.reset_index()
 
 
 def low_rank_supersamples(

@@ -2,11 +2,13 @@
 
     python benchmarks/sst2/run.py --data glue/SST-2 --out results/sst2
 
-One resumable command: each finished run is one JSON file under --out; what is there already is not run again. `certificates.csv` is the table.
+One resumable command: each finished run is one JSON file under --out; what is there already is not run again.
+`certificates.csv` is the table.
 
 The adapter sits on encoder.layer.5.output.dense, with a linear classifier on the mean of the token outputs; all else is
-frozen. Seeds draw the frozen (or first) factor. The learning rate and the prior's scale are tuned for each way of training on seed 0, which
-bounds pay nothing for but the scale: they hold for every posterior at once.
+frozen. Seeds draw the frozen (or first) factor. The learning rate and the prior's scale are tuned for each way of
+training on seed 0. For the rate the bounds pay nothing, because they hold for every posterior at once; the scale's
+price is in the certificate.
 """
 
 from __future__ import annotations
