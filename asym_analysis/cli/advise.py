@@ -56,7 +56,7 @@ def advise(
         return
     columns = ["module", "random_A", "random_B", "asymmetry_index", "predicted_cost", "saved_parameters", "freeze_A"]
     show_frame(result.frame[columns], title=f"{adapter.name}: modules by what freezing a random A loses")
-    whole = result.summary().iloc[0]
+    whole = result.summary().to_dict(orient="records")[0]
     say(
         f"Freezing A in {whole['freeze_A']} of {whole['modules']} modules loses {whole['predicted_cost']:.1%} of the "
         f"update's signal and saves {whole['saved_parameters']:,} trained numbers ({whole['saved_fraction']:.0%}), "

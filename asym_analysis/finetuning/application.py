@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from asym_analysis.finetuning.factor_start import FactorStart
 from asym_analysis.finetuning.initializations import generator_for, initial_factor
-from asym_analysis.finetuning.variants import FactorStart, Variant
+from asym_analysis.finetuning.variants import Variant
 
 __all__ = ["apply_variant", "initial_factors", "lora_layers"]
 

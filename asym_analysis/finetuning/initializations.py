@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.finetuning.variants import Initialization
+from asym_analysis.finetuning.factor_start import Initialization
 
 __all__ = ["generator_for", "initial_factor"]
 

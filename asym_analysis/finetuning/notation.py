@@ -12,7 +12,7 @@ import re
 import unicodedata
 import warnings
 
-from asym_analysis.finetuning.variants import FactorStart, Initialization
+from asym_analysis.finetuning.factor_start import FactorStart, Initialization
 
 __all__ = ["parse_variant"]
 

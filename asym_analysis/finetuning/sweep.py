@@ -17,9 +17,7 @@ __all__ = ["results_table", "run_sweep"]
 TABLE = "runs.csv"
 
 
-def run_sweep(
-    runs: list[PlannedRun], folder: str | Path, *, only: str = "", progress: bool = False
-) -> pd.DataFrame:
+def run_sweep(runs: list[PlannedRun], folder: str | Path, *, only: str = "", progress: bool = False) -> pd.DataFrame:
     """Run what is not finished yet, and write `runs.csv` after each run.
 
     An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes. Where the

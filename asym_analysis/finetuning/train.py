@@ -132,7 +132,7 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 
 def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, data: TaskData, progress: bool) -> Any:
-    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
     generates = config.task.generates
     more: dict[str, Any] = {"predict_with_generate": True} if generates else {}
@@ -166,7 +166,7 @@ def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, d
     def kept(logits: Any, labels: Tensor) -> Any:
         return config.task.reduce(logits, labels, processor)
 
-    return (Seq2SeqTrainer if generates else Trainer)(
+    trainer = (Seq2SeqTrainer if generates else Trainer)(
         model=model,
         args=arguments,
         train_dataset=data.train,
@@ -176,6 +176,9 @@ def _trainer(config: FinetuneConfig, folder: Path, model: Any, processor: Any, d
         optimizers=(_lorafa(config, model), None),
         preprocess_logits_for_metrics=None if generates else kept,
     )
+    # Without a progress bar the Trainer prints its logs on standard output, which belongs to results.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _lorafa(config: FinetuneConfig, model: Any) -> Any:

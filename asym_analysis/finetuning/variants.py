@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FactorStart", "Initialization", "Variant"]
+from asym_analysis.finetuning.factor_start import FactorStart, Initialization
+from asym_analysis.finetuning.notation import parse_variant
 
-Initialization = Literal["zero", "orthonormal", "kaiming", "gaussian", "singular", "last_singular"]
+__all__ = ["Variant"]
 
 _SUBSCRIPTS: dict[Initialization, str] = {
     "zero": "0",
@@ -15,20 +16,6 @@ _SUBSCRIPTS: dict[Initialization, str] = {
     "kaiming": "Km",
     "gaussian": "N",
 }
-
-
-@dataclass(frozen=True)
-class FactorStart:
-    """How one factor begins, and whether training moves it.
-
-    `initialization` is one of: "zero"; "orthonormal" (Haar, orthonormal rows of A or columns of B); "kaiming" (uniform,
-    as `torch.nn.Linear` and PEFT start it); "gaussian" (rows of A or columns of B of expected squared norm 1);
-    "singular" and "last_singular" (the first or last right singular vectors of the pretrained weight for A, left ones
-    for B).
-    """
-
-    initialization: Initialization
-    trained: bool
 
 
 @dataclass(frozen=True)
@@ -86,8 +73,6 @@ class Variant:
         ValueError
             If the text is neither, or the variant cannot train.
         """
-        from asym_analysis.finetuning.notation import parse_variant
-
         return cls(*parse_variant(text))
 
     @property

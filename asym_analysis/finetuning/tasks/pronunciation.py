@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Int
 from typing_extensions import override
 
 from asym_analysis.finetuning.scores import edit_distance
@@ -147,12 +147,12 @@ def _pad(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"input_ids": inputs, "attention_mask": (inputs != PAD).long(), "labels": padded("labels", -100)}
 
 
-def _until_end(ids: Iterable[int]) -> list[int]:
+def _until_end(ids: Int[np.ndarray, " length"]) -> list[int]:
     """The symbols before the end, without what starts or pads the sequence."""
     symbols = []
-    for i in ids:
+    for i in ids.tolist():
         if i == END:
             break
         if i not in (PAD, START, -100):
-            symbols.append(int(i))
+            symbols.append(i)
     return symbols
