@@ -72,7 +72,9 @@ def simulate(
     ] = 1.0,
     noise_variance: Annotated[float, typer.Option(min=0.0, help="Of every output.")] = 0.0,
     rank: Annotated[str, typer.Option(help="Ranks, separated by commas.")] = "2,4,8,16",
-    tuned: Annotated[str, typer.Option(help="Factors to tune, separated by commas: A, B, both.")] = "A,B,both",
+    tuned: Annotated[
+        str | None, typer.Option(help="Factors to tune, separated by commas: A, B, both. All; with --samples A,B.")
+    ] = None,
     samples: Annotated[
         str | None,
         typer.Option(help="Training-set sizes, separated by commas: losses after fitting, at the first rank."),
@@ -95,20 +97,23 @@ def simulate(
         return _validate(draws, seed, as_json, out)
     from asym_analysis.least_squares import asymmetry_index, compare_finite_samples, compare_theory, win_probability
 
-    ranks, ways = _integers("--rank", rank), [way.strip() for way in tuned.split(",")]
+    ranks = _integers("--rank", rank)
+    sizes = None if samples is None else _integers("--samples", samples)
+    if sizes is not None:
+        ranks = ranks[:1]
+    ways = [way.strip() for way in (tuned or ("A,B,both" if sizes is None else "A,B")).split(",")]
     try:
         problem = _problem(d_in, d_out, spectrum, parameter, alignment, noise_variance, seed)
-        if samples is None:
+        if sizes is None:
             table = compare_theory(problem, ranks, tuned=ways, draws=draws, seed=seed, device=device)  # type: ignore[arg-type]
         else:
-            sizes = _integers("--samples", samples)
             table = compare_finite_samples(problem, ranks[0], sizes, tuned=ways, draws=draws, seed=seed)  # type: ignore[arg-type]
         index = {r: asymmetry_index(problem, r) for r in ranks}
         wins = {r: win_probability(problem, r) for r in ranks}
-    except (ValueError, RuntimeError) as error:
-        fail(str(error))
+    except (ValueError, RuntimeError, AssertionError) as error:  # torch asserts that a device exists
+        fail(str(error).splitlines()[0])
     if figure is not None:
-        _draw(table, "rank" if samples is None else "samples", figure)
+        _draw(table, "rank" if sizes is None else "samples", figure)
     _deliver(table, as_json, out, f"least squares, {spectrum.value} inputs, d_in {d_in}, d_out {d_out}")
     if not as_json:
         for r in ranks:

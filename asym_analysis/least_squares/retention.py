@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
+from asym_analysis.least_squares.haar import captured_energy_moments
+
 __all__ = [
     "Retention",
     "effective_dimension_penalty",
@@ -75,9 +77,7 @@ class Retention:
         inner = gram[np.ix_(support, support)]
         p = self.equivalent[support]
         if self.method == "exact":
-            d = len(p)
-            spread = float((inner**2).sum()) - float(np.trace(inner)) ** 2 / d
-            return 2 * self.rank * (d - self.rank) / (d * (d - 1) * (d + 2)) * max(0.0, spread)
+            return captured_energy_moments(float(np.trace(inner)), float((inner**2).sum()), len(p), self.rank)[1]
         w = p * (1 - p)
         total = w.sum()
         diagonal = np.diag(inner)
@@ -105,8 +105,8 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
     theory notes, section 6.3). First correction, derived here: with w_i = p_i (1 - p_i) and D = sum w_i,
     E[P_ii] = p_i + w_i (q - p_i) / D with q = sum w_i p_i / D. It shifts gain to the directions of low variance, keeps
     the sum, vanishes for a flat spectrum. The half added to D in the code fits ranks 1 to 3; it is of higher order.
-    The stated error is the correction times min(1, 2/D); over power laws (0.5 to 2), spikes and exponentials at ranks
-    1 to 16 the measured error was below it.
+    The stated error is the correction times min(1, 2/D). In 330 simulated settings (power laws 0.5 to 3, spikes of 10
+    to 1000, exponentials; ranks 2 to 16; alignments -1 to 2) no measured error exceeded it by three standard errors.
 
     Examples
     --------

@@ -128,7 +128,7 @@ def asymmetry_index(problem: LeastSquaresProblem, rank: int) -> float:
     """
     if problem.signal <= 0:
         raise ValueError("the problem has no signal, so neither factor gains anything; the index is 0/0")
-    check_rank(problem, rank, "A")
+    check_rank(problem, rank, "both")
     energy = problem.signal_energy.cpu().numpy()
     return float(energy @ _retention(problem, rank).mean) / (rank / problem.d_out * problem.signal)
 

@@ -39,6 +39,18 @@ def test_table_file_and_figure(tmp_path: Path) -> None:
     assert figure.with_suffix(".png").exists()
 
 
+def test_finite_samples_at_the_first_rank() -> None:
+    done = run("--d-in", "12", "--d-out", "8", "--rank", "2,4", "--samples", "20,40", "--draws", "40", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [(row["samples"], row["tuned"], row["rank"]) for row in rows] == [
+        (20, "A", 2),
+        (20, "B", 2),
+        (40, "A", 2),
+        (40, "B", 2),
+    ]
+
+
 def test_input_errors_are_one_sentence() -> None:
     done = run("--rank", "2,x")
     assert done.returncode == 1
