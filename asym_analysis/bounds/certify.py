@@ -18,7 +18,7 @@ from asym_analysis.bounds import risk
 from asym_analysis.bounds.description import PLACEMENTS, encode_adapter, relative_error
 from asym_analysis.bounds.posterior import GaussianPosterior, gaussian_posterior, with_start
 from asym_analysis.bounds.report import BoundReport, BoundRow
-from asym_analysis.bounds.trained import TUNED, Tuned, regime_of, trained_tensors
+from asym_analysis.bounds.trained import Tuned, as_tuned, regime_of, trained_tensors
 from asym_analysis.results import versions
 
 if TYPE_CHECKING:
@@ -110,8 +110,6 @@ def certify(
     """
     if not set(methods) <= set(METHODS) or not methods:
         raise ValueError(f"methods must be among {METHODS}, not {tuple(methods)}")
-    if tuned not in ("auto", *TUNED):
-        raise ValueError(f"tuned must be 'auto', 'B', 'A' or 'both', not {tuned!r}")
     if tried < 1 or draws < 1:
         raise ValueError("tried and draws must be at least 1")
     if not 0.0 < confidence < 1.0:
@@ -122,7 +120,7 @@ def certify(
         from asym_analysis.adapters.load import load_adapter
 
         adapter = load_adapter(checkpoint)
-    regime, evidence = regime_of(adapter) if tuned == "auto" else (tuned, "as given")
+    regime, evidence = regime_of(adapter) if tuned == "auto" else (as_tuned(tuned), "as given")
     work = _Certification(
         with_start(adapter, prior) if prior is not None else adapter,
         prior, evaluate, evaluate_some, n_samples, regime, include_head,
@@ -166,7 +164,7 @@ class _Certification:
     progress: bool
 
     def coded(self, levels: Sequence[int]) -> list[BoundRow]:
-        rows = []
+        rows: list[BoundRow] = []
         candidates = [(count, placement) for count in levels for placement in PLACEMENTS]
         for count, placement in tqdm(candidates, desc="coded", disable=not self.progress):
             coded = encode_adapter(
@@ -191,7 +189,7 @@ class _Certification:
         ]
 
     def gaussian(self, candidates: Sequence[tuple[str, GaussianPosterior]], draws: int, seed: int) -> list[BoundRow]:
-        rows = []
+        rows: list[BoundRow] = []
         sampling = 0.1 * self.delta / len(candidates)
         for index, (note, posterior) in enumerate(candidates):
             generator = torch.Generator().manual_seed(seed + 1000 * index)

@@ -13,7 +13,7 @@ from asym_analysis.bounds import information
 from asym_analysis.bounds.description import Placement, encode_adapter, relative_error
 from asym_analysis.bounds.posterior import factor_energies, with_head
 from asym_analysis.bounds.report import BoundReport, BoundRow
-from asym_analysis.bounds.trained import TUNED, Tuned, regime_of, trained_tensors
+from asym_analysis.bounds.trained import TUNED, Tuned, as_tuned, regime_of, trained_tensors
 from asym_analysis.results import versions
 
 if TYPE_CHECKING:
@@ -110,8 +110,6 @@ def compute_bound(
     unknown = set(rungs) - set(RUNGS)
     if unknown:
         raise ValueError(f"unknown rungs {sorted(unknown)}: choose from {', '.join(RUNGS)}")
-    if tuned not in ("auto", *TUNED):
-        raise ValueError(f"tuned must be 'auto', 'B', 'A' or 'both', not {tuned!r}")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
     if empirical_risk is not None and not 0.0 <= empirical_risk <= 2 * sub_gaussian:
@@ -125,7 +123,7 @@ def compute_bound(
         from asym_analysis.adapters.load import load_adapter
 
         adapter = load_adapter(checkpoint)
-    regime, evidence = regime_of(adapter) if tuned == "auto" else (tuned, "as given")
+    regime, evidence = regime_of(adapter) if tuned == "auto" else (as_tuned(tuned), "as given")
     ladder = _Ladder(adapter, n_samples, regime, sub_gaussian, empirical_risk, confidence, include_head)
     rows: list[BoundRow] = []
     if "parameter count" in rungs or "degrees of freedom" in rungs:
@@ -213,9 +211,10 @@ class _Ladder:
         rule = "the number given is at least the true mutual information: an estimate does not ensure it"
         by_factor: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {self.regime: given}
         rows = []
-        for tuned, value in by_factor.items():
+        for name, value in by_factor.items():
+            tuned = as_tuned(name)
             each = np.atleast_1d(np.asarray(value, dtype=np.float64))
-            size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=False))  # type: ignore[arg-type]
+            size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=False))
             if np.ndim(value) == 0:
                 nats = float(each[0])
                 gap = information.mutual_information_gap(nats, self.n, self.sigma)

@@ -32,12 +32,15 @@ class FamilyInformation(Result):
     kind (always "diagnostic").
     """
 
-    frame: pd.DataFrame = field(repr=False)  # type: ignore[assignment,misc]
+    frame: pd.DataFrame = field(repr=False)
     settings: Mapping[str, Any]
 
     def as_mutual_information(self) -> dict[str, float]:
         """What `compute_bound` takes as `mutual_information`; estimates below zero count as zero."""
-        return {row.tuned: max(float(row.nats), 0.0) for row in self.frame.itertuples()}  # type: ignore[arg-type]
+        return {
+            str(tuned): max(float(nats), 0.0)
+            for tuned, nats in zip(self.frame["tuned"], self.frame["nats"], strict=True)
+        }
 
 
 def mutual_information_of_family(
@@ -132,7 +135,9 @@ def mutual_information_of_family(
 def _labels(family: AdapterSet, given: str | Sequence[Any], what: str) -> Int[np.ndarray, "n"]:
     if isinstance(given, str):
         if given not in family.table:
-            raise AdapterError(f"the table has no column {given!r} for the {what}; it has {', '.join(family.table)}")
+            raise AdapterError(
+                f"the table has no column {given!r} for the {what}; it has {', '.join(map(str, family.table.columns))}"
+            )
         given = family.table[given].tolist()
     if len(given) != len(family):
         raise AdapterError(f"{len(given)} values of {what} for {len(family)} adapters: give one for each")

@@ -145,7 +145,7 @@ def ksg_information(
 
     def each(a: Float[np.ndarray, "m p"], b: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m"]:
         joint = np.hstack([a, b])
-        distance = cKDTree(joint).query(joint, k=neighbours + 1, p=np.inf)[0][:, -1]
+        distance = np.asarray(cKDTree(joint).query(joint, k=neighbours + 1, p=np.inf)[0])[:, -1]
         inside = np.nextafter(distance, 0)  # strictly nearer than the k-th neighbour
         counts = [cKDTree(part).query_ball_point(part, inside, p=np.inf, return_length=True) - 1 for part in (a, b)]
         terms = digamma(np.asarray(counts[0]) + 1.0) + digamma(np.asarray(counts[1]) + 1.0)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from asym_analysis.adapters.adapter import Adapter, ModuleSource, TensorSource
+from asym_analysis.adapters.adapter import Adapter, ModuleSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError
 
-__all__ = ["TUNED", "TensorKey", "TrainedTensor", "Tuned", "regime_of", "trained_tensors", "with_tensors"]
+__all__ = ["TUNED", "TensorKey", "TrainedTensor", "Tuned", "as_tuned", "regime_of", "trained_tensors", "with_tensors"]
 
 Tuned = Literal["B", "A", "both"]
 TUNED: tuple[Tuned, ...] = ("B", "A", "both")
@@ -114,7 +115,7 @@ def with_tensors(adapter: Adapter, values: Mapping[TensorKey, Tensor], *, name: 
     extras = dict(adapter.extras)
     for (owner, part), tensor in values.items():
         if part == "head" and owner in extras:
-            extras[owner] = replace(extras[owner], read=lambda tensor=tensor: tensor)
+            extras[owner] = replace(extras[owner], read=partial(_same, tensor))
         elif part in ("A", "B", "magnitude") and owner in adapter:
             by_module.setdefault(owner, {})[part] = tensor
         else:
@@ -123,7 +124,8 @@ def with_tensors(adapter: Adapter, values: Mapping[TensorKey, Tensor], *, name: 
     def reader(module: str) -> Callable[[], LowRankUpdate]:
         def read() -> LowRankUpdate:
             update = adapter[module]
-            return replace(update, **{part: value.to(update.A) for part, value in by_module[module].items()})
+            new: dict[str, Any] = {part: value.to(update.A) for part, value in by_module[module].items()}
+            return replace(update, **new)
 
         return read
 
@@ -141,9 +143,23 @@ def with_tensors(adapter: Adapter, values: Mapping[TensorKey, Tensor], *, name: 
     )
 
 
-def tensor_source(tensor: Tensor) -> TensorSource:
-    """A tensor in memory, as one that could stand in a file."""
-    return TensorSource(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda: tensor)
+def as_tuned(name: str) -> Tuned:
+    """The name of a way of tuning, checked.
+
+    Raises
+    ------
+    ValueError
+        If it is none of "B", "A" and "both".
+
+    Examples
+    --------
+    >>> as_tuned("B")
+    'B'
+    """
+    for tuned in TUNED:
+        if name == tuned:
+            return tuned
+    raise ValueError(f"tuned must be 'auto', 'B', 'A' or 'both', not {name!r}")
 
 
 def _reader(adapter: Adapter, module: str, part: str) -> Callable[[], Tensor]:
@@ -157,3 +173,7 @@ def _equal(first: LowRankUpdate, second: LowRankUpdate, factor: str) -> bool:
 
 def _name(moved: frozenset[str]) -> Tuned:
     return "both" if moved == {"A", "B"} else "B" if "B" in moved else "A"
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

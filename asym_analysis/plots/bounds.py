@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from asym_analysis.bounds.report import BoundReport
 from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SINGLE_COLUMN, axes_or_new
@@ -59,6 +60,9 @@ def plot_bounds(report: BoundReport, ax: Axes | None = None) -> Axes:
             )  # fmt: skip
     low, high = frame["gap"].min() / 2, max(frame["gap"].max() * 2, 2 * ceiling)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(low, high)
     ax.axvspan(ceiling, high, color=COLORS["null"], alpha=0.15, linewidth=0)
     ax.axvline(ceiling, color=COLORS["null"], linewidth=0.8)

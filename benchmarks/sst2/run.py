@@ -129,7 +129,7 @@ class Study:
         methods = ("coded", "gaussian") if levels else ("gaussian",)
         report = certify(
             known, evaluate, len(sentences), methods=methods, tuned=setting.tuned, levels=levels, posterior=posterior,
-            prior=prior, evaluate_some=evaluate_some, draws=600, seed=setting.seed,
+            prior=prior, evaluate_some=evaluate_some, draws=2000, seed=setting.seed,
         )  # fmt: skip
         dev = np.arange(len(self.dev.features))
         generator = torch.Generator().manual_seed(99)
