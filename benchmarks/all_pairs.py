@@ -1,7 +1,7 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
-Everything is timed in one run, the parts taking turns, and each part's best time counts: other work on the machine slows
-all of them. The scipy loop is timed on a random sample of the pairs and multiplied up.
+Everything is timed in one run, the parts taking turns, and each part's best time counts: other work on the machine
+slows all of them. The scipy loop is timed on a random sample of the pairs and multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64
     python benchmarks/all_pairs.py --adapters 1000 --folder /tmp/thousand   # written once, then streamed from disk
@@ -142,9 +142,7 @@ def streamed(folder: Path, count: int, modules: int) -> None:
         costs[len(runs)] = taken / pairs / modules * 1e6
         print(f"{len(runs)} adapters from disk: {taken:.1f} s, {costs[len(runs)]:.2f} microseconds a pair and module")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"cost of a pair at {count} adapters: {costs[count] / costs[100]:.2f} times that at 100; peak memory {peak:.2f} GB"
-    )
+    print(f"cost of a pair at {count} adapters: {costs[count] / costs[100]:.2f} times that at 100; peak {peak:.2f} GB")
 
 
 def main() -> None:

@@ -1,0 +1,110 @@
+"""Checkpoints of a run, against one comparison at a time; the first step, against simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+
+from asym_analysis.adapters import Adapter, AdapterSet
+from asym_analysis.alignment.first_step import first_step_overlap, sketch_inclusion
+from asym_analysis.alignment.grids import leading_overlaps
+from asym_analysis.alignment.trajectories import checkpoint_trajectories
+from asym_analysis.errors import AdapterError
+
+
+def checkpoints(steps: list[int], runs: list[str]) -> AdapterSet:
+    made = []
+    for step, run in zip(steps, runs, strict=True):
+        generator = torch.Generator().manual_seed(ord(run))
+        A, B, turn = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((3, 40), (30, 3), (30, 3)))
+        made.append(Adapter.from_factors({"layer.0.q": (A, B + 0.05 * step * turn)}, name=f"{run}-{step}"))
+    return AdapterSet(made, {"step": steps, "run": runs})
+
+
+def test_each_run_is_followed_in_the_order_of_its_steps() -> None:
+    runs = checkpoints([20, 0, 5, 7, 3], ["x", "x", "x", "y", "y"])
+    table = checkpoint_trajectories(runs, run="run").frame
+    x = table.query("run == 'x' and factor == 'B'")
+    assert x.step.tolist() == [0, 5, 20]
+    factors = {adapter.name: adapter["layer.0.q"].B.numpy() for adapter in runs}
+    angle = lambda a, b: subspace_angles(factors[a], factors[b])  # noqa: E731
+    expected = [np.linalg.norm(angle("x-0", "x-5")), np.linalg.norm(angle("x-5", "x-20"))]
+    np.testing.assert_allclose(x.turned, [np.nan, *expected])
+    np.testing.assert_allclose(x.speed, [np.nan, expected[0] / 5, expected[1] / 15])
+    np.testing.assert_allclose(x.to_last, [(np.cos(angle(n, "x-20")) ** 2).mean() for n in ("x-0", "x-5", "x-20")])
+    np.testing.assert_allclose(x.to_first, [(np.cos(angle(n, "x-0")) ** 2).mean() for n in ("x-0", "x-5", "x-20")])
+    np.testing.assert_allclose(x.null_mean, 3 / 30)
+    still = table.query("factor == 'A'")
+    np.testing.assert_allclose(still.speed.dropna(), 0, atol=1e-12)
+    np.testing.assert_allclose(still.to_first, 1)
+    assert set(table.run) == {"x", "y"}
+
+
+def test_tables_that_hold_no_trajectory_are_refused() -> None:
+    with pytest.raises(AdapterError, match="no column 'epoch'"):
+        checkpoint_trajectories(checkpoints([0, 1], ["x", "x"]), step="epoch")
+    with pytest.raises(AdapterError, match="two checkpoints of run x have step 4"):
+        checkpoint_trajectories(checkpoints([4, 4], ["x", "x"]), run="run")
+    with pytest.raises(AdapterError, match="no run has two checkpoints"):
+        checkpoint_trajectories(checkpoints([4, 4], ["x", "y"]), run="run")
+    runs = checkpoints([1, 2], ["x", "x"])
+    with pytest.raises(AdapterError, match="has no number in column 'run'"):
+        checkpoint_trajectories(runs, step="run")
+
+
+@pytest.mark.parametrize(
+    ("power", "predicted", "simulated"), [(0.5, 0.1576, 0.1515), (1.0, 0.4761, 0.4625), (1.5, 0.646, 0.629)]
+)
+def test_the_first_step_explains_similar_B(power: float, predicted: float, simulated: float) -> None:
+    """Theory notes, section 6.6 and T10: d = 256, rank 8, and the published simulation, repeated here."""
+    spectrum = torch.arange(1, 257, dtype=torch.float64) ** -power
+    table = first_step_overlap({"q": torch.diag(spectrum)}, rank=8)
+    assert table.predicted[0] == pytest.approx(predicted, abs=6e-4)
+    generator = torch.Generator().manual_seed(0)
+    sketches = spectrum[:, None] * torch.randn(60, 256, 8, generator=generator, dtype=torch.float64)
+    bases = torch.linalg.qr(sketches).Q
+    overlaps = torch.einsum("ndp,mdq->nmpq", bases, bases).square().sum((2, 3))[np.triu_indices(60, 1)] / 8
+    assert overlaps.mean().item() == pytest.approx(simulated, abs=0.01)
+
+
+def test_two_tasks_overlap_as_their_gradients_do() -> None:
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *s: torch.randn(*s, generator=generator, dtype=torch.float64)  # noqa: E731
+    decay = torch.arange(1, 61, dtype=torch.float64) ** -1.0
+    turn = torch.linalg.qr(draw(60, 60)).Q
+    first = torch.diag(decay)
+    second = torch.linalg.qr(torch.eye(60, dtype=torch.float64) + 0.1 * draw(60, 60)).Q @ first @ turn
+    table = first_step_overlap({"q": first}, 4, {"q": second}).set_index("factor")
+    sketches = [g @ torch.randn(200, 60, 4, generator=generator, dtype=torch.float64) for g in (first, second)]
+    one, two = (torch.linalg.qr(s).Q for s in sketches)
+    simulated = torch.einsum("ndp,mdq->nmpq", one, two).square().sum((2, 3)).mean().item() / 4
+    assert table.loc["B", "predicted"] == pytest.approx(simulated, rel=0.1)  # high at rank 4
+    assert table.loc["A", "predicted"] < table.loc["B", "predicted"]
+    with pytest.raises(ValueError, match="no gradient of q"):
+        first_step_overlap({"q": first}, 4, {})
+
+
+def test_inclusion_sums_to_the_rank_and_ends_at_one() -> None:
+    spectrum = np.arange(1, 50.0) ** -2
+    assert sketch_inclusion(spectrum, 7).sum() == pytest.approx(7)
+    assert sketch_inclusion(np.r_[spectrum[:5], np.zeros(9)], 7).tolist() == [1.0] * 5 + [0.0] * 9
+    with pytest.raises(ValueError, match="is empty"):
+        sketch_inclusion(np.zeros(3), 1)
+
+
+def test_leading_overlaps_do_not_depend_on_the_gauge() -> None:
+    runs = checkpoints([0, 9], ["x", "y"])
+    first, second = runs
+    update = first["layer.0.q"]
+    mix = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
+    turned = Adapter.from_factors({"layer.0.q": (mix @ update.A, update.B @ torch.linalg.inv(mix))}, name="turned")
+    one, two = leading_overlaps(first, second), leading_overlaps(turned, second)
+    np.testing.assert_allclose(one.value, two.value, atol=1e-10)
+    last = one.query("factor == 'left' and i == 3 and j == 3").value.item()
+    angles = subspace_angles(update.B.numpy(), second["layer.0.q"].B.numpy())
+    assert last == pytest.approx((np.cos(angles) ** 2).mean())
+    assert (leading_overlaps(first, first).query("i == j").value > 1 - 1e-9).all()
+    with pytest.raises(AdapterError, match="share no module"):
+        leading_overlaps(first, Adapter.from_factors({"other": (mix, mix)}))
