@@ -65,6 +65,7 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
         else:
             part = key.part if key.split is None else f"{key.part}.{key.split}"
             groups.setdefault(key.module, {})[part] = tensor
+    ledger.require_both(groups)
     configs = _header_configs(header)
     for module, parts in groups.items():
         try:

@@ -40,6 +40,7 @@ class GgufDialect:
                 ledger.keep(tensor, tensor, "trained beside the adapter")
             else:
                 groups.setdefault(key[1], {})[key[2].upper()] = tensor
+        ledger.require_both(groups)
         for module, parts in groups.items():
             if parts.keys() == {"A", "B"}:
                 _add_module(ledger, module, parts, alpha)

@@ -102,6 +102,23 @@ class Ledger:
         """Record tensors that belong to an adapter but cannot be used."""
         self._refused.update(dict.fromkeys(_names(tensors), reason))
 
+    def require_both(self, groups: Mapping[str, Mapping[str, str]]) -> None:
+        """Check that a file of pairs does not hold one factor only.
+
+        Raises
+        ------
+        AdapterError
+            If no module has a B, or none has an A.
+        """
+        held = {part for parts in groups.values() for part in parts if part in ("A", "B")}
+        if held == {"A"}:
+            raise AdapterError(f"{self.source} holds A of {len(groups)} modules and no B: save both factors")
+        if held == {"B"}:
+            raise AdapterError(
+                f"{self.source} holds B of {len(groups)} modules and no A: a frozen A was left out, and no seed that "
+                "would draw it again is recorded; save both factors"
+            )
+
     def number(self, tensor: str) -> float:
         """The value of a tensor that holds one number, such as alpha: the only tensors that a dialect reads.
 

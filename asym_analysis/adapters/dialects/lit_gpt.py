@@ -71,6 +71,7 @@ class LitGptDialect:
                 groups.setdefault(key[1], {})[key[2]] = tensor
             elif tensor.endswith((".linear.weight", ".linear.bias")) or ".lora_" not in tensor:
                 ledger.ignore(tensor, "frozen base weight")
+        ledger.require_both(groups)
         config = PeftConfig(_as_peft(checkpoint.config))
         for module, parts in groups.items():
             try:

@@ -59,6 +59,7 @@ class LoralibDialect:
                 groups[name.module][name.part] = tensor
         _account_for(ledger, rest, groups)
         config = PeftConfig(_as_peft(checkpoint.config))
+        ledger.require_both(groups)
         transposed = _transposed(ledger, groups)
         for module, parts in groups.items():
             try:

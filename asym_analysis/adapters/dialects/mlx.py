@@ -47,6 +47,7 @@ class MlxDialect:
                 groups.setdefault(key[1], {})[_PARTS[key[2]]] = tensor
             else:
                 ledger.keep(tensor, tensor, "trained beside the adapter")
+        ledger.require_both(groups)
         scaling, how = _scaling(checkpoint.config)
         for module, parts in groups.items():
             if {"A", "B"} <= parts.keys():

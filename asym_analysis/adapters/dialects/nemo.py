@@ -55,6 +55,7 @@ class NemoDialect:
                 ledger.keep(tensor, tensor, "trained beside the adapter")
             else:
                 groups.setdefault(_module(key), {})["A" if key[4] == "in" else "B"] = tensor
+        ledger.require_both(groups)
         config = PeftConfig(_as_peft(checkpoint.config))
         for module, parts in groups.items():
             shape = ledger.tensors[parts["A"]].shape if "A" in parts else ()

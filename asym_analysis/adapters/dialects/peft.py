@@ -68,6 +68,7 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
             module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
             groups.setdefault(module, {})[key.part] = tensor
             paths[module] = key.path
+    ledger.require_both(groups)
     _account_for(ledger, rest, groups, whole_model=any(adapters))
     if any("d" in parts or "b" in parts for parts in groups.values()):
         add_vera(ledger, config, groups, shared, in_features or {})

@@ -39,6 +39,7 @@ class TorchtuneDialect:
                 _account_for(ledger, tensor)
             else:
                 groups.setdefault(key[1] or key[3], {})[_PARTS[key[2] or key[4]]] = tensor
+        ledger.require_both(groups)
         config = PeftConfig(_flat(checkpoint.config))
         for module, parts in groups.items():
             if {"A", "B"} <= parts.keys():

@@ -163,7 +163,7 @@ def test_dense_changes_are_kept_and_rotations_refused(read: Callable[..., Adapte
 def test_down_without_up(read: Callable[..., Adapter]) -> None:
     tensors = pair("lora_unet_x") | {"lora_unet_y.lora_down.weight": torch.rand(2, 5)}
     assert "without B" in read(tensors).coverage.refused["lora_unet_y.lora_down.weight"]
-    with pytest.raises(AdapterError, match="0 of 1"):
+    with pytest.raises(AdapterError, match="no B"):
         read({"lora_unet_y.lora_down.weight": torch.rand(2, 5)})
 
 

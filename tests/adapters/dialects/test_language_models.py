@@ -155,10 +155,12 @@ class TestLoralib:
         assert set(read({"q.lora_A": A, "q.lora_B": B, "head.weight": A}).extras) == {"head.weight"}
 
     def test_only_one_factor(self, read: Callable[..., Adapter]) -> None:
-        with pytest.raises(AdapterError, match="A without its B"):
+        with pytest.raises(AdapterError, match="A of 2 modules and no B"):
             read({"w_a_000": A, "w_a_001": A})
-        with pytest.raises(AdapterError, match="B without its A"):
+        with pytest.raises(AdapterError, match="frozen A was left out"):
             read({"h.lora_B": B})
+        with pytest.raises(AdapterError, match="frozen A was left out"):
+            read({"base_model.model.q.lora_B.weight": B}, {"peft_type": "LORA", "r": 2, "lora_alpha": 4})
 
 
 class TestLitGpt:
