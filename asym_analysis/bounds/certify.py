@@ -103,7 +103,7 @@ def certify(
     --------
     >>> A, B = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1)
     >>> adapter = Adapter.from_factors({"q": (A, B)})
-    >>> report = certify(adapter, lambda adapter: np.zeros(5000), 5000, tuned="B")
+    >>> report = certify(adapter, lambda adapter: np.zeros(5000), 5000, tuned="B", draws=10)
     >>> best = report.best()
     >>> best.rung, best.kind, best.risk < 0.02
     ('coded', 'certificate', True)
@@ -237,7 +237,8 @@ class _Certification:
             facts.append(f"prior {self.prior.name} trained on none of the {self.n:,} samples")
             rung += ", data-dependent prior"
         else:
-            facts.append("prior, code and modules fixed before the data")
+            centre = "the recorded initialization" if self.adapter.initial is not None else "zero"
+            facts.append(f"prior, centred at {centre}, code and modules fixed before the data")
         if self.regime != "both":
             facts.append(f"{'A' if self.regime == 'B' else 'B'} drawn without the data")
         if diagnostic:

@@ -174,7 +174,7 @@ class _Ladder:
         self,
         adapter: Adapter,
         n_samples: int,
-        regime: str,
+        regime: Tuned,
         sub_gaussian: float,
         empirical: float | None,
         confidence: float,
@@ -182,6 +182,8 @@ class _Ladder:
     ) -> None:
         self.adapter, self.n, self.regime, self.sigma = adapter, n_samples, regime, sub_gaussian
         self.empirical, self.confidence = empirical, confidence
+        # A factor that never moved says nothing of what training it would cost.
+        self.moved: tuple[Tuned, ...] = TUNED if regime == "both" else (regime, "both")
         self.heads = (False, True) if include_head and adapter.extras else (False,)
 
     def by_count(self, bits: float | None, rungs: Collection[str]) -> list[BoundRow]:
@@ -244,7 +246,7 @@ class _Ladder:
     def by_description(self, levels: int, placement: Placement, progress: bool) -> list[BoundRow]:
         rows = []
         for head in self.heads:
-            for tuned in TUNED:
+            for tuned in self.moved:
                 coded = encode_adapter(
                     self.adapter, tuned=tuned, include_head=head, levels=levels, placement=placement, progress=progress
                 )
@@ -270,12 +272,12 @@ class _Ladder:
 
     def by_posterior(self, relative_noise: float) -> list[BoundRow]:
         rows = []
-        centre = "its recorded initialization" if self.adapter.initial is not None else "zero"
+        centre = "its recorded initialization, drawn without the data" if self.adapter.initial is not None else "zero"
         energies = factor_energies(self.adapter)
         for head in self.heads:
             if head:
                 energies = {tuned: with_head(energy, self.adapter) for tuned, energy in energies.items()}
-            for tuned in TUNED:
+            for tuned in self.moved:
                 scales = energies[tuned].scales(tuned, relative_noise)
                 if not scales:
                     continue

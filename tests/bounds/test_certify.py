@@ -47,7 +47,7 @@ def task() -> Task:
 
 
 def test_certificate_is_not_vacuous_and_covers_the_risk(task: Task) -> None:
-    report = certify(task.adapter, task.evaluate, N, draws=60)
+    report = certify(task.adapter, task.evaluate, N, draws=30)
     frame = report.frame
     best = report.best()
     assert best is not None
@@ -78,8 +78,8 @@ def test_what_the_data_chose_from_is_charged(task: Task) -> None:
 
 def test_blocks_estimate_the_same_risk(task: Task) -> None:
     options = {"methods": ("gaussian",), "relative_noise": (0.5,)}
-    whole = certify(task.adapter, task.evaluate, N, draws=200, **options).frame
-    blocks = certify(task.adapter, task.evaluate, N, draws=700, evaluate_some=task.evaluate_some, **options).frame
+    whole = certify(task.adapter, task.evaluate, N, draws=60, **options).frame
+    blocks = certify(task.adapter, task.evaluate, N, draws=250, evaluate_some=task.evaluate_some, **options).frame
     assert blocks["nats"].tolist() == whole["nats"].tolist()
     mean = [float(frame["note"].iloc[0].split("draws ")[1].split(",")[0]) for frame in (whole, blocks)]
     assert mean[0] == pytest.approx(mean[1], abs=4 * math.sqrt(0.1 / N))
@@ -87,8 +87,8 @@ def test_blocks_estimate_the_same_risk(task: Task) -> None:
 
 def test_prior_from_other_samples_is_tighter_and_labelled(task: Task) -> None:
     other = Task(seed=77)
-    plain = certify(task.adapter, task.evaluate, N, draws=40, relative_noise=(0.25, 0.5))
-    report = certify(task.adapter, task.evaluate, N, draws=40, relative_noise=(0.25, 0.5), prior=other.adapter)
+    plain = certify(task.adapter, task.evaluate, N, draws=10, levels=(3,), relative_noise=(0.5,))
+    report = certify(task.adapter, task.evaluate, N, draws=10, levels=(3,), relative_noise=(0.5,), prior=other.adapter)
     assert set(report.frame["rung"]) == {"coded, data-dependent prior", "gaussian, data-dependent prior"}
     assert report.frame["assumptions"].str.contains("trained on none of the 1,500 samples").all()
     gaussian = [r.frame[r.frame["rung"].str.startswith("gaussian")]["nats"].min() for r in (plain, report)]
@@ -131,7 +131,7 @@ def test_losses_that_cannot_be_certified(task: Task, losses: np.ndarray, message
 
 def test_same_seed_same_table(task: Task, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        certify(task.adapter, task.evaluate, N, draws=5, seed=3).to_json(tmp_path / f"{name}.json")
+        certify(task.adapter, task.evaluate, N, draws=5, levels=(3,), seed=3).to_json(tmp_path / f"{name}.json")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
