@@ -1,7 +1,8 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
-Everything is timed in one run, the parts taking turns, and each part's best time counts: other work on the machine
-slows all of them. The scipy loop is timed on a random sample of the pairs and multiplied up.
+Everything is timed in one run, in seconds of processor time, the parts taking turns, and each part's best time counts:
+so little as possible depends on what else the machine does. The scipy loop is timed on a random sample of the pairs and
+multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64
     python benchmarks/all_pairs.py --adapters 1000 --folder /tmp/thousand   # written once, then streamed from disk
@@ -44,9 +45,9 @@ def adapters(count: int, modules: int, dtype: torch.dtype) -> AdapterSet:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def best(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -47,8 +47,8 @@ class SubspaceComparison(Result):
         (Tr C, Tr C^3) of each one's Gram operator C scaled to norm 1, module x factor x adapter; NaN for measures that
         do not see singular values.
     same_start
-        Module x pair: 1 where both began from the same A, 0 where not, -1 where that was not looked at (all but eight
-        modules, evenly spread) or cannot be told.
+        Module x pair: 1 where both began from the same factor, 0 where not, -1 where that was not looked at (all but
+        eight modules, evenly spread) or cannot be told.
     settings
         Arguments and versions.
     """
@@ -77,7 +77,7 @@ class SubspaceComparison(Result):
 
     @cached_property
     def same_initialization(self) -> Bool[np.ndarray, "pairs"]:
-        """True for pairs that began from the same A in at least half of the modules where that was looked at."""
+        """True for pairs that began from the same factor in at least half of the modules where that was looked at."""
         told = (self.same_start >= 0).sum(0)
         return (told > 0) & (2 * (self.same_start == 1).sum(0) >= told)
 

@@ -23,6 +23,7 @@ Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 ABSENT = -1
+FLAT = 0.6  # least flatness of a B that began at random, as A does otherwise
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ModuleTask:
 
     `sources` holds, for each adapter in order, its factors still in their file, the factors themselves, or None where
     the adapter lacks the module; `starts` the same of the factors from which training started, and is empty where they
-    are not asked for. `mark_starts` asks which pairs began from the same A.
+    are not asked for. `mark_starts` asks which pairs began from the same factor.
     """
 
     module: str
@@ -83,7 +84,7 @@ class ModulePairs:
     spreads
         (Tr C, Tr C^3) by factor and adapter, for measures whose law under chance depends on it; NaN for others.
     same_start
-        1 where two adapters began from the same A, 0 where not, -1 where that cannot be told or was not asked for.
+        1 where two adapters began from the same factor, 0 where not, -1 where that cannot be told or was not asked for.
     """
 
     values: Float[np.ndarray, "factors pairs"]
@@ -104,7 +105,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     """
     updates = task.updates()
     members = list(updates)
-    started = _same_start([updates[index].A for index in members]) if task.mark_starts else -1
+    started = _same_start([updates[index] for index in members]) if task.mark_starts else -1
     if task.subtract_initial:
         updates = _movements(task, updates)
     count = len(task.sources)
@@ -222,13 +223,28 @@ def _common_size(task: ModuleTask, factor: str, shapes: dict[int, tuple[int, int
     return {"A": d_in, "right": d_in, "B": d_out, "left": d_out, "update": d_in * d_out}[factor]
 
 
-def _same_start(factors: list[Tensor]) -> np.ndarray:
-    """1, 0 or -1 for each pair; factors of different shapes cannot have begun as one."""
-    marks = np.zeros((len(factors), len(factors)), dtype=np.int8)
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, factor in enumerate(factors):
-        by_shape.setdefault(factor.shape, []).append(index)
-    for indices in by_shape.values():
-        cosine, shared = same_start(torch.stack([factors[i].float() for i in indices]))
+def _same_start(updates: list[LowRankUpdate]) -> np.ndarray:
+    """1, 0 or -1 for each pair: whether their random factors, A as a rule, began as one.
+
+    A factor that began at zero holds a few directions of the gradients, one that began at random has nearly equal
+    singular values. Factors of different shapes cannot have begun as one, nor an A and a B.
+    """
+    marks = np.zeros((len(updates), len(updates)), dtype=np.int8)
+    alike: dict[tuple[str, torch.Size], list[int]] = {}
+    rows = []
+    for index, update in enumerate(updates):
+        of_A, of_B = _flatness(update.A), _flatness(update.B.mT)
+        factor = "B" if of_B > of_A and of_B > FLAT else "A"
+        rows.append((update.A if factor == "A" else update.B.mT).float())
+        alike.setdefault((factor, rows[-1].shape), []).append(index)
+    for indices in alike.values():
+        cosine, shared = same_start(torch.stack([rows[i] for i in indices]))
         marks[np.ix_(indices, indices)] = torch.where(cosine.isnan(), -1, shared.to(torch.int8)).cpu().numpy()
     return marks
+
+
+def _flatness(rows: Float[Tensor, "rank d"]) -> float:
+    """(sum s^2)^2 / (rank sum s^4) of the singular values: 1 where they are equal, 0 for a zero factor."""
+    gram = rows @ rows.mT
+    size = gram.square().sum().item()
+    return gram.diagonal().sum().item() ** 2 / (len(gram) * size) if size > 0 else 0.0

@@ -105,6 +105,16 @@ def test_pairs_that_share_an_initialization_are_marked() -> None:
     assert {"same initialization", "different initialization"} <= set(comparison.summary().pairs)
 
 
+def test_a_shared_random_B_is_marked_as_well() -> None:
+    """The paper's reversed initialization: B random, A from zero."""
+    generator = torch.Generator().manual_seed(0)
+    start, other = torch.randn(2, 200, 4, generator=generator)
+    trained = torch.randn(3, 4, 1, generator=generator) @ torch.randn(1, 120, generator=generator)
+    factors = [start, start + 0.2 * torch.randn(200, 4, generator=generator), other]
+    made = [Adapter.from_factors({"q": (A, B)}, name=n) for n, A, B in zip("abc", trained, factors, strict=True)]
+    assert compare_subspaces(made).same_initialization.tolist() == [True, False, False]
+
+
 def test_the_summary_separates_tasks_and_reads_the_null() -> None:
     shared = torch.randn(40, 2, generator=torch.Generator().manual_seed(9))
     made = []
