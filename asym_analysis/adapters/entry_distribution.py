@@ -37,8 +37,9 @@ PRUNED = 0.01  # share of exact zeros, which neither a random start nor training
 CONTRADICTED = 0.01  # nats an entry by which noise alone may explain the entries better than a recorded uniform start
 
 # Shapes that the entries of D may have, each of unit variance: (share of the entries, distance of their two centres
-# from zero, standard deviation around them). Adam's nearly equal steps give the first two; gradients that live on few
-# inputs the last five.
+# from zero, standard deviation around them). Adam's first steps, nearly equal in size, give the first, which is
+# expected of small movements alone, and later ones the second; gradients that live on few inputs give the last five.
+FEW_STEPS = 0.2  # movement at which the first shape has lost half a nat
 SHAPES = (
     ((1.0, math.sqrt(0.75), 0.5),),
     ((1.0, math.sqrt(0.5), math.sqrt(0.5)),),
@@ -216,9 +217,8 @@ def _movement(log_density: Float[np.ndarray, "m rho"]) -> Movement:
 
 
 def _log_prior() -> Float[np.ndarray, "m rho"]:
-    """Of m (uniform, so that a geometric grid weighs it by m) and rho, normalized over the fine grid."""
-    log = np.log(FINE_MOVEMENTS)[:, None] - 0.5 * (FINE_CORRELATIONS / CORRELATION_SPREAD)[None, :] ** 2
-    return log - logsumexp(log)
+    """Of m, uniform, so that a geometric grid weighs it by m, and of rho, normal."""
+    return np.log(FINE_MOVEMENTS)[:, None] - 0.5 * (FINE_CORRELATIONS / CORRELATION_SPREAD)[None, :] ** 2
 
 
 @lru_cache(maxsize=1)
@@ -258,20 +258,27 @@ def _bins(entries: np.ndarray, bound: float) -> np.ndarray:
 
 
 def _from_edges(counts: Float[np.ndarray, "bins"]) -> Float[np.ndarray, "m rho"]:
-    """Log posterior density of a uniform start; its sum is the evidence, as the prior is normalized."""
+    """Log posterior density of a uniform start, from the bins alone."""
     likelihoods = _log_probabilities() @ counts
     best = likelihoods.max(axis=(1, 2))
     grids = []
-    for likelihood in likelihoods[best > best.max() - NEGLIGIBLE]:
-        spline = RectBivariateSpline(np.log(MOVEMENTS), CORRELATIONS, likelihood)
+    for index in np.flatnonzero(best > best.max() - NEGLIGIBLE):
+        spline = RectBivariateSpline(np.log(MOVEMENTS), CORRELATIONS, likelihoods[index])
         grids.append(spline(np.log(FINE_MOVEMENTS), FINE_CORRELATIONS))
+        if index == 0:
+            grids[-1] -= 0.5 * (FINE_MOVEMENTS[:, None] / FEW_STEPS) ** 2
     return logsumexp(np.stack(grids), axis=0) - math.log(len(SHAPES)) + _log_prior()
 
 
 def _edge_preference(entries: np.ndarray, bound: float) -> float:
-    """Nats by which a blurred uniform distribution of the known width explains the entries better than noise alone."""
+    """Nats by which a blurred uniform distribution of the known width explains the entries better than noise alone.
+
+    On the coarse grids, which may pass by the best fit of the uniform and so understate it, never overstate.
+    """
     counts = _bins(entries, bound)
-    return float(logsumexp(_from_edges(counts))) - _noise_evidence(counts)
+    prior = np.log(MOVEMENTS)[:, None] - 0.5 * (CORRELATIONS / CORRELATION_SPREAD) ** 2
+    joint = _log_probabilities() @ counts + (prior - logsumexp(prior))
+    return float(logsumexp(joint)) - math.log(len(SHAPES)) - _noise_evidence(counts)
 
 
 def _noise_evidence(counts: np.ndarray) -> float:

@@ -30,10 +30,10 @@ def move(start: torch.Tensor, share: float, correlation: float, kind: str, seed:
 
 
 @pytest.mark.parametrize("kind", ["even", "few columns", "low rank"])
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("share", [0.03, 0.2, 1.0])
 def test_movement_is_within_its_standard_error(kind: str, share: float) -> None:
     scores, errors = [], []
-    for seed in range(12):
+    for seed in range(8):
         correlation = float(np.random.default_rng(seed).uniform(-0.3, 0.3))
         factor = move(uniform(8, 768, seed), share, correlation, kind, seed)
         found = infer_movement(factor)
@@ -47,7 +47,7 @@ def test_movement_is_within_its_standard_error(kind: str, share: float) -> None:
 
 def test_the_edge_sees_what_the_variance_cannot() -> None:
     by_variance, by_edge = [], []
-    for seed in range(10):
+    for seed in range(6):
         factor = move(uniform(8, 768, seed), 0.05, 0.0, "even", seed)
         excess = float(factor.square().mean()) * 3 * 768 - 1
         by_variance.append(abs(math.sqrt(max(excess, 0)) - 0.05))

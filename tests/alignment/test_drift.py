@@ -73,8 +73,8 @@ def test_real_adapters(shared_adapters: Path) -> None:
         summary = initialization_drift(load_adapter(shared_adapters / folder)).summary().set_index("factor")
         return float(summary.loc["A", "median"])
 
-    # Two optimizer steps, a third and two thirds of a run, and its end.
-    names = ["smoke_r4_a16_ckpt2_nearinit", "runA_r4_a16_ckpt308", "runA_r4_a16_ckpt616", "runA_r4_a16_ckpt924"]
+    # Two optimizer steps, a third of a run, and its end.
+    names = ["smoke_r4_a16_ckpt2_nearinit", "runA_r4_a16_ckpt308", "runA_r4_a16_ckpt924"]
     moved = [drift(f"ner-roberta-base/{name}") for name in names]
     assert moved == sorted(moved)
     assert moved[0] < 0.02
