@@ -110,8 +110,8 @@ def test_what_counts_as_a_certificate() -> None:
     certificates = frame[frame["kind"] == "certificate"]
     # A-only never fits a checkpoint whose B moved; without the head nothing is certified; both is loose but sound.
     assert set(certificates.index) == {("B", True), ("both", True)}
-    assert frame.loc[("A", True), "assumptions"].str.contains("had only A been trained").all()
-    assert frame.loc[("B", False), "assumptions"].str.contains("head was fixed beforehand").all()
+    assert frame.loc[[("A", True)], "assumptions"].str.contains("had only A been trained").all()
+    assert frame.loc[[("B", False)], "assumptions"].str.contains("head was fixed beforehand").all()
 
 
 def test_rows_are_ordered_and_complete() -> None:
