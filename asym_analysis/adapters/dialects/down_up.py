@@ -105,6 +105,8 @@ def _pair(ledger: Ledger, parts: Mapping[str, str]) -> tuple[Factorization, int,
         count = sum(part.startswith("A.") for part in shape)
         if set(shape) - {"magnitude"} != {f"{part}.{number}" for part in "AB" for number in range(count)}:
             raise AdapterValueError("the pairs of a split projection are not all there")
+        if any(len(dimensions) != 2 or 0 in dimensions for part, dimensions in shape.items() if part != "magnitude"):
+            raise AdapterValueError("the pairs of a split projection are not all matrices")
         return SplitPair(count), shape["A.0"][0], Layout()
     if "A" not in shape or "B" not in shape:
         raise AdapterValueError(f"{', '.join(shape) or 'alpha'} without {'B' if 'A' in shape else 'A'}")

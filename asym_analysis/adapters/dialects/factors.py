@@ -13,7 +13,7 @@ from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["Factorization", "Layout", "Pair", "cast_up", "update_source"]
+__all__ = ["Factorization", "Layout", "Pair", "cast_up", "update_source", "whole"]
 
 #: Makes (A, B), of shapes (rank, d_in) and (d_out, rank), from named tensors: a pure, hashable, picklable callable.
 Factorization = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -53,6 +53,20 @@ class Pair:
         """Return (A, B)."""
         A, B = tensors["A"], tensors["B"]
         return A.mT if self.a_transposed else A.flatten(1), B.mT if self.b_transposed else B.flatten(1)
+
+
+def whole(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) of a matrix that is given whole: one of them is the identity on its smaller side.
+
+    Examples
+    --------
+    >>> A, B = whole(torch.ones(2, 5))
+    >>> A.shape, B.tolist()
+    (torch.Size([2, 5]), [[1.0, 0.0], [0.0, 1.0]])
+    """
+    rows, columns = matrix.shape
+    eye = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+    return (matrix, eye) if rows <= columns else (eye, matrix)
 
 
 def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -126,6 +140,9 @@ def update_source(
             raise AdapterValueError(
                 f"{part} is empty {shape}, as when DeepSpeed ZeRO-3 shards are saved without gathering them first"
             )
+    for part, source in sources.items():
+        if source.dtype.startswith(("int", "uint", "bool", "complex")) and not part.endswith("indices"):
+            raise AdapterValueError(f"{part} holds {source.dtype}, not floating-point numbers: dequantize it first")
     (rank, d_in), (d_out, _) = _factor_shapes(factorize, shapes)
     layout = layout or Layout()
     if layout.weight_shape is not None and torch.Size(layout.weight_shape).numel() != d_out * d_in:

@@ -39,6 +39,8 @@ def add_hadamard(
     if missing or ("t1" in named) != ("t2" in named):
         raise AdapterValueError(f"LoHa without {', '.join(missing) or 'one of its two Tucker cores'}")
     shape = {part: ledger.tensors[tensor].shape for part, tensor in named.items()}
+    if any(len(shape[part]) != 2 or 0 in shape[part] for part in _HADAMARD):
+        raise AdapterValueError(f"LoHa of shapes {', '.join(f'{part} {shape[part]}' for part in _HADAMARD)}")
     weight_shape = None
     if "t1" in shape:
         weight_shape = (*shape["w1_a"][1:2], *shape["w1_b"][1:2], *shape["t1"][2:])
@@ -71,6 +73,9 @@ def add_kronecker(
     for which in ("w1", "w2"):
         if which not in named and not {f"{which}_a", f"{which}_b"} <= named.keys():
             raise AdapterValueError(f"LoKr without {which}, or {which}_a and {which}_b")
+    matrices = [part for part in named if part not in ("t2", "w2", "magnitude")]
+    if any(len(shape[part]) != 2 for part in matrices) or len(shape.get("w2", (1, 1))) < 2:
+        raise AdapterValueError(f"LoKr of shapes {', '.join(f'{part} {shape[part]}' for part in named)}")
     # The core's first axis is the rank: with a core, w2_b is (rank, channels) like w1_b.
     rank = next((shape[part][0] for part in ("w1_b", "w2_b") if part in shape), None)
     ledger.add(module, named, KroneckerPair(), scaling(rank), layout=Layout(_kronecker_shape(shape)), also=also)
@@ -80,7 +85,7 @@ def _kronecker_shape(shape: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | 
     rows, columns = shape["w1"] if "w1" in shape else (shape["w1_a"][0], shape["w1_b"][-1])
     if "w2" in shape and len(shape["w2"]) > 2:
         out, channels, *kernel = shape["w2"]
-    elif "t2" in shape:
+    elif "t2" in shape and "w2_a" in shape:
         out, channels, kernel = shape["w2_a"][-1], shape["w2_b"][-1], list(shape["t2"][2:])
     else:
         return None

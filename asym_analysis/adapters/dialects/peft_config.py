@@ -29,7 +29,8 @@ class PeftConfig:
         self.rslora = bool(values.get("use_rslora"))
         self.fan_in_fan_out = bool(values.get("fan_in_fan_out"))
         self.enable_lora = _booleans(values.get("enable_lora"))
-        self.target_parameters = [str(name) for name in values.get("target_parameters") or ()]
+        parameters = values.get("target_parameters")
+        self.target_parameters = [str(name) for name in parameters] if isinstance(parameters, list | tuple) else []
         self.initialization = values.get("init_lora_weights")
         self._overlaps: set[str] = set()
 

@@ -9,7 +9,7 @@ from asym_analysis.adapters.dialects.block_diagonal import BlockDiagonalPair, Me
 from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft_config import PeftConfig, number_or_none
 from asym_analysis.adapters.dialects.peft_tuners import add_bank, add_blockwise, add_normalized
 from asym_analysis.adapters.dialects.quantized_pooling import PooledPair
 from asym_analysis.errors import AdapterValueError
@@ -82,7 +82,7 @@ def _factorization(
 ) -> tuple[Factorization, int]:
     """The factorization of a pair, and the rank that scales it."""
     if config.values.get("use_qalora"):
-        return PooledPair(int(config.values.get("qalora_group_size") or 16)), A[0]
+        return PooledPair(max(1, int(number_or_none(config.values, "qalora_group_size") or 16))), A[0]
     blocks = config.values.get("use_bdlora")
     if isinstance(blocks, Mapping):
         return _block_diagonal(blocks, path), A[0]

@@ -90,7 +90,7 @@ def _input_sizes(
     sizes = {module: size for module in whole if (size := given.first(module)) is not None}
     projections = {projection_of(module) for module in whole}
     if not sizes and "vera_A" in shared and (len(projections) == 1 or projections <= _READ_THE_STREAM):
-        sizes = dict.fromkeys(whole, ledger.tensors[shared["vera_A"]].shape[-1])
+        sizes = dict.fromkeys(whole, (0, *ledger.tensors[shared["vera_A"]].shape)[-1])
     return sizes
 
 

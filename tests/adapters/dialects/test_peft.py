@@ -170,6 +170,11 @@ def test_lora(case: str, tmp_path: Path, read_folder: Callable[..., Adapter], ra
 
 OTHER_TUNERS: dict[str, tuple[str, Any]] = {
     "LoHa": ("llama", peft.LoHaConfig(r=3, alpha=7, target_modules=["q_proj", "down_proj"])),
+    "LoHa of more rank than size": ("llama", peft.LoHaConfig(r=8, alpha=7, target_modules=["q_proj", "down_proj"])),
+    "LoKr of more rank than size": (
+        "llama",
+        peft.LoKrConfig(r=1, alpha=7, decompose_both=True, decompose_factor=4, target_modules=["q_proj", "up_proj"]),
+    ),
     "LoHa with patterns": (
         "llama",
         peft.LoHaConfig(
