@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.adapters.metadata import Metadata
 from asym_analysis.adapters.module_names import layer_of, projection_of
 from asym_analysis.errors import AdapterError, AdapterValueError
 
@@ -87,7 +88,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
     ) -> None:
         self._modules = dict(modules)
         self.name = name
-        self.metadata: Mapping[str, Any] = dict(metadata or {})
+        self.metadata: Mapping[str, Any] = metadata if isinstance(metadata, Metadata) else dict(metadata or {})
         self.extras: Mapping[str, TensorSource] = dict(extras or {})
         self.coverage = coverage or Coverage()
         self.initial = initial

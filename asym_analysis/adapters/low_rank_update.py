@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,7 +71,7 @@ class LowRankUpdate:
             )
         for factor, values in (("A", self.A), ("B", self.B), ("magnitude", self.magnitude)):
             # A sum is finite only where all terms are; it costs a tenth, and only an overflow asks for the exact test.
-            if values is not None and not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+            if values is not None and not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
                 raise AdapterValueError(f"{factor} holds NaN or infinity")
 
     @property

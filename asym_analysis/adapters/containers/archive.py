@@ -16,6 +16,7 @@ __all__ = ["ArchiveEntry", "checked_entries"]
 
 # An entry may unpack to twice the archive plus this many bytes. Trained numbers hardly compress; a zip bomb does.
 ALLOWANCE = 32_000_000
+FOLDER = 0x10  # the attribute by which torch's reader knows a folder, whatever its name
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 
 
@@ -33,7 +34,7 @@ class ArchiveEntry:
 
     def head(self, size: int) -> bytes:
         """Unpack the first bytes alone, unchecked."""
-        data = self.stamp.read(self.offset, min(size, self.packed_size)).numpy().tobytes()
+        data = self.stamp.read(self.offset, min(size, self.packed_size)).tobytes()
         try:
             return zlib.decompressobj(-15).decompress(data, size) if self.compressed else data
         except zlib.error as error:
@@ -49,7 +50,7 @@ class ArchiveEntry:
         AdapterFormatError
             If the bytes are not those that were packed.
         """
-        data = self.stamp.read(self.offset, self.packed_size).numpy().data
+        data = self.stamp.read(self.offset, self.packed_size).data
         try:
             unpacked = bytearray(zlib.decompressobj(-15).decompress(data, self.size + 1) if self.compressed else data)
         except zlib.error as error:
@@ -119,6 +120,8 @@ def _check(info: zipfile.ZipInfo, stamp: FileStamp) -> None:
     where = f"{stamp.path}: entry {info.filename!r}"
     if not 0 <= info.header_offset < stamp.size:
         raise AdapterFormatError(f"{where} does not lie in the file: it is damaged; fetch it again")
+    if info.is_dir() or info.external_attr & FOLDER:
+        raise AdapterFormatError(f"{where} is marked as a folder, as neither torch nor NumPy does: it is damaged")
     if info.flag_bits & 1:
         raise AdapterFormatError(f"{where} is encrypted: unpack it with its password first")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -54,7 +54,7 @@ class QuantizedTensor:
         """Read the blocks and turn them into numbers."""
         from gguf import GGMLQuantizationType, dequantize
 
-        blocks = self.stamp.read(self.offset, self.size).numpy().reshape(*self.shape[:-1], -1)
+        blocks = self.stamp.read(self.offset, self.size).reshape(*self.shape[:-1], -1)
         try:
             values = dequantize(blocks, GGMLQuantizationType(self.kind))
         except NotImplementedError as error:

@@ -75,7 +75,7 @@ def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
                 )
             elif opcode.name == "GLOBAL":
                 _check_global(str(argument), path)
-    except (ValueError, IndexError, OverflowError) as error:
+    except (ValueError, IndexError, OverflowError, MemoryError) as error:  # MemoryError: a text of 2^60 bytes
         raise AdapterFormatError(f"{path} begins as a pickle but is damaged or cut short; fetch it again") from error
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.errors import AdapterFormatError
+
+# Smaller tensors are copied: a mapping each would cost as much, and their number is limited.
+MAPPED_SIZE, ALIGNMENT = 2**18, 8
+Bytes = UInt8[np.ndarray, "size"]
 
 __all__ = ["Contents", "FileStamp", "RawTensor", "megabytes"]
 
@@ -38,30 +45,36 @@ class FileStamp:
         status = os.stat(path)
         return cls(os.fspath(path), status.st_size, status.st_mtime_ns)
 
-    def read(self, offset: int, size: int) -> Tensor:
-        """Bytes `offset` to `offset + size` as a uint8 tensor.
+    def read(self, offset: int, size: int) -> Bytes:
+        """Bytes `offset` to `offset + size`; many of them are mapped (privately), as safetensors and torch do.
+
+        Whoever writes to the array leaves the file as it is. Whoever cuts the file short while a mapped array is in
+        use ends the process that uses it: write adapters to a new file, and then rename it.
 
         Raises
         ------
         AdapterFormatError
             If the file is gone, or is no longer the one whose header was read.
         """
-        values = torch.empty(size, dtype=torch.uint8)
         try:
             with open(self.path, "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
                 if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
                     raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
+                if size >= MAPPED_SIZE and offset % ALIGNMENT == 0:
+                    before = offset % mmap.ALLOCATIONGRANULARITY
+                    mapped = mmap.mmap(file.fileno(), before + size, access=mmap.ACCESS_COPY, offset=offset - before)
+                    return np.frombuffer(mapped, np.uint8, offset=before)
+                values, done = np.empty(size, np.uint8), 0
                 file.seek(offset)
-                view, done = values.numpy().data, 0
                 while done < size:
-                    count = file.readinto(view[done:])
+                    count = file.readinto(values[done:])  # type: ignore[arg-type]
                     if not count:
                         raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
                     done += count
+                return values
         except OSError as error:
             raise AdapterFormatError(f"{self.path} can no longer be read: {error.strerror}") from error
-        return values
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,11 @@ class RawTensor:
 
     def __call__(self) -> Tensor:
         """Read the tensor, in its stored dtype."""
-        values = self.stamp.read(self.offset, self.extent * self.dtype.itemsize).view(self.dtype)
-        if self.stride is None or values.numel() == 0:
-            return values.reshape(self.shape)
+        if self.extent == 0:
+            return torch.empty(self.shape, dtype=self.dtype)
+        values = torch.from_numpy(self.stamp.read(self.offset, self.extent * self.dtype.itemsize)).view(self.dtype)
+        if self.stride is None:
+            return values.view(self.shape)
         return values.as_strided(self.shape, self.stride)
 
     def source(self) -> TensorSource:
