@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped config by name; 'list' names them.")],
     data: Annotated[Path | None, typer.Option("--data", help="The folder of the task's data.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Train this model instead of the config's.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the runs and their table runs.csv are written.")] = Path(
         "runs"
     ),
@@ -38,7 +39,7 @@ def finetune(
         say("\n".join(shipped_configs()))
         return
     prepare_training()
-    table = run_sweep(read_sweep(config, data=data), out, only=only, progress=progress_wanted())
+    table = run_sweep(read_sweep(config, data=data, model=model), out, only=only, progress=progress_wanted())
     if json:
         write_json(table.to_dict(orient="records"))
     else:

@@ -54,7 +54,7 @@ def shipped_configs() -> dict[str, str]:
         return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.toml"))}
 
 
-def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[PlannedRun]:
+def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str | None = None) -> list[PlannedRun]:
     """Read a config file, or a shipped config by its name, into the runs that it plans.
 
     A file has a table `settings` (see `FinetuneConfig`; the task is `settings.task`), and may have
@@ -71,6 +71,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[Pl
         A path, or the name of a shipped config.
     data
         Replaces the task's `data_folder`.
+    model
+        Replaces the model of every run.
 
     Raises
     ------
@@ -92,6 +94,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None) -> list[Pl
         settings = json.loads(json.dumps(plan.get("settings", {})))
         for key, value in changes.items():
             _put(settings, key, value)
+        if model is not None:
+            settings["model"] = model
         if data is not None:
             _put(settings, "task.data_folder", str(Path(data).expanduser().resolve()))
         try:

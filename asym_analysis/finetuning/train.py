@@ -91,6 +91,10 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
     data = config.task.data(processor)
     model, initial = adapted_model(config)
     trainer = _trainer(config, folder, model, processor, data, progress)
+    baseline = config.task.baseline(data)
+    if baseline is None:
+        # Where no constant prediction makes sense, the pretrained model itself is what training has to beat.
+        baseline = _scores(config.task, trainer, TaskData(data.train, data.dev), processor)[config.task.metric]
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     seconds = time.perf_counter() - start
@@ -99,7 +103,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
         **scores,
         "metric": config.task.metric,
         "value": scores[config.task.metric],
-        "baseline": config.task.baseline(data),
+        "baseline": baseline,
         "train_loss": _training_loss(trainer),
         "steps": trainer.state.global_step,
         "seconds": seconds,

@@ -73,7 +73,7 @@ class Task(ABC):
 
     @abstractmethod
     def baseline(self, data: TaskData) -> float | None:
-        """What `metric` is on the development rows for a constant prediction; None where there is none."""
+        """What `metric` is on the development rows for a constant prediction; None if there is none."""
 
     def reduce(self, logits: Any, labels: Tensor, processor: Any) -> Any:
         """What is kept of a batch's outputs for `score`; all of the logits by default."""
