@@ -72,7 +72,7 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             _add_module(ledger, module, dict(parts), configs)
         except AdapterValueError as error:
             ledger.refuse(parts.values(), f"{module}: {error}")
-    return ledger.reading(_metadata(header))
+    return ledger.reading(_metadata(header) | {"scaling": _scaling_source(groups, configs)})
 
 
 def _add_module(ledger: Ledger, module: str, parts: dict[str, str], configs: Mapping[str, PeftConfig]) -> None:
@@ -143,6 +143,12 @@ def _header_configs(header: Mapping[str, Any]) -> dict[str, PeftConfig]:
         component, _, entry = name.partition(".")
         components.setdefault(component, {})[entry] = value
     return {component: PeftConfig(values) for component, values in components.items()}
+
+
+def _scaling_source(groups: Mapping[str, Mapping[str, str]], configs: Mapping[str, PeftConfig]) -> str:
+    if any("alpha" in parts for parts in groups.values()):
+        return "alpha of each module"
+    return "config in the header" if configs else "1: no alpha is recorded, which stands for the rank"
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:

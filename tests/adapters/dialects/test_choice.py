@@ -252,4 +252,4 @@ def test_reading_takes_linear_time() -> None:
         read_checkpoint(Checkpoint(sources, config))
         return Names.looks
 
-    assert looks(800) <= 4.5 * looks(200)
+    assert looks(400) <= 4.5 * looks(100)

@@ -118,7 +118,9 @@ def test_prefixes_and_alpha(module: str, read: Callable[..., Adapter]) -> None:
 
 
 def test_missing_alpha_stands_for_the_rank(read: Callable[..., Adapter]) -> None:
-    assert read(pair("lora_unet_x"))["lora_unet_x"].scaling == 1.0
+    adapter = read(pair("lora_unet_x"))
+    assert adapter["lora_unet_x"].scaling == 1.0
+    assert "no alpha" in adapter.metadata["scaling"]
 
 
 def test_alpha_and_rank_differ_by_module(read: Callable[..., Adapter]) -> None:
