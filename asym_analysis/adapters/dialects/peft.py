@@ -68,7 +68,11 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
             module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
             groups.setdefault(module, {})[key.part] = tensor
             paths[module] = key.path
+    # A parameter of the model may be called alpha, too.
+    rest += [groups.pop(module)["alpha"] for module in list(groups) if groups[module].keys() == {"alpha"}]
     ledger.require_both(groups)
+    if config.values.get("bias") in ("all", "lora_only"):
+        rest = _keep_biases(ledger, rest)
     _account_for(ledger, rest, groups, whole_model=any(adapters))
     if any("d" in parts or "b" in parts for parts in groups.values()):
         add_vera(ledger, config, groups, shared, in_features or {})
@@ -90,6 +94,14 @@ def _add_modules(
             add_experts(ledger, config, parameters[module], paths[module], parts)
         else:
             add_module(ledger, config, module, paths[module], parts, shared)
+
+
+def _keep_biases(ledger: Ledger, rest: list[str]) -> list[str]:
+    """Keep the biases, which were trained too; return the other tensors."""
+    for key in rest:
+        if key.endswith(".bias"):
+            ledger.keep(key, module_name(key).replace(".base_layer.", "."), "bias trained beside the adapter")
+    return [key for key in rest if not key.endswith(".bias")]
 
 
 def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, dict[str, str]], *, whole_model: bool) -> None:

@@ -167,6 +167,11 @@ class TestPeftTraps:
         adapter = read({**PEFT, "base_model.model.x.lora_A.weight": A})
         assert adapter.coverage.refused == {"base_model.model.x.lora_A.weight": "x: A without B"}
 
+    def test_parameter_that_is_called_alpha(self, read: Callable[..., Adapter]) -> None:
+        """It is none of an update's where the module has no factors; beside factors it scales them."""
+        assert list(read({**PEFT, "base_model.model.snake.alpha": torch.ones(4)}).extras) == ["snake.alpha"]
+        assert read({**PEFT, f"{MODULE}.alpha": torch.tensor(6.0)})["layers.0.q_proj"].scaling == 3.0
+
     def test_all_zero_update(self, read: Callable[..., Adapter]) -> None:
         adapter = read({f"{MODULE}.lora_A.weight": A, f"{MODULE}.lora_B.weight": torch.zeros(6, 2)})
         assert adapter["layers.0.q_proj"].frobenius_norm() == 0.0

@@ -163,6 +163,7 @@ def test_lora(case: str, tmp_path: Path, read_folder: Callable[..., Adapter], ra
     assert adapter.metadata["dialect"] == "peft"
     assert adapter.coverage.complete
     assert adapter.metadata["peft_type"] == "LORA"
+    assert ("encoder.layer.0.attention.self.query.bias" in adapter.extras) == (case == "all biases")
     for module in adapter:
         assert adapter[module].is_low_rank is not options.get("use_dora", False)
         assert adapter[module].A.dtype == (torch.float64 if case == "double precision" else torch.float32)
