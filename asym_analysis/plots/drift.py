@@ -60,7 +60,7 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
 
 
 def _draw_series(ax: Axes, rows: pd.DataFrame, color: str, label: str, *, dashed: bool, median: bool) -> None:
-    layer = rows.layer.astype(float).fillna(-1)
+    layer = rows.layer.astype("Float64").fillna(-1).astype(float)
     told = rows.value.notna()
     style: dict[str, Any] = {"color": color, "linestyle": "--" if dashed else "-"}
     if median:
