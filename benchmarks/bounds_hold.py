@@ -36,7 +36,7 @@ def main() -> None:
         model, draw = LowRankClassifier(10, 3, rank=2, tuned=tuned), gaussian_classes(10, 3, separation=2.5)
         table = repeated_certificates(
             model, draw, n_samples=200, repeats=chosen.repeats, confidence=0.9, levels=(2, 3),
-            relative_noise=(0.2,), draws=100, fresh=5000, progress=True,
+            relative_noise=(0.7,), draws=100, fresh=5000, progress=True,
         )  # fmt: skip
         tables.append(table.assign(tuned=tuned))
         x, y = load_digits(return_X_y=True)
