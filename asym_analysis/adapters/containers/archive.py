@@ -17,6 +17,7 @@ __all__ = ["ArchiveEntry", "checked_entries"]
 # An entry may unpack to twice the archive plus this many bytes. Trained numbers hardly compress; a zip bomb does.
 ALLOWANCE = 32_000_000
 FOLDER = 0x10  # the attribute by which torch's reader knows a folder, whatever its name
+UTF8 = 0x800  # the flag by which an archive says how its names are written
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 
 
@@ -104,10 +105,11 @@ def _placed(infos: list[zipfile.ZipInfo], stamp: FileStamp) -> Iterator[ArchiveE
             file.seek(info.header_offset)
             header = file.read(LOCAL_HEADER.size)
             offset = info.header_offset + LOCAL_HEADER.size
-            if len(header) == LOCAL_HEADER.size:
-                signature, *lengths = LOCAL_HEADER.unpack(header)
-                offset += sum(lengths)
-            if len(header) < LOCAL_HEADER.size or signature != b"PK\3\4" or offset + info.compress_size > stamp.size:
+            signature, name_size, extra_size = LOCAL_HEADER.unpack(header.ljust(LOCAL_HEADER.size, b"\0"))
+            offset += name_size + extra_size
+            name = file.read(name_size).decode("utf-8" if info.flag_bits & UTF8 else "cp437", "replace")
+            lies_there = signature == b"PK\3\4" and name == info.orig_filename
+            if not lies_there or offset + info.compress_size > stamp.size:
                 raise AdapterFormatError(
                     f"{stamp.path}: entry {info.filename!r} does not lie where the archive's directory says: the file "
                     "is damaged; fetch it again"
@@ -120,7 +122,7 @@ def _check(info: zipfile.ZipInfo, stamp: FileStamp) -> None:
     where = f"{stamp.path}: entry {info.filename!r}"
     if not 0 <= info.header_offset < stamp.size:
         raise AdapterFormatError(f"{where} does not lie in the file: it is damaged; fetch it again")
-    if info.is_dir() or info.external_attr & FOLDER:
+    if info.filename.endswith("/") or info.external_attr & FOLDER:
         raise AdapterFormatError(f"{where} is marked as a folder, as neither torch nor NumPy does: it is damaged")
     if info.flag_bits & 1:
         raise AdapterFormatError(f"{where} is encrypted: unpack it with its password first")

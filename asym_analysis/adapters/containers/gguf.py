@@ -189,7 +189,7 @@ def _source(name: str, shape: tuple[int, ...], kind: int, offset: int, stamp: Fi
         raise AdapterFormatError(f"{stamp.path}: tensor {name!r} has the unknown type {kind}: it is damaged") from error
     block, block_bytes = GGML_QUANT_SIZES[quantization]
     size = math.prod(shape) // block * block_bytes
-    if not shape or shape[-1] % block or offset + size > stamp.size:
+    if not size or shape[-1] % block or offset + size > stamp.size:
         raise AdapterFormatError(
             f"{stamp.path}: tensor {name!r} of shape {shape} as {quantization.name} does not fit the file: it was cut "
             "short or is damaged; fetch it again"

@@ -44,8 +44,8 @@ MOST_LEVELS = 100
 BYTES_AN_OPCODE, BYTES_A_CALL, ALLOWANCE = 100, 1500, 32_000_000
 
 
-def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
-    """Walk one pickle's opcodes up to its last, running none.
+def inspect_pickle(file: BufferedIOBase, path: Path) -> set[str]:
+    """Walk one pickle's opcodes up to its last, running none; the texts that stand in it.
 
     Raises
     ------
@@ -55,6 +55,7 @@ def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
     """
     size = path.stat().st_size
     integers: list[int] = []  # since the last MARK: a storage's size is among them
+    texts: set[str] = set()
     nesting, charged = _Nesting(), 0
     try:
         for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
@@ -75,8 +76,11 @@ def inspect_pickle(file: BufferedIOBase, path: Path) -> None:
                 )
             elif opcode.name == "GLOBAL":
                 _check_global(str(argument), path)
+            elif isinstance(argument, str):
+                texts.add(argument)
     except (ValueError, IndexError, OverflowError, MemoryError) as error:  # MemoryError: a text of 2^60 bytes
         raise AdapterFormatError(f"{path} begins as a pickle but is damaged or cut short; fetch it again") from error
+    return texts
 
 
 class _Nesting:

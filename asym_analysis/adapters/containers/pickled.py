@@ -49,8 +49,11 @@ def open_legacy_pickle(path: Path) -> Contents:
     stamp = FileStamp.of(path)
     with open(path, "rb") as file:
         for _ in range(LEGACY_PICKLES):
-            inspect_pickle(file, path)
+            storage_keys = inspect_pickle(file, path)
     tensors, plain = flatten(weights_only(path, path, map_location="cpu"), path)
+    if len(storage_keys) < len({tensor.untyped_storage()._cdata for tensor in tensors.values()}):
+        # torch would leave them as it found the memory.
+        raise AdapterFormatError(f"{path} does not hold the numbers of all its tensors: it is damaged; fetch it again")
     for name, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > stamp.size:
             raise AdapterFormatError(

@@ -72,7 +72,7 @@ def _raw(name: str, tensor: Tensor, records: dict[str, ArchiveEntry], places: di
     storage = tensor.untyped_storage()
     record = records.get(places.get(getattr(storage, "_checkpoint_offset", -1), ""))
     first = int(tensor.storage_offset()) * tensor.element_size()
-    if record is not None and storage.nbytes() <= record.size:
+    if record is not None and storage.nbytes() == record.size:
         raw = RawTensor(record.stamp, record.offset + first, tensor.dtype, tuple(tensor.shape), tensor.stride())
         if first + raw.extent * tensor.element_size() <= record.size:
             return raw
