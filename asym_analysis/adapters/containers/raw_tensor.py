@@ -105,6 +105,10 @@ class RawTensor:
                 f"{self.stamp.path}: a tensor of shape {self.shape} reaches beyond the file's end "
                 f"({megabytes(self.stamp.size)}): the file was cut short or is damaged; fetch it again"
             )
+        if math.prod(max(size, 1) for size in self.shape) >= 2**63:
+            raise AdapterFormatError(
+                f"{self.stamp.path}: no tensor can have the shape {self.shape}: the file is damaged"
+            )
         # A stride of zero repeats entries, so that a small file could name a tensor of any size.
         if math.prod(self.shape) * self.dtype.itemsize > self.stamp.size:
             raise AdapterFormatError(
