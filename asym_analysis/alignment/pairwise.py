@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -116,16 +117,9 @@ def compare_subspaces(
         parts = [found[module] for module in modules]
         values = np.stack([part.values for part in parts])
     else:
-        pairs = len(runs) * (len(runs) - 1) // 2
-        kept = ComparisonStore(store, settings, (len(modules), len(chosen), pairs), _dtype(runs))
-        left = [module for index, module in enumerate(modules) if index not in kept]
-        order = {module: index for index, module in enumerate(modules)}
-        for module, pairs_of in bar(
-            _results((tasks[module] for module in left), executor), initial=len(modules) - len(left)
-        ):
-            kept.write(order[module], pairs_of)
-        parts = [kept.read(index) for index in range(len(modules))]
-        values = kept.values
+        shape = (len(modules), len(chosen), len(runs) * (len(runs) - 1) // 2)
+        kept = ComparisonStore(store, settings, shape, _dtype(runs))
+        parts, values = _through_store(kept, tasks, executor, bar), kept.values
     return SubspaceComparison(
         adapters=runs.table,
         modules=modules,
@@ -138,6 +132,17 @@ def compare_subspaces(
         same_start=np.stack([part.same_start for part in parts]),
         settings={**settings, "device": device or "cpu", "versions": versions()},
     )
+
+
+def _through_store(
+    kept: ComparisonStore, tasks: Mapping[str, ModuleTask], executor: Executor | None, bar: Callable[..., Any]
+) -> list[ModulePairs]:
+    """Compare the modules that the store lacks, and give all."""
+    order = {module: index for index, module in enumerate(tasks)}
+    left = [task for module, task in tasks.items() if order[module] not in kept]
+    for module, found in bar(_results(left, executor), initial=len(tasks) - len(left)):
+        kept.write(order[module], found)
+    return [kept.read(index) for index in range(len(tasks))]
 
 
 def _dtype(runs: AdapterSet) -> np.dtype:
