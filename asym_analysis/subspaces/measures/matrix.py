@@ -55,24 +55,25 @@ def _prepare_debiased(rows: Float[Tensor, "n rank d"]) -> Frames:
     wide = rows.double()
     diagonal = wide.square().sum(1)
     sums = torch.einsum("nrd,nr->nd", wide, wide.sum(-1)) - diagonal
-    other = {"diagonal": diagonal, "sums": sums, "total": sums.sum(-1)}
-    whole = Frames(wide, _rank(rows), other)
-    own = [whole[index : index + 1] for index in range(len(whole))]
-    norm = torch.cat([_independence(one, one)[0] for one in own]).sqrt()
-    return Frames(wide, whole.rank, other | {"norm": norm})
+    total = sums.sum(-1)
+    product = (wide @ wide.mT).square().sum((1, 2)) - diagonal.square().sum(-1)
+    own = _independence(product, total.square(), sums.square().sum(-1), rows.shape[-1])
+    return Frames(wide, _rank(rows), {"diagonal": diagonal, "sums": sums, "total": total, "norm": own.sqrt()})
 
 
-def _independence(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
-    """HSIC_1 of Song et al. 2012, equation 5, over the d coordinates as samples."""
-    n = left.rows.shape[-1]
-    product = block_norms(left.rows, right.rows) - left.other["diagonal"] @ right.other["diagonal"].mT
-    totals = left.other["total"][:, None] * right.other["total"] / ((n - 1) * (n - 2))
-    mixed = left.other["sums"] @ right.other["sums"].mT * (2 / (n - 2))
-    return (product + totals - mixed) / (n * (n - 3))
+def _independence(product: Tensor, totals: Tensor, mixed: Tensor, n: int) -> Tensor:
+    """HSIC_1 of Song et al. 2012, equation 5, over n samples: tr(K L), 1'K 1 1'L 1 and 1'K L 1 without diagonals."""
+    if n < 4:  # fewer samples than the estimate needs
+        return torch.full_like(product, torch.nan)
+    return (product + totals / ((n - 1) * (n - 2)) - mixed * (2 / (n - 2))) / (n * (n - 3))
 
 
 def _debiased(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
-    return _independence(left, right) / (left.other["norm"][:, None] * right.other["norm"])
+    product = block_norms(left.rows, right.rows) - left.other["diagonal"] @ right.other["diagonal"].mT
+    totals = left.other["total"][:, None] * right.other["total"]
+    mixed = left.other["sums"] @ right.other["sums"].mT
+    crossed = _independence(product, totals, mixed, left.rows.shape[-1])
+    return crossed / (left.other["norm"][:, None] * right.other["norm"])
 
 
 def _prepare_svcca(rows: Float[Tensor, "n rank d"]) -> Frames:
