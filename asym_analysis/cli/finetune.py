@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import JsonFlag, progress_wanted, say, show_frame, write_json
+from asym_analysis.cli.console import JsonFlag, progress_wanted, show_frame, write_json
 
 __all__ = ["register"]
 
@@ -36,7 +36,7 @@ def finetune(
     from asym_analysis.finetuning.sweep import run_sweep
 
     if config == "list":
-        say("\n".join(shipped_configs()))
+        typer.echo("\n".join(shipped_configs()))
         return
     prepare_training()
     table = run_sweep(read_sweep(config, data=data, model=model), out, only=only, progress=progress_wanted())

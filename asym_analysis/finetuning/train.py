@@ -96,7 +96,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
         # Where no constant prediction makes sense, the pretrained model itself is what training has to beat.
         baseline = _scores(config.task, trainer, TaskData(data.train, data.dev), processor)[config.task.metric]
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     seconds = time.perf_counter() - start
     scores = _scores(config.task, trainer, data, processor)
     metrics = {
@@ -104,7 +104,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool = Fal
         "metric": config.task.metric,
         "value": scores[config.task.metric],
         "baseline": baseline,
-        "train_loss": _training_loss(trainer),
+        "train_loss": _training_loss(trainer, outcome.training_loss),
         "steps": trainer.state.global_step,
         "seconds": seconds,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -209,10 +209,10 @@ def _scores(task: Task, trainer: Any, data: TaskData, processor: Any) -> dict[st
     return scores
 
 
-def _training_loss(trainer: Any) -> float:
-    """The mean training loss of the last logged stretch."""
+def _training_loss(trainer: Any, whole: float) -> float:
+    """The mean training loss of the last logged stretch; that of the whole run where it was too short for one."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return float(losses[-1]) if losses else float("nan")
+    return float(losses[-1] if losses else whole)
 
 
 def _write(
