@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
 import sys
@@ -171,6 +172,43 @@ def test_pickles_that_attack_the_reader(tmp_path, name, monkeypatch):
         path.write_bytes(prefix + bare_pickles()[name] + pickle.dumps([], 2))
         with pytest.raises(AdapterError):
             load_adapter(path)
+
+
+def test_tensors_that_torch_would_leave_uninitialized_are_refused(tmp_path):
+    """torch fills only the storages that a legacy file lists; and none of a record that is marked as a folder."""
+    path, state = tmp_path / "weights.bin", {"q.lora_A": torch.ones(2, 6), "q.lora_B": torch.ones(4, 2)}
+    file, ends = io.BytesIO(torch_bytes(state, zipped=False)), []
+    for _ in range(5):
+        list(pickletools.genops(file))
+        ends.append(file.tell())
+    data = file.getvalue()
+    path.write_bytes(data[: ends[3]] + pickle.dumps([], 2) + data[ends[4] :])
+    with pytest.raises(AdapterFormatError, match="does not hold the numbers of all its tensors"):
+        load_adapter(path)
+
+    with zipfile.ZipFile(io.BytesIO(torch_bytes(state))) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():
+            marked = zipfile.ZipInfo(info.filename)
+            marked.external_attr = 0x10 if info.filename.endswith("data/0") else 0
+            new.writestr(marked, old.read(info))
+    with pytest.raises(AdapterFormatError, match="marked as a folder"):
+        load_adapter(path)
+
+
+def test_torch_archives_packed_again_or_with_a_strange_layout_load(tmp_path):
+    """torch divides by the alignment that a file states: a zero there would end the process."""
+    path, state = tmp_path / "weights.bin", {"q.lora_A": torch.randn(2, 6), "q.lora_B": torch.randn(4, 2)}
+    path.write_bytes(rezipped(torch_bytes(state), lambda name, data: b"0" if name.endswith("alignment") else data))
+    assert all(source.read().equal(state[name]) for name, source in open_container(path).tensors.items())
+
+
+def test_shapes_that_no_tensor_can_have_are_refused(tmp_path):
+    path = tmp_path / "adapter.gguf"
+    for shape, kind in (((0, 2**63), 0), ((2**40, 2**40, 0), 1), ((0, 32), 8)):
+        row = gguf_text(b"w") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, 0)
+        path.write_bytes(gguf_bytes(1, 0, row) + bytes(100))
+        with pytest.raises(AdapterFormatError, match=r"no tensor can have|does not fit"):
+            open_container(path)
 
 
 def test_zip_bombs_are_not_unpacked(tmp_path):
