@@ -180,14 +180,9 @@ def _deliver(table: pd.DataFrame, as_json: bool, out: Path | None, title: str) -
 
 
 def _draw(table: pd.DataFrame, x: str, figure: Path) -> None:
-    import matplotlib.pyplot as plt
-
     from asym_analysis.plots.least_squares import plot_least_squares
     from asym_analysis.plots.style import save_figure
 
-    axes = plot_least_squares(table, x)
-    drawn = axes.get_figure()
-    assert drawn is not None
-    paths = save_figure(drawn.figure, figure.with_suffix("") if figure.suffix in (".svg", ".png") else figure)
-    plt.close(drawn.figure)
+    stem = figure.with_suffix("") if figure.suffix in (".svg", ".png") else figure
+    paths = save_figure(plot_least_squares(table, x), stem)
     say(f"drew {paths[0]} and {paths[1]}")
