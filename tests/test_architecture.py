@@ -132,3 +132,10 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'compare_everything'"):
         _ = asym_analysis.compare_everything
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {(alias.name, node.module) for node in block.body for alias in node.names}  # type: ignore[attr-defined]
+    assert seen == {(name, f"asym_analysis.{home}") for name, home in asym_analysis._HOMES.items()}
