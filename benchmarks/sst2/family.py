@@ -18,7 +18,7 @@ from run import Study
 from asym_analysis.adapters import AdapterSet
 from asym_analysis.atomic import replacing
 from asym_analysis.bounds import mutual_information_of_family
-from asym_analysis.bounds.trained import with_start
+from asym_analysis.bounds.posterior import with_start
 
 SUBSETS, SEEDS, RANK = 6, 4, 4
 

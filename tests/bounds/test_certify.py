@@ -12,7 +12,8 @@ import torch
 from asym_analysis import certify
 from asym_analysis.adapters import Adapter, TensorSource
 from asym_analysis.bounds import risk
-from asym_analysis.bounds.posterior import fitted_posterior, gaussian_kl, scale_price
+from asym_analysis.bounds.energies import scale_price
+from asym_analysis.bounds.posterior import fitted_posterior, gaussian_kl
 from asym_analysis.bounds.repeated import LowRankClassifier, gaussian_classes, train_low_rank
 
 N = 1500

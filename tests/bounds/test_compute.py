@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from asym_analysis import compute_bound, load_adapter
 from asym_analysis.adapters import Adapter, LowRankUpdate, ModuleSource, TensorSource
-from asym_analysis.bounds.compute import bits_of_dtype
+from asym_analysis.bounds.ladder import bits_of_dtype
 
 HEAD = 1024**2 + 1024 + 2 * 1024 + 2
 

@@ -24,8 +24,7 @@ def gaussian_pairs(n: int, dimension: int, rho: float, seed: int) -> tuple[np.nd
     return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
-@pytest.mark.parametrize("dimension", [1, 3, 8])
-@pytest.mark.parametrize("rho", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize(("dimension", "rho"), [(1, 0.0), (1, 0.8), (3, 0.3), (8, 0.0), (8, 0.8)])
 def test_gaussian_estimate_is_unbiased(dimension: int, rho: float) -> None:
     truth = -0.5 * dimension * math.log1p(-(rho**2))
     found = [gaussian_information(*gaussian_pairs(60, dimension, rho, seed)).nats for seed in range(30)]
@@ -98,13 +97,13 @@ def test_plug_in_floor_of_independent_values(rows: int, columns: int, n: int, me
     """T14: what the plain estimate gives where there is nothing to find."""
     generator = np.random.default_rng(6)
     plain, corrected = [], []
-    for _ in range(500):
+    for _ in range(300):
         x, y = generator.integers(0, rows, n), generator.integers(0, columns, n)
         plain.append(mutual_info_score(x, y))
         corrected.append(plug_in_information(x, y).nats)
     error = np.std(plain) / math.sqrt(len(plain))
     assert np.mean(plain) == pytest.approx(mean, abs=4 * error + 5e-4)
-    assert np.mean(np.sqrt(2 * np.array(plain))) == pytest.approx(root, rel=0.08)
+    assert np.mean(np.sqrt(2 * np.array(plain))) == pytest.approx(root, rel=0.1)
     assert abs(np.mean(corrected)) < 0.3 * mean + 2e-4
 
 

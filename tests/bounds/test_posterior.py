@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asym_analysis.adapters import Adapter, TensorSource
-from asym_analysis.bounds.posterior import (
-    factor_energies,
-    gaussian_kl,
-    gaussian_posterior,
-    scale_on_grid,
-    scale_price,
-)
+from asym_analysis.bounds.energies import factor_energies, scale_on_grid, scale_price
+from asym_analysis.bounds.posterior import gaussian_kl, gaussian_posterior
 
 
 def make(*, start: bool = False, scaling: float = 2.0) -> Adapter:

@@ -1,0 +1,232 @@
+"""The rungs of `compute_bound`, from counting parameters to Gaussian posteriors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds import information
+from asym_analysis.bounds.description import Placement, encode_adapter, relative_error
+from asym_analysis.bounds.energies import factor_energies, with_head
+from asym_analysis.bounds.report import BoundRow
+from asym_analysis.bounds.trained import TUNED, Tuned, as_tuned, trained_tensors
+
+__all__ = ["Ladder", "bits_of_dtype"]
+
+_BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
+_FROZEN = {
+    "B": "A was fixed before the data, or drawn without them",
+    "A": "B was fixed before the data, or drawn without them",
+    "both": "",
+}
+_SUB_GAUSSIAN = "i.i.d. samples; loss sub-Gaussian for every hypothesis"
+
+
+def bits_of_dtype(dtype: str) -> int:
+    """Bits of one entry of that dtype.
+
+    Examples
+    --------
+    >>> bits_of_dtype("bfloat16"), bits_of_dtype("float8_e4m3fn")
+    (16, 8)
+    """
+    if dtype in _BITS:
+        return _BITS[dtype]
+    if dtype.startswith(("float8", "int8", "uint8")):
+        return 8
+    raise ValueError(f"no number of bits is known for dtype {dtype!r}: give it with bits=")
+
+
+class Ladder:
+    """The rungs on one checkpoint, with what they share; each method gives the rows of one."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        n_samples: int,
+        regime: Tuned,
+        sub_gaussian: float,
+        empirical: float | None,
+        confidence: float,
+        include_head: bool,
+    ) -> None:
+        self.adapter, self.n, self.regime, self.sigma = adapter, n_samples, regime, sub_gaussian
+        self.empirical, self.confidence = empirical, confidence
+        # A factor that never moved says nothing of what training it would cost.
+        self.moved: tuple[Tuned, ...] = TUNED if regime == "both" else (regime, "both")
+        self.heads = (False, True) if include_head and adapter.extras else (False,)
+
+    def by_count(self, bits: float | None, rungs: Collection[str]) -> list[BoundRow]:
+        """Lemma 4.5, and the degrees of freedom beside it."""
+        rows = []
+        gauge = sum(self.adapter.source(module).rank ** 2 for module in self.adapter)
+        for head in self.heads:
+            for tuned in TUNED:
+                tensors = list(trained_tensors(self.adapter, tuned, include_head=head))
+                sizes = [tensor.size for tensor in tensors]
+                widths = [bits if bits is not None else bits_of_dtype(tensor.dtype) for tensor in tensors]
+                total = float(np.dot(sizes, widths))
+                charged = f"{sum(sizes):,} entries, {total / max(sum(sizes), 1):g} bits each"
+                rule = "every trained entry rounded to these bits by a rule fixed beforehand"
+                if "parameter count" in rungs:
+                    rows.append(self._expected("parameter count", tuned, head, sum(sizes), total, rule, charged))
+                if "degrees of freedom" in rungs and tuned == "both":
+                    free = sum(sizes) - gauge
+                    scaled = total * free / max(sum(sizes), 1)
+                    row = self._expected(
+                        "degrees of freedom", tuned, head, free, scaled, f"{rule}, after the r^2 entries were fixed",
+                        f"{free:,} free entries: r^2 fewer a module", diagnostic=True,
+                    )  # fmt: skip
+                    rows.append(row)
+        return rows
+
+    def by_information(self, given: float | Sequence[float] | Mapping[str, float]) -> list[BoundRow]:
+        """The gap from mutual information as given."""
+        rule = "the number given is at least the true mutual information: an estimate does not ensure it"
+        by_factor: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {self.regime: given}
+        rows = []
+        for name, value in by_factor.items():
+            tuned = as_tuned(name)
+            each = np.atleast_1d(np.asarray(value, dtype=np.float64))
+            size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=False))
+            if np.ndim(value) == 0:
+                nats = float(each[0])
+                gap = information.mutual_information_gap(nats, self.n, self.sigma)
+                rung, charged = "mutual information", "I(trained factors; data), as given"
+            else:
+                if each.size != self.n:
+                    raise ValueError(f"{each.size} individual informations for {self.n} samples: give one for each")
+                nats = float(each.sum())
+                gap = information.individual_sample_gap(each, self.sigma)
+                rung, charged = "individual-sample information", "I(trained factors; Z_i) for each sample, as given"
+            rows.append(
+                self._row(
+                    rung,
+                    tuned,
+                    False,
+                    size,
+                    nats,
+                    gap,
+                    "in expectation",
+                    f"{_SUB_GAUSSIAN}; {rule}",
+                    charged,
+                    diagnostic=True,
+                )
+            )
+        return rows
+
+    def by_description(self, levels: int, placement: Placement, progress: bool) -> list[BoundRow]:
+        """The gap of the quantized adapter from its message's length."""
+        rows = []
+        for head in self.heads:
+            for tuned in self.moved:
+                coded = encode_adapter(
+                    self.adapter, tuned=tuned, include_head=head, levels=levels, placement=placement, progress=progress
+                )
+                size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=head))
+                gap = information.occam_gap(coded.nats, self.n, self.sigma, self.confidence)
+                parts = ", ".join(f"{name} {bits:,}" for name, bits in coded.parts.items() if bits)
+                error = relative_error(coded.adapter, self.adapter)
+                rows.append(
+                    self._row(
+                        "description length",
+                        tuned,
+                        head,
+                        size,
+                        coded.nats,
+                        gap,
+                        self._probably,
+                        f"{_SUB_GAUSSIAN}; code and modules fixed beforehand; it is the quantized adapter's gap",
+                        f"bits: {parts}",
+                        note=f"{levels} levels; ||dW' - dW||/||dW|| = {error:.3f}",
+                    )
+                )
+        return rows
+
+    def by_posterior(self, relative_noise: float) -> list[BoundRow]:
+        """The gap of the perturbed adapter from its divergence to the prior."""
+        rows = []
+        centre = "its recorded initialization, drawn without the data" if self.adapter.initial is not None else "zero"
+        energies = factor_energies(self.adapter)
+        for head in self.heads:
+            if head:
+                energies = {tuned: with_head(energy, self.adapter) for tuned, energy in energies.items()}
+            for tuned in self.moved:
+                scales = energies[tuned].scales(tuned, relative_noise)
+                if not scales:
+                    continue
+                nats = energies[tuned].kl(scales)
+                gap = information.pac_bayes_gap(nats, self.n, self.sigma, self.confidence)
+                size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=head))
+                shown = ", ".join(f"s_{group} = {scale:.3g}" for group, scale in scales.items())
+                rows.append(
+                    self._row(
+                        "Gaussian posterior",
+                        tuned,
+                        head,
+                        size,
+                        nats,
+                        gap,
+                        self._probably,
+                        f"{_SUB_GAUSSIAN}; prior centred at {centre}; it is the perturbed adapter's gap",
+                        "KL, choice of the scales from the grid 2^(-k/2)",
+                        note=f"noise {relative_noise:g} times the update; {shown}",
+                    )
+                )
+        return rows
+
+    @property
+    def _probably(self) -> str:
+        return f"with probability {self.confidence:g}"
+
+    def _expected(
+        self,
+        rung: str,
+        tuned: str,
+        head: bool,
+        size: int,
+        bits: float,
+        rule: str,
+        charged: str,
+        *,
+        diagnostic: bool = False,
+    ) -> BoundRow:
+        nats = bits * math.log(2)
+        gap = information.mutual_information_gap(nats, self.n, self.sigma)
+        assumptions = f"{_SUB_GAUSSIAN}; {rule}"
+        return self._row(
+            rung, tuned, head, size, nats, gap, "in expectation", assumptions, charged, diagnostic=diagnostic
+        )
+
+    def _row(
+        self, rung: str, tuned: str, head: bool, size: int, nats: float, gap: float, statement: str,
+        assumptions: str, charged: str, *, diagnostic: bool = False, note: str = "",
+    ) -> BoundRow:  # fmt: skip
+        facts = [assumptions, _FROZEN[tuned]]
+        if self.adapter.extras and not head:
+            facts.append("the head was fixed beforehand")
+            diagnostic = True
+        if tuned != self.regime:
+            facts.append(f"had only {tuned} been trained" if tuned != "both" else "had both factors been trained")
+            # Charging both factors where one was trained is loose, not wrong.
+            diagnostic = diagnostic or tuned != "both"
+        bound = None
+        if self.empirical is not None:
+            bound = self.empirical + gap
+            if statement == "in expectation":
+                facts.append("the training loss given is the expected one")
+                diagnostic = True
+            elif rung != "parameter count":
+                facts.append("the training loss given is that of the quantized or perturbed adapter")
+                diagnostic = True
+        vacuous = (bound if bound is not None else gap) >= 2 * self.sigma
+        return BoundRow(
+            rung=rung, tuned=tuned, regime=tuned == self.regime, head=head, parameters=size, nats=nats, gap=gap,
+            risk=bound, statement=statement, vacuous=vacuous, kind="diagnostic" if diagnostic else "certificate",
+            assumptions="; ".join(fact for fact in facts if fact), charged=charged, note=note,
+            empirical_risk=self.empirical, form="square root",
+        )  # fmt: skip
