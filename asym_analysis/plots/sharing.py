@@ -42,8 +42,8 @@ def plot_sharing(energy: SharedEnergy, quantities: list[str] | None = None, ax: 
     >>> import torch
     >>> from asym_analysis import Adapter, shared_energy
     >>> runs = [Adapter.from_factors({"q": (torch.eye(2, 16), torch.eye(16, 2).roll(i, 0))}) for i in range(3)]
-    >>> plot_sharing(shared_energy(runs, ranks=[1, 2])).get_ylim()
-    (0.0, 1.03)
+    >>> plot_sharing(shared_energy(runs, ranks=[1, 2])).get_ylabel()
+    'energy inside it'
     """
     table = energy.frame.groupby(["quantity", "rank"], sort=False)[["energy", "null_mean"]].median().reset_index()
     chosen = quantities if quantities is not None else list(dict.fromkeys(table.quantity))
