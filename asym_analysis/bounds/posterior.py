@@ -132,7 +132,7 @@ def fitted_posterior(
     --------
     >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
     >>> round(fitted_posterior(adapter, {("q", "B"): 0.5}, "B").kl, 3)
-    2.991
+    2.465
     """
     reference = with_start(adapter, prior) if prior is not None else adapter
     centre, total = {}, 0.0

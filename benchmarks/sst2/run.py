@@ -78,7 +78,8 @@ class Study:
 
             setting = best("rate", RATES, Setting(tuned, rank, 0, RATES[0], 0.5))
             scales = {"B": ("b_std", (2.0**-5, 2.0**-4, 2.0**-3)), "A": ("a_std", (2.0**-7, 2.0**-6, 2.0**-5))}
-            setting = best(*scales["B" if tuned == "B" else "A"], setting)
+            for factor in "AB" if tuned == "both" else tuned:
+                setting = best(*scales[factor], setting)
             _write(file, {"setting": asdict(setting), "tried": tried})
         return replace(Setting(**json.loads(file.read_text())["setting"]), epochs=epochs)
 
