@@ -31,6 +31,8 @@ def sst2(table: pd.DataFrame, rank: int) -> plt.Figure:
             best = part.loc[part.groupby(["tuned", "seed"])["risk"].idxmin()]
             plot_certificates(best, ax)
             ax.set_title(title)
+        top = max(ax.get_ylim()[1] for ax in axes)
+        axes[0].set_ylim(0, top)
         axes[1].set_ylabel("")
         axes[1].get_legend().remove()
     return figure
@@ -40,10 +42,13 @@ def repeated(table: pd.DataFrame) -> plt.Figure:
     """True against certified risk for the three ways of training."""
     names = {"B": "B only", "A": "A only", "both": "A and B"}
     with styled():
-        figure, axes = plt.subplots(1, 3, figsize=(DOUBLE_COLUMN, 2.9))
+        figure, axes = plt.subplots(1, 3, figsize=(DOUBLE_COLUMN, 3.0), sharex=True, sharey=True)
         for ax, (tuned, name) in zip(axes, names.items(), strict=True):
             plot_repeated_certificates(table[table["tuned"] == tuned], ax)
-            ax.set_title(name, y=1.3)
+            ax.set_xlim(0, 0.9)
+            ax.set_ylim(0, 0.5)
+            ax.text(0.88, 0.02, name, ha="right", va="bottom")
+            ax.label_outer()
     return figure
 
 

@@ -113,7 +113,7 @@ def plot_certificates(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.hlines(values.mean(), x - 0.09, x + 0.09, color=COLORS[tuned], linewidth=2)
     ax.set_xticks(range(3), list(columns.values()))
     ax.set_xlim(-0.5, 2.5)
-    ax.set_ylim(0, None)
+    ax.set_ylim(0, 1.08 * float(table[list(columns)].max().max()))
     ax.set_ylabel("error")
     handles = [Line2D([], [], color=COLORS[t], marker=_MARKERS[t], linestyle="none", markersize=4) for t in shown]
     ax.legend(handles, [_NAMES[t] for t in shown], loc="lower right", handletextpad=0.2)
@@ -122,6 +122,8 @@ def plot_certificates(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def plot_repeated_certificates(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """True against certified risk of each repeated training; a dot above the diagonal is a violated bound.
+
+    "Uncharged" is what one would certify if the data had chosen nothing: it is no bound.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def plot_repeated_certificates(table: pd.DataFrame, ax: Axes | None = None) -> A
     styles = {
         "coded": (COLORS["right"], "o", "coded"),
         "gaussian": (COLORS["accent"], "s", "Gaussian"),
-        "no complexity": (COLORS["null"], "x", "no complexity charged"),
+        "no complexity": (COLORS["null"], "x", "uncharged"),
     }
     ax = axes_or_new(ax, width=SINGLE_COLUMN, height=3.0)
     for bound, (color, marker, name) in styles.items():

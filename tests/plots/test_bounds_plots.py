@@ -71,6 +71,6 @@ def test_certificates_and_repeats() -> None:
     ax = plot_repeated_certificates(repeats)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "coded: 0.0% violated",
-        "no complexity charged: 100.0% violated",
+        "uncharged: 100.0% violated",
     ]
     plt.close("all")
