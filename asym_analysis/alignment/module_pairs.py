@@ -23,7 +23,7 @@ Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 ABSENT = -1
-FLAT = 0.6  # least flatness of a B that began at random, as A does otherwise
+FLAT = 0.6  # flatness that tells a factor that began at random from one that began at zero
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _same_start(updates: list[LowRankUpdate]) -> np.ndarray:
     rows = []
     for index, update in enumerate(updates):
         of_A, of_B = _flatness(update.A), _flatness(update.B.mT)
-        factor = "B" if of_B > of_A and of_B > FLAT else "A"
+        factor = "B" if of_A < FLAT < of_B else "A"
         rows.append((update.A if factor == "A" else update.B.mT).float())
         alike.setdefault((factor, rows[-1].shape), []).append(index)
     for indices in alike.values():
