@@ -191,7 +191,7 @@ def summarize_repeats(table: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.Data
     --------
     >>> row = {"bound": "coded", "empirical_risk": 0.1, "true_risk": 0.2, "certified": 0.3, "violated": False}
     >>> summarize_repeats(pd.DataFrame([row, row])).loc[0, ["repeats", "violated"]].tolist()
-    [2, 0.0]
+    [2.0, 0.0]
     """
     frame = table.assign(
         mean_gap=table["true_risk"] - table["empirical_risk"], gap_bound=table["certified"] - table["empirical_risk"]
