@@ -49,6 +49,8 @@ class FinetuneConfig:
         "adamw", or "lorafa": PEFT's LoRA-FA optimizer, for variants with A frozen.
     bf16, device_map
         Mixed precision, and how the model is laid over devices, as transformers and accelerate take them.
+    dtype
+        The pretrained weights are loaded in it, whatever their file holds: float16 is slow, and trains badly, on a CPU.
     storage_dtype
         The factors start from values that this dtype holds exactly, and are stored in it.
     base_model
@@ -77,6 +79,7 @@ class FinetuneConfig:
     optimizer: Literal["adamw", "lorafa"] = "adamw"
     bf16: bool = False
     device_map: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     storage_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     base_model: str | None = None
     save_steps: int | None = None

@@ -16,11 +16,12 @@ IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def load_bare_model(model: str) -> Any:
-    """The pretrained network without a head, in evaluation mode; `model` as in `FinetuneConfig`."""
+    """The pretrained network without a head, in float32 and evaluation mode; `model` as in `FinetuneConfig`."""
+    import torch
     from transformers import AutoModel
 
     source, options = model_source(model)
-    return AutoModel.from_pretrained(source, **options).eval()
+    return AutoModel.from_pretrained(source, dtype=torch.float32, **options).eval()
 
 
 def read_batches(

@@ -43,6 +43,7 @@ def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
     from transformers import set_seed
 
     source, options = model_source(config.model)
+    options["dtype"] = getattr(torch, config.dtype)
     if config.device_map:
         options["device_map"] = config.device_map
     set_seed(config.seed)

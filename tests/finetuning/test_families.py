@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from asym_analysis.finetuning import FinetuneConfig, FinetuneRun, finetune, read_sweep
+from asym_analysis.finetuning.train import adapted_model
 
 
 def shrunk(config: FinetuneConfig, model: Path, **changes: Any) -> FinetuneConfig:
@@ -84,6 +85,20 @@ def test_every_shipped_config_plans_runs(tiny_glue: Path) -> None:
         assert len({run.name for run in runs}) == len(runs) >= 2
         for run in runs:
             json.dumps(run.config.as_mapping())
+
+
+def test_half_precision_weights_are_trained_in_the_dtype_that_was_asked_for(
+    tiny_llama: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(tiny_llama).half().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    config = planned("llama-2-7b-alpaca", tiny_data, "b-only-r32")
+    for dtype in ("float32", "bfloat16"):
+        model, _ = adapted_model(shrunk(config, folder, dtype=dtype))
+        assert {str(p.dtype) for n, p in model.named_parameters() if "lora" not in n} == {f"torch.{dtype}"}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lorafa"])
