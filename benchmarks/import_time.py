@@ -1,6 +1,6 @@
 """How long `import asym_analysis` takes, as a ratio to `import numpy`: each in fresh interpreters, in turn.
 
-    python benchmarks/import_time.py [--runs 15]
+python benchmarks/import_time.py [--runs 15]
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
         print(f"{name:14} median {1000 * median:7.1f} ms over {runs} runs")
-    print(f"import asym_analysis / import numpy = {medians['asym_analysis'] / medians['numpy']:.2f} (goal: at most 1.5)")
+    print(
+        f"import asym_analysis / import numpy = {medians['asym_analysis'] / medians['numpy']:.2f} (goal: at most 1.5)"
+    )
 
 
 if __name__ == "__main__":

@@ -160,7 +160,8 @@ def _movement(adapters: AdapterSet) -> Section | None:
         "zero has no relative distance and is left out."
     )
     caption = f"Median over the projections of a layer, a line for each {'family' if many else 'adapter'}."
-    return Section("How far each factor moved", text, figures=[Drawn("movement", figure, caption)], tables=[Table(rows[shown])])
+    drawn = Drawn("movement", figure, caption)
+    return Section("How far each factor moved", text, figures=[drawn], tables=[Table(rows[shown])])
 
 
 def _spectra(adapters: AdapterSet) -> Section:
