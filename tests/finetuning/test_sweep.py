@@ -154,12 +154,12 @@ def test_a_grid_multiplies_the_listed_runs(config_file: Path, tiny_glue: Path) -
     ("text", "reason"),
     [
         ("settings = 3 =", "no TOML"),
-        ("[setings]\nmodel = 'm'", "unknown setings"),
+        ("[plan]\nmodel = 'm'", "unknown plan"),
         ("[settings]\nmodel = 'm'", "task table with a kind"),
         ("[settings]\n[settings.task]\nkind = 'glue'\ndata = '.'", "no setting data"),
         (
-            "[settings]\nmodle = 'm'\n[settings.task]\nkind = 'glue'\ndataset='CoLA'\ndata_folder='.'",
-            "no setting modle",
+            "[settings]\nwidth = 3\n[settings.task]\nkind = 'glue'\ndataset='CoLA'\ndata_folder='.'",
+            "no setting width",
         ),
         ("[settings]\n[settings.task]\nkind = 'glue'\ndataset='CoLA'\ndata_folder='.'", "lacks model"),
     ],
