@@ -99,7 +99,7 @@ class Ladder:
                 rung, charged = "mutual information", "I(trained factors; data), as given"
             else:
                 if each.size != self.n:
-                    raise ValueError(f"{each.size} numbers of individual information for {self.n} samples: give one for each")
+                    raise ValueError(f"{each.size} values of I(W; Z_i) for {self.n} samples: give one for each")
                 nats = float(each.sum())
                 gap = information.individual_sample_gap(each, self.sigma)
                 rung, charged = "individual-sample information", "I(trained factors; Z_i) for each sample, as given"
