@@ -54,8 +54,10 @@ def mutual_information_of_family(
 ) -> FamilyInformation:
     """Estimate what A, B and both tell about the subset that an adapter was trained on.
 
-    The factors of all modules, less their recorded initialization where every adapter has one, are projected on their
-    first principal directions, chosen over all adapters without regard to subsets. There the adapters are taken as
+    From the factors of all modules, less their recorded initialization where every adapter has one, each seed's mean
+    over the subsets is taken: what the seed alone decides, A_0 above all, tells nothing of the subset and hides it
+    (not where every adapter has its own seed). The rest is projected on its first principal directions, chosen over
+    all adapters without regard to subsets. There the adapters are taken as
     Gaussian around a mean that depends on the subset, and I = 1/2 ln(det total/det within) compares the variance over
     all with that among the seeds of one subset. With so few adapters the raw number is far from zero without any
     dependence: what shuffled subsets give is subtracted.
@@ -99,19 +101,20 @@ def mutual_information_of_family(
     family = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
     subsets, seeds = _labels(family, subset, "subset"), _labels(family, seed, "seed")
     count, groups = len(family), int(subsets.max()) + 1
-    if groups < 2 or count - groups <= directions:
+    taken = int(seeds.max()) + 1 if _crossed(seeds) else 1
+    if groups < 2 or count - groups - taken + 1 < directions:
         raise AdapterError(
             f"{count} adapters of {groups} subsets are too few for {directions} directions: "
-            f"take at least 2 subsets and {directions + 1} more adapters than subsets"
+            f"take at least 2 subsets and {directions + taken - 1} more adapters than subsets"
         )
     values = _flat(family)
     generator = np.random.default_rng(random_state)
     orders = [_shuffled(subsets, seeds, generator) for _ in range(shuffles)]
     rows = []
     for tuned in TUNED:
-        points, explained = _principal([values[part] for part in PARTS[tuned]], directions)
-        raw = _information(points, subsets)
-        zero = np.array([_information(points, order) for order in orders])
+        points, explained = _principal([_without_seeds(values[part], seeds) for part in PARTS[tuned]], directions)
+        raw = _information(points, subsets, seeds)
+        zero = np.array([_information(points, order, seeds) for order in orders])
         rows.append(
             {
                 "tuned": tuned,
@@ -120,7 +123,7 @@ def mutual_information_of_family(
                 "shuffled_mean": float(zero.mean()),
                 "shuffled_std": float(zero.std(ddof=1)),
                 "p_value": float((1 + (zero >= raw).sum()) / (1 + shuffles)),
-                "standard_error": _jackknife(points, subsets),
+                "standard_error": _jackknife(points, subsets, seeds),
                 "directions": points.shape[1],
                 "explained": explained,
                 "subsets": groups,
@@ -165,29 +168,42 @@ def _flat(family: AdapterSet) -> dict[str, Float[np.ndarray, "n size"]]:
     return {factor: np.stack(rows) for factor, rows in found.items()}
 
 
-def _principal(parts: list[Float[np.ndarray, "n size"]], directions: int) -> tuple[Float[np.ndarray, "n k"], float]:
+def _crossed(seeds: Int[np.ndarray, "n"]) -> bool:
+    """Whether every seed was used with several subsets."""
+    return bool((np.bincount(seeds) > 1).all())
+
+
+def _without_seeds(values: Float[np.ndarray, "n size"], seeds: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n size"]:
+    """Less each seed's mean over its subsets; less the mean of all where seeds are not crossed with subsets."""
+    if not _crossed(seeds):
+        seeds = np.zeros_like(seeds)
+    centred = values.copy()
+    for one in np.unique(seeds):
+        centred[seeds == one] -= values[seeds == one].mean(axis=0)
+    # A frozen factor is the same in every adapter of a seed, up to the rounding of its mean.
+    return centred if np.linalg.norm(centred) > 1e-9 * np.linalg.norm(values) else np.zeros_like(values)
+
+
+def _principal(centred: list[Float[np.ndarray, "n size"]], directions: int) -> tuple[Float[np.ndarray, "n k"], float]:
     """Coordinates along the first principal directions, each part scaled to the same total variance."""
-    centred = [part - part.mean(axis=0) for part in parts]
-    scales = [np.linalg.norm(part) for part in centred]
-    # A frozen factor is the same in every adapter, up to the rounding of its mean.
-    moves = [scale > 1e-9 * np.linalg.norm(part) for part, scale in zip(parts, scales, strict=True)]
-    moving = [part / scale for part, scale, moved in zip(centred, scales, moves, strict=True) if moved]
+    moving = [part / np.linalg.norm(part) for part in centred if part.any()]
     if not moving:
-        return np.zeros((len(parts[0]), 0)), 0.0
+        return np.zeros((len(centred[0]), 0)), 0.0
     U, S, _ = np.linalg.svd(np.hstack(moving), full_matrices=False)
     kept = min(directions, int(np.count_nonzero(S / S[0] > 1e-10)))
     return U[:, :kept], float((S[:kept] ** 2).sum() / (S**2).sum())
 
 
-def _information(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"]) -> float:
+def _information(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"], seeds: Int[np.ndarray, "n"]) -> float:
     if points.shape[1] == 0:
         return 0.0
     groups = np.unique(subsets)
     within = np.concatenate([points[subsets == g] - points[subsets == g].mean(axis=0) for g in groups])
     total = points - points.mean(axis=0)
+    taken = len(np.unique(seeds)) if _crossed(seeds) else 1
     dets = [
         np.linalg.slogdet(part.T @ part / free)[1]
-        for part, free in ((total, len(points) - 1), (within, len(points) - len(groups)))
+        for part, free in ((total, len(points) - taken), (within, len(points) - taken - len(groups) + 1))
     ]
     return float(0.5 * (dets[0] - dets[1]))
 
@@ -202,9 +218,9 @@ def _shuffled(
     return shuffled
 
 
-def _jackknife(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"]) -> float:
+def _jackknife(points: Float[np.ndarray, "n k"], subsets: Int[np.ndarray, "n"], seeds: Int[np.ndarray, "n"]) -> float:
     groups = np.unique(subsets)
     if len(groups) < 3:
         return math.inf
-    left = np.array([_information(points[subsets != g], subsets[subsets != g]) for g in groups])
+    left = np.array([_information(points[subsets != g], subsets[subsets != g], seeds[subsets != g]) for g in groups])
     return float(math.sqrt((len(groups) - 1) / len(groups) * np.square(left - left.mean()).sum()))
