@@ -178,7 +178,7 @@ def _spectra(adapters: AdapterSet) -> Section:
         "Cumulative share of the squared singular values of scaling · B·A: median over all adapters and modules of a "
         "projection, with its 10 to 90 % range. Grey: a flat spectrum."
     )
-    return Section("How the rank is spent", figures=[Drawn("spectra", figure, caption)])
+    return Section("How the rank is spent", figures=[Drawn("energy_by_rank", figure, caption)])
 
 
 def _adapter_table(adapters: AdapterSet) -> Section:
