@@ -103,24 +103,24 @@ def factor_energies(adapter: Adapter) -> dict[Tuned, FactorEnergy]:
     (4.0, 2.0)
     """
     rest, start = _sums(), adapter.initial
-    grams: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+    grams: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    facts: dict[int, list[list[float]]] = defaultdict(list)
     for module in adapter:
         update = adapter[module]
         A, B = update.A, update.B
-        moved = torch.full((2,), torch.nan, dtype=torch.float64)
+        moved = [math.nan, math.nan]
         if start is not None and module in start:
             begun = start[module]
-            moved = torch.tensor(
-                [squared_norm(A - begun.A.to(A)), squared_norm(B - begun.B.to(B))], dtype=torch.float64
-            )
-        shape = torch.tensor([update.scaling**2, update.d_out, update.d_in, update.rank], dtype=torch.float64)
+            moved = [squared_norm(A - begun.A.to(A)), squared_norm(B - begun.B.to(B))]
+        facts[update.rank].append([update.scaling**2, update.d_out, update.d_in, update.rank, *moved])
         # In the factors' own precision: casting them up first would take longer than reading the file.
-        grams[update.rank].append((A @ A.mT, B.mT @ B, torch.cat([shape, moved])))
+        grams[update.rank].append((A @ A.mT, B.mT @ B))
         if update.magnitude is not None:
             _add_rest(rest, update.magnitude, None)
     single, balanced = _sums(), _sums()
-    for group in grams.values():
-        _add_modules(single, balanced, *(torch.stack(part).double() for part in zip(*group, strict=True)))
+    for rank, group in grams.items():
+        gram_a, gram_b = (torch.stack(part).double() for part in zip(*group, strict=True))
+        _add_modules(single, balanced, gram_a, gram_b, torch.tensor(facts[rank], dtype=torch.float64))
     alone, both = (
         FactorEnergy(
             **{name: sums[name] for name in ("b_squared", "a_squared", "update", "from_b", "from_a", "from_both")},
@@ -172,8 +172,10 @@ def _add_modules(
 
 def _nuclear_norms(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     """Sum of the singular values of each B A, from A A^T and B^T B."""
-    values, vectors = torch.linalg.eigh(gram_a)
-    root = vectors * values.clamp_min(0).sqrt()[..., None, :]
+    root, failed = torch.linalg.cholesky_ex(gram_a)
+    if failed.any():  # a row of A is zero, or depends on others
+        values, vectors = torch.linalg.eigh(gram_a)
+        root = vectors * values.clamp_min(0).sqrt()[..., None, :]
     return torch.linalg.eigvalsh(root.mT @ gram_b @ root).clamp_min(0).sqrt().sum(-1)
 
 

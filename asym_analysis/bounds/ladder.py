@@ -60,6 +60,15 @@ class Ladder:
         self.moved: tuple[Tuned, ...] = TUNED if regime == "both" else (regime, "both")
         self.heads = (False, True) if include_head and adapter.extras else (False,)
 
+        self._sizes: dict[tuple[Tuned, bool], int] = {}
+
+    def size(self, tuned: Tuned, head: bool) -> int:
+        """Number of entries that are charged."""
+        if (tuned, head) not in self._sizes:
+            tensors = trained_tensors(self.adapter, tuned, include_head=head)
+            self._sizes[tuned, head] = sum(tensor.size for tensor in tensors)
+        return self._sizes[tuned, head]
+
     def by_count(self, bits: float | None, rungs: Collection[str]) -> list[BoundRow]:
         """Lemma 4.5, and the degrees of freedom beside it."""
         rows = []
@@ -70,6 +79,7 @@ class Ladder:
                 sizes = [tensor.size for tensor in tensors]
                 widths = [bits if bits is not None else bits_of_dtype(tensor.dtype) for tensor in tensors]
                 total = float(np.dot(sizes, widths))
+                self._sizes[tuned, head] = sum(sizes)
                 charged = f"{sum(sizes):,} entries, {total / max(sum(sizes), 1):g} bits each"
                 rule = "every trained entry rounded to these bits by a rule fixed beforehand"
                 if "parameter count" in rungs:
@@ -92,7 +102,7 @@ class Ladder:
         for name, value in by_factor.items():
             tuned = as_tuned(name)
             each = np.atleast_1d(np.asarray(value, dtype=np.float64))
-            size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=False))
+            size = self.size(tuned, head=False)
             if np.ndim(value) == 0:
                 nats = float(each[0])
                 gap = information.mutual_information_gap(nats, self.n, self.sigma)
@@ -127,7 +137,7 @@ class Ladder:
                 coded = encode_adapter(
                     self.adapter, tuned=tuned, include_head=head, levels=levels, placement=placement, progress=progress
                 )
-                size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=head))
+                size = self.size(tuned, head)
                 gap = information.occam_gap(coded.nats, self.n, self.sigma, self.confidence)
                 parts = ", ".join(f"{name} {bits:,}" for name, bits in coded.parts.items() if bits)
                 error = relative_error(coded.adapter, self.adapter)
@@ -161,7 +171,7 @@ class Ladder:
                     continue
                 nats = energies[tuned].kl(scales)
                 gap = information.pac_bayes_gap(nats, self.n, self.sigma, self.confidence)
-                size = sum(t.size for t in trained_tensors(self.adapter, tuned, include_head=head))
+                size = self.size(tuned, head)
                 shown = ", ".join(f"s_{group} = {scale:.3g}" for group, scale in scales.items())
                 rows.append(
                     self._row(
