@@ -49,8 +49,7 @@ def advise(
     batches = read_batches(data, model, column=column, rows=rows)
     covariances = input_covariances(load_bare_model(model).to(device), batches, list(adapter))
     result = advise_on(predict_asymmetry(adapter, covariances, rank=rank), tolerance=tolerance)
-    if out is not None:
-        write_result(result, out)
+    write_result(result, out)
     if json:
         write_json(result.frame.to_dict(orient="records"))
         return

@@ -71,8 +71,7 @@ def bound(
         )
     except ValueError as error:
         fail(str(error))
-    if out is not None:
-        write_result(report, out)
+    write_result(report, out)
     if figure is not None:
         from asym_analysis.plots.bounds import plot_bounds
         from asym_analysis.plots.style import save_figure, styled

@@ -67,8 +67,7 @@ def certify_command(
         )
     except ValueError as error:
         fail(str(error))
-    if out is not None:
-        write_result(report, out)
+    write_result(report, out)
     if as_json:
         write_json({"settings": report.settings, "rows": report.frame.to_dict(orient="records")})
     else:

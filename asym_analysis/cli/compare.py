@@ -90,9 +90,7 @@ def compare(
         contrast = comparison.contrast(by=by) if by is not None else None
     except ValueError as error:
         fail(str(error))
-    if out is not None:
-        write_result(comparison, out)
-        say(f"wrote {len(comparison.frame):,} rows to {out}")
+    write_result(comparison, out)
     if figures is not None:
         _draw(comparison, figures)
     if as_json:

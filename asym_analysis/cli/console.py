@@ -82,14 +82,17 @@ def print_plain_json(value: Any) -> None:
     sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
-def write_result(result: Result, out: Path) -> None:
-    """Write a result to `out` by its suffix: .json and .parquet keep the settings, .csv the frame alone."""
+def write_result(result: Result, out: Path | None) -> None:
+    """Write a result to `out`, where it is given, and say so; .json and .parquet keep the settings, .csv the frame."""
+    if out is None:
+        return
     if out.suffix == ".json":
         result.to_json(out)
     elif out.suffix == ".parquet":
         result.to_parquet(out)
     else:
         write_frame(result.frame, out)
+    say(f"wrote {len(result.frame):,} rows to {out}")
 
 
 def write_frame(frame: pd.DataFrame, out: Path) -> None:

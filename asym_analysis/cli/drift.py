@@ -55,9 +55,7 @@ def drift(
     settings = {"adapters": list(read.adapters.names), "initial": initial}
     result = InitializationDrift(pd.concat(parts, ignore_index=True), settings)
     groups = shared_initialization(read.adapters).summary() if len(read.adapters) > 1 else pd.DataFrame()
-    if out is not None:
-        write_result(result, out)
-        say(f"wrote {len(result.frame):,} rows to {out}")
+    write_result(result, out)
     if figures is not None:
         from asym_analysis.plots.drift import plot_drift
         from asym_analysis.plots.style import save_figure

@@ -54,9 +54,7 @@ def intruders(
         fail(str(error))
     for reason in found.refused.values():
         say(f"refused: {reason}")
-    if out is not None:
-        write_result(found, out)
-        say(f"wrote {len(found.frame):,} rows to {out}")
+    write_result(found, out)
     if figures is not None:
         from asym_analysis.plots.intruders import plot_intruders
         from asym_analysis.plots.style import save_figure

@@ -72,9 +72,7 @@ def share(
         result = _answer(read.adapters, question, rank, diagonal, start)
     except ValueError as error:
         fail(str(error))
-    if out is not None:
-        write_result(result, out)
-        say(f"wrote {len(result.frame):,} rows to {out}")
+    write_result(result, out)
     if figures is not None:
         _draw(read.adapters, start, rank, figures)
     if as_json:
