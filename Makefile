@@ -12,7 +12,7 @@ report: $(VENV)/.installed
 
 test: $(VENV)/.installed-tests lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=300 -p no:doctest notebooks
+	$(BIN)/python -m pytest --override-ini addopts= -n 2 --nbmake --nbmake-timeout=300 notebooks
 
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
