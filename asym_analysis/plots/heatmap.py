@@ -54,7 +54,7 @@ def plot_similarity_heatmap(
     """
     matrix = comparison.matrix(factor)
     names = list(comparison.names)
-    many = len(names) > 10
+    many = len(names) > 8
     with styled():
         side = 1.1 + 0.34 * min(len(names), 14)
         ax = axes_or_new(ax, width=side + 1.0, height=side)
@@ -100,7 +100,7 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     """
     columns = len(comparisons)
     with styled():
-        figure, axes = plt.subplots(2, columns, figsize=(DOUBLE_COLUMN, 3.6), squeeze=False)
+        figure, axes = plt.subplots(2, columns, figsize=(min(DOUBLE_COLUMN, 1.4 + 2.0 * columns), 3.6), squeeze=False)
         for column, (title, comparison) in enumerate(comparisons.items()):
             for row, factor in enumerate(("A", "B")):
                 ax = plot_similarity_heatmap(comparison, factor, axes[row, column], colorbar=False)

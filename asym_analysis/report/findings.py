@@ -8,7 +8,7 @@ import pandas as pd
 
 from asym_analysis.alignment.comparison import SubspaceComparison
 
-__all__ = ["FactorFinding", "family_sentences", "find"]
+__all__ = ["FactorFinding", "family_sentences", "find", "finding_sentences"]
 
 # Words for a mean similarity. They are conventions of this report, printed in it, and not tests of significance.
 NEAR_CHANCE = 1.5
@@ -65,8 +65,8 @@ class FactorFinding:
         )
 
 
-def find(comparison: SubspaceComparison) -> dict[str, FactorFinding]:
-    """Sum up a comparison by factor.
+def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
+    """Sum up rows of a comparison's frame by factor.
 
     Returns
     -------
@@ -74,31 +74,47 @@ def find(comparison: SubspaceComparison) -> dict[str, FactorFinding]:
         Factor -> `FactorFinding`, leaving out factors for which no pair of modules has a value.
     """
     findings = {}
-    frame = comparison.frame.dropna(subset=["value"])
-    for factor, rows in frame.groupby("factor", observed=True):
-        pairs = rows[["adapter_i", "adapter_j"]].drop_duplicates()
+    for factor, rows in frame.dropna(subset=["value"]).groupby("factor", observed=True):
         findings[str(factor)] = FactorFinding(
             factor=str(factor),
-            pairs=len(pairs),
+            pairs=len(rows[["adapter_i", "adapter_j"]].drop_duplicates()),
             modules=rows["module"].nunique(),
             mean=float(rows["value"].mean()),
             chance=float(rows["null_mean"].mean()),
             significant=float((rows["p_value"] < SIGNIFICANCE).mean()),
-            same_initialization=_share_true(rows["same_initialization"]),
+            same_initialization=float(rows["same_initialization"].mean()),
         )
     return findings
 
 
-def family_sentences(findings: dict[str, FactorFinding], moved: dict[str, FactorFinding] | None = None) -> list[str]:
+def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison | None = None) -> list[str]:
     """Say in plain words what A and B did in one family of adapters.
+
+    Pairs that began from the same factor are told apart from those that did not: the one kind would hide the other.
 
     Parameters
     ----------
-    findings
-        What `find` says of A and B.
+    comparison
+        A and B of the family.
     moved
-        The same of A - A0, where the start is known and shared: what training added to it.
+        A - A0 of the same adapters, where the start is known and shared: what training added to it.
     """
+    frame = comparison.frame
+    shared = frame["same_initialization"]
+    if shared.all() or not shared.any():
+        return finding_sentences(find(frame), None if moved is None else find(moved.frame))
+    together, apart = find(frame[shared]), find(frame[~shared])
+    pairs = next(iter(together.values())).pairs
+    overlaps = " and ".join(f"{finding.mean:.3f} in {factor}" for factor, finding in together.items())
+    return [
+        f"{pairs} of {len(comparison.pairs[0])} pairs began from the same start (one run's checkpoints, or one seed). "
+        f"They overlap by {overlaps}: where they started comes before what they learned. The rest is about the others.",
+        *finding_sentences(apart),
+    ]
+
+
+def finding_sentences(findings: dict[str, FactorFinding], moved: dict[str, FactorFinding] | None = None) -> list[str]:
+    """Say in plain words what findings on A and B, and on A - A0, mean together."""
     sentences = [finding.sentence for finding in findings.values()]
     if {"A", "B"} <= findings.keys():
         sentences.append(_reading(findings["A"], findings["B"]))
@@ -134,8 +150,3 @@ def _reading(A: FactorFinding, B: FactorFinding) -> str:
             "share."
         )
     return "B is more alike than A, against chance; A is above chance too, so A also moved toward shared directions."
-
-
-def _share_true(column: pd.Series) -> float:
-    known = column.dropna()
-    return float(known.astype(bool).mean()) if len(known) else float("nan")

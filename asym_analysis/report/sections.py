@@ -20,7 +20,7 @@ from asym_analysis.plots.drift import plot_drift
 from asym_analysis.plots.heatmap import plot_figure_one
 from asym_analysis.plots.spectra import plot_spectra
 from asym_analysis.plots.style import DOUBLE_COLUMN, styled
-from asym_analysis.report.findings import FactorFinding, family_sentences, find
+from asym_analysis.report.findings import family_sentences
 
 __all__ = ["Drawn", "Family", "Section", "Table", "build_sections", "compare_families"]
 
@@ -66,7 +66,7 @@ def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Fa
     families = []
     for title, members in _families(adapters).items():
         comparison = compare_subspaces(members, progress=progress)
-        sentences = family_sentences(find(comparison), _what_training_added(members, comparison))
+        sentences = family_sentences(comparison, _what_training_added(members, comparison))
         families.append(Family(title, comparison, tuple(sentences)))
     return families
 
@@ -85,11 +85,11 @@ def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
     return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
 
 
-def _what_training_added(members: AdapterSet, comparison: SubspaceComparison) -> dict[str, FactorFinding] | None:
-    """Findings on A - A0 where most pairs share their start and it is known; None elsewhere."""
-    if not comparison.same_initialization.mean() > 0.5 or any(adapter.initial is None for adapter in members):
+def _what_training_added(members: AdapterSet, comparison: SubspaceComparison) -> SubspaceComparison | None:
+    """A - A0 compared, where all pairs share their start and it is known; None elsewhere."""
+    if not comparison.same_initialization.all() or any(adapter.initial is None for adapter in members):
         return None
-    return find(compare_subspaces(members, factors=("A",), subtract_initial=True))
+    return compare_subspaces(members, factors=("A",), subtract_initial=True)
 
 
 def _similarity(families: Sequence[Family]) -> Section:
@@ -151,9 +151,12 @@ def _movement(adapters: AdapterSet) -> Section | None:
     many = len(adapters) > 7 and "family" in adapters.table.columns
     labels = adapters.table["family"].str.replace("_", " ") if many else adapters.table["name"]
     frames = [drift.frame.assign(adapter=label) for drift, label in zip(drifts, labels, strict=True)]
+    crowded = labels.nunique() > 4
     with styled():
-        figure, ax = plt.subplots(figsize=(DOUBLE_COLUMN / 2, 2.6))
+        figure, ax = plt.subplots(figsize=(DOUBLE_COLUMN if crowded else DOUBLE_COLUMN / 2, 2.6))
         plot_drift(replace(drifts[0], frame=pd.concat(frames, ignore_index=True)), ax)
+        if crowded:
+            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     text = (
         "Relative distance ||F - F0||/||F0|| of each factor F from its start F0, over modules: exact where the start "
         "was recorded, otherwise inferred from the distribution of the entries, or left open. A factor that began at "

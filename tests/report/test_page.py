@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asym_analysis import Adapter, AdapterSet
-from asym_analysis.report.findings import FactorFinding, family_sentences
+from asym_analysis.report.findings import FactorFinding, finding_sentences
 from asym_analysis.report.page import write_report
 
 
@@ -60,6 +60,13 @@ def test_plain_words_follow_the_numbers(adapters: AdapterSet, tmp_path: Path) ->
     assert "began from the same A and still share it" in tasks
 
 
+def test_pairs_of_one_start_are_told_apart(adapters: AdapterSet, tmp_path: Path) -> None:
+    mixed = AdapterSet([*adapters[:3], *adapters[3:]], {"name": list("abcdef"), "family": ["one"] * 6})
+    sentences = write_report(mixed, tmp_path / "r.html", tmp_path / "f").sentences["one"]
+    assert sentences[0].startswith("3 of 15 pairs began from the same start")
+    assert "near chance" in sentences[1]
+
+
 @pytest.mark.parametrize(
     ("a", "b", "same_a", "expected"),
     [
@@ -77,4 +84,4 @@ def test_each_pattern_has_its_sentence(a: float, b: float, same_a: float, expect
         "A": FactorFinding("A", 10, 12, a, 0.02, 0.01, same_a),
         "B": FactorFinding("B", 10, 12, b, 0.02, 1.0, 0.0),
     }
-    assert expected in family_sentences(findings)[-1]
+    assert expected in finding_sentences(findings)[-1]
