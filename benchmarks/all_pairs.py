@@ -5,7 +5,7 @@ so little as possible depends on what else the machine does. The scipy loop is t
 multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64
-    python benchmarks/all_pairs.py --adapters 1000 --folder /tmp/thousand   # written once, then streamed from disk
+    python benchmarks/all_pairs.py --adapters 1000 --folder thousand   # written once, then streamed from disk
 """
 
 from __future__ import annotations
