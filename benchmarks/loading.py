@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,16 @@ def measure_memory(small: str, large: str) -> None:
     print(json.dumps({"grown": memory("VmHWM") - before, "module": worth}))
 
 
+def peak_of(program: list[str], environment: dict[str, str]) -> list[float]:
+    """Peaks of five fresh processes, in modules' worth of factors."""
+    variables = {**os.environ, **environment}
+    runs = [
+        json.loads(subprocess.run(program, capture_output=True, text=True, check=True, env=variables).stdout)
+        for _ in range(5)
+    ]
+    return [run["grown"] / run["module"] for run in runs]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
@@ -116,8 +127,12 @@ def main() -> None:
             read[kind] = best_seconds(actions, arguments.repeats)
         large = write_adapter(folder / "large", modules=8, width=WIDTH, rank=RANK)
         program = [sys.executable, __file__, "--measure-memory", str(path), str(large)]
-        runs = [subprocess.run(program, capture_output=True, text=True, check=True).stdout for _ in range(5)]
-        grown = [json.loads(run)["grown"] / json.loads(run)["module"] for run in runs]
+        # glibc keeps freed blocks once its threshold for mapping has grown: what the process holds then depends on
+        # where they lie. With the threshold fixed, freed memory goes back, and the peak is what was in use.
+        grown = {
+            "glibc's own threshold": peak_of(program, {}),
+            "threshold fixed": peak_of(program, {"MALLOC_MMAP_THRESHOLD_": "131072"}),
+        }
         size = large.stat().st_size
     print(
         f"open 100 modules: {1e3 * opened['ours']:.2f} ms, safe_open + keys {1e3 * opened['safe_open']:.2f} ms",
@@ -129,10 +144,10 @@ def main() -> None:
         for other in ("load_file", "load_file and sum"):
             print(f"{other} {1e3 * seconds[other]:.1f} ms, ratio {seconds['ours'] / seconds[other]:.2f}", end="; ")
         print("goal: at most 1.2")
-    print(
-        f"measure a file of {size / 1e6:.0f} MB module by module: peak {statistics.median(grown):.2f} modules' worth "
-        f"above the interpreter (five runs: {', '.join(f'{value:.2f}' for value in sorted(grown))}; goal: at most 2)"
-    )
+    print(f"measure a file of {size / 1e6:.0f} MB module by module, peak above the interpreter (goal: at most 2):")
+    for allocator, peaks in grown.items():
+        five = ", ".join(f"{value:.2f}" for value in sorted(peaks))
+        print(f"  {allocator}: {statistics.median(peaks):.2f} modules' worth (five runs: {five})")
 
 
 if __name__ == "__main__":
