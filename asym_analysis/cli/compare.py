@@ -16,6 +16,7 @@ from asym_analysis.cli.console import (
     fail,
     progress_wanted,
     say,
+    say_drawn,
     show_frame,
     write_json,
     write_result,
@@ -122,4 +123,4 @@ def _draw(comparison: SubspaceComparison, folder: Path) -> None:
         *save_figure(plot_figure_one({"": comparison}), folder / "similarity"),
         *save_figure(plot_subspace_alignment(comparison), folder / "alignment_by_layer"),
     ]
-    say("drew " + ", ".join(str(path) for path in written))
+    say_drawn(written)

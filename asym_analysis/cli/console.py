@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,6 +25,7 @@ __all__ = [
     "fail",
     "progress_wanted",
     "say",
+    "say_drawn",
     "show_frame",
     "write_frame",
     "write_json",
@@ -53,6 +55,11 @@ def say(message: str) -> None:
     errors.print(escape(message), soft_wrap=True, highlight=False)
 
 
+def say_drawn(paths: Iterable[Path]) -> None:
+    """Say on standard error which figures were written."""
+    say("drew " + ", ".join(map(str, paths)))
+
+
 def progress_wanted() -> bool:
     """True where a person watches: standard error is a terminal."""
     return sys.stderr.isatty()
@@ -72,14 +79,12 @@ def show_frame(frame: pd.DataFrame, *, title: str | None = None, digits: int = 4
 
 def write_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    console.print_json(data=plain(value)) if sys.stdout.isatty() else print_plain_json(value)
-
-
-def print_plain_json(value: Any) -> None:
-    """Print JSON without colour or wrapping, for pipes."""
     import json
 
-    sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    if sys.stdout.isatty():
+        console.print_json(data=plain(value))
+    else:  # neither colour nor wrapping in a pipe
+        sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_result(result: Result, out: Path | None) -> None:

@@ -13,7 +13,7 @@ from asym_analysis.cli.console import (
     JsonFlag,
     OutOption,
     fail,
-    say,
+    say_drawn,
     show_frame,
     write_json,
     write_result,
@@ -61,7 +61,7 @@ def drift(
         from asym_analysis.plots.style import save_figure
 
         written = save_figure(plot_drift(result), figures / "drift")
-        say("drew " + ", ".join(str(path) for path in written))
+        say_drawn(written)
     if as_json:
         write_json({"summary": result.summary().to_dict("records"), "shared_starts": groups.to_dict("records")})
     else:

@@ -15,6 +15,7 @@ from asym_analysis.cli.console import (
     fail,
     progress_wanted,
     say,
+    say_drawn,
     show_frame,
     write_json,
     write_result,
@@ -60,7 +61,7 @@ def intruders(
         from asym_analysis.plots.style import save_figure
 
         written = save_figure(plot_intruders(found), figures / "intruders")
-        say("drew " + ", ".join(str(path) for path in written))
+        say_drawn(written)
     if as_json:
         modules = found.modules.drop(columns=["adapter"]).to_dict("records")
         write_json({"summary": found.summary().to_dict("records"), "modules": modules, "settings": found.settings})

@@ -14,7 +14,7 @@ from asym_analysis.cli.console import (
     JsonFlag,
     OutOption,
     fail,
-    say,
+    say_drawn,
     show_frame,
     write_json,
     write_result,
@@ -24,6 +24,7 @@ from asym_analysis.cli.inputs import PathsArgument, read_adapters
 if TYPE_CHECKING:
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
+    from asym_analysis.alignment.shared_energy import SharedEnergy
     from asym_analysis.results import Result
 
 __all__ = ["register"]
@@ -74,7 +75,9 @@ def share(
         fail(str(error))
     write_result(result, out)
     if figures is not None:
-        _draw(read.adapters, start, rank, figures)
+        from asym_analysis.alignment.shared_energy import SharedEnergy
+
+        _draw(result if isinstance(result, SharedEnergy) else _energy(read.adapters, rank, start), figures)
     if as_json:
         write_json({"summary": result.summary().to_dict("records"), "settings": result.settings})
     else:
@@ -89,12 +92,16 @@ def _answer(adapters: AdapterSet, question: Question, rank: int, diagonal: bool,
 
         return joint_diagonalization(adapters, rank, diagonal=diagonal)
     if question is Question.energy:
-        from asym_analysis.alignment.shared_energy import shared_energy
-
-        return shared_energy(adapters, _powers(rank), initial=start)
+        return _energy(adapters, rank, start)
     from asym_analysis.alignment.aggregation import aggregation_error, merge_interference
 
     return aggregation_error(adapters) if question is Question.averaging else merge_interference(adapters)
+
+
+def _energy(adapters: AdapterSet, rank: int, start: Adapter | None) -> SharedEnergy:
+    from asym_analysis.alignment.shared_energy import shared_energy
+
+    return shared_energy(adapters, _powers(rank), initial=start)
 
 
 def _powers(rank: int) -> list[int]:
@@ -103,11 +110,8 @@ def _powers(rank: int) -> list[int]:
     return sorted({min(2**power, rank) for power in range(rank.bit_length() + 1)})
 
 
-def _draw(adapters: AdapterSet, start: Adapter | None, rank: int, folder: Path) -> None:
-    from asym_analysis.alignment.shared_energy import shared_energy
+def _draw(energy: SharedEnergy, folder: Path) -> None:
     from asym_analysis.plots.sharing import plot_sharing
     from asym_analysis.plots.style import save_figure
 
-    energy = shared_energy(adapters, _powers(rank), initial=start)
-    written = save_figure(plot_sharing(energy), folder / "sharing")
-    say("drew " + ", ".join(str(path) for path in written))
+    say_drawn(save_figure(plot_sharing(energy), folder / "sharing"))

@@ -15,6 +15,7 @@ from asym_analysis.cli.console import (
     fail,
     progress_wanted,
     say,
+    say_drawn,
     show_frame,
     write_frame,
     write_json,
@@ -185,4 +186,4 @@ def _draw(table: pd.DataFrame, x: str, figure: Path) -> None:
 
     stem = figure.with_suffix("") if figure.suffix in (".svg", ".png") else figure
     paths = save_figure(plot_least_squares(table, x), stem)
-    say(f"drew {paths[0]} and {paths[1]}")
+    say_drawn(paths)

@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from asym_analysis.alignment.drift import InitializationDrift
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import SERIES, axes_or_new, styled
 
 __all__ = ["plot_drift"]
-
-SERIES = ("A", "B", "both", "left", "right", "accent", "theory")
 
 
 def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
@@ -47,7 +45,7 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     with styled():
         ax = axes_or_new(ax)
         for index, (name, rows) in enumerate(frame.groupby(key, sort=False)):
-            color = COLORS[SERIES[index % len(SERIES)]]
+            color = SERIES[index % len(SERIES)]
             for factor, part in rows.groupby("factor"):
                 label = str(name) if len(rows.factor.unique()) == 1 else f"{name}, {factor}"
                 _draw_series(ax, part, color, label, dashed=factor == "B", median=several)

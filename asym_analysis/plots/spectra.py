@@ -5,11 +5,9 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from asym_analysis.alignment.spectra import AdapterSpectra
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SERIES, axes_or_new, styled
 
 __all__ = ["plot_spectra"]
-
-SERIES = ("A", "B", "both", "left", "right", "accent", "theory")
 
 
 def plot_spectra(spectra: AdapterSpectra, ax: Axes | None = None) -> Axes:
@@ -39,7 +37,7 @@ def plot_spectra(spectra: AdapterSpectra, ax: Axes | None = None) -> Axes:
     with styled():
         ax = axes_or_new(ax)
         for index, (projection, rows) in enumerate(values.groupby("projection", sort=False)):
-            color = COLORS[SERIES[index % len(SERIES)]]
+            color = SERIES[index % len(SERIES)]
             at = rows.groupby("index").cumulative
             middle, low, high = at.median(), at.quantile(0.1), at.quantile(0.9)
             ax.fill_between(middle.index, low, high, color=color, alpha=0.15, linewidth=0)

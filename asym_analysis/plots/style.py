@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from asym_analysis.atomic import replacing
 
-__all__ = ["COLORS", "DOUBLE_COLUMN", "SINGLE_COLUMN", "axes_or_new", "save_figure", "styled"]
+__all__ = ["COLORS", "DOUBLE_COLUMN", "SERIES", "SINGLE_COLUMN", "axes_or_new", "save_figure", "styled"]
 
 # Okabe and Ito's palette, which stays apart under the common colour deficiencies and in grey.
 COLORS = MappingProxyType(
@@ -30,6 +30,8 @@ COLORS = MappingProxyType(
         "accent": "#E69F00",
     }
 )
+# The order in which lines of one figure take their colours.
+SERIES = tuple(COLORS[name] for name in ("A", "B", "both", "left", "right", "accent", "theory"))
 SINGLE_COLUMN = 3.4  # inches
 DOUBLE_COLUMN = 7.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from jinja2 import Environment, select_autoescape
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.atomic import replacing
-from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
+from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure
 from asym_analysis.report.findings import NEAR_CHANCE, SAME_SUBSPACE, WELL_ABOVE
 from asym_analysis.report.sections import Family, Section, build_sections, compare_families
 from asym_analysis.results import versions
@@ -73,21 +71,25 @@ def write_report(
     page, figures = Path(page), Path(figures)
     families = compare_families(adapters, progress=progress)
     sections = build_sections(adapters, families)
-    written: list[Path] = []
+    written = {}
     for section in sections:
         for drawn in section.figures:
-            written.extend(save_figure(drawn.figure, figures / drawn.stem))
-    html = _render(adapters, families, sections, refusals)
+            written[drawn.stem] = save_figure(drawn.figure, figures / drawn.stem)
+            plt.close(drawn.figure)
+    drawings = {stem: svg for stem, (svg, _) in written.items()}
+    html = _render(adapters, families, sections, drawings, refusals)
     with replacing(page) as part:
         part.write_text(html, encoding="utf-8")
-    for section in sections:
-        for drawn in section.figures:
-            plt.close(drawn.figure)
-    return WrittenReport(page, tuple(written), {family.title: family.sentences for family in families})
+    paths = tuple(path for pair in written.values() for path in pair)
+    return WrittenReport(page, paths, {family.title: family.sentences for family in families})
 
 
 def _render(
-    adapters: AdapterSet, families: Sequence[Family], sections: Sequence[Section], refusals: Sequence[str]
+    adapters: AdapterSet,
+    families: Sequence[Family],
+    sections: Sequence[Section],
+    drawings: Mapping[str, Path],
+    refusals: Sequence[str],
 ) -> str:
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("asym_analysis.report").joinpath("template.html.j2").read_text("utf-8"))
@@ -107,7 +109,7 @@ def _render(
                 "text": section.text,
                 "figures": [
                     {
-                        "svg": Markup(_inline_svg(drawn.figure)),
+                        "svg": Markup(_inline_svg(drawings[drawn.stem])),
                         "caption": drawn.caption,
                         "width": f"{100 * drawn.figure.get_figwidth() / DOUBLE_COLUMN:.0f}%",
                     }
@@ -149,11 +151,8 @@ def _notes() -> list[str]:
     ]
 
 
-def _inline_svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    text = buffer.getvalue()
+def _inline_svg(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
     return text[text.index("<svg") :]
 
 

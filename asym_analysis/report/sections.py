@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.initialization import shared_initialization
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.pairwise import compare_subspaces
@@ -123,9 +123,8 @@ def _same_against_different(adapters: AdapterSet) -> Section | None:
     """Contrast same and different tasks, where there are both among adapters that share no start."""
     if "task" not in adapters.table.columns:
         return None
-    comparison = compare_subspaces(adapters)
-    shared = {index for pair in np.transpose(comparison.pairs)[comparison.same_initialization] for index in pair}
-    alone = [index not in shared for index in range(len(adapters))]
+    shared = {name for group in shared_initialization(adapters).groups for name in group}
+    alone = [name not in shared for name in adapters.names]
     if sum(alone) < 3:
         return None
     try:
