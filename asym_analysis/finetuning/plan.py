@@ -19,12 +19,16 @@ __all__ = ["PlannedRun", "RateSearch", "read_sweep", "shipped_configs"]
 
 @dataclass(frozen=True)
 class RateSearch:
-    """The learning rates that a group of runs tries on one seed, and the seeds on which the best one is then run."""
+    """The learning rates that a group of runs tries on one seed, and the seeds on which the best one is then run.
+
+    `elsewhere` holds the runs of other tasks that take over the best rate without a search of their own.
+    """
 
     group: str
     grid: tuple[float, ...]
     seed: int
     seeds: tuple[int, ...]
+    elsewhere: tuple[PlannedRun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,10 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     A file has a table `settings` (see `FinetuneConfig`; the task is `settings.task`), and may have
 
     - `[[runs]]`: each with a name, `labels` for the table, and the settings in which it differs;
-    - `[grid]`: lists of settings, combined with each other and with every run;
-    - `[search]`: a list `learning_rate` that is tried on `seed`, and the `seeds` on which each best one is run.
+    - `[[tasks]]`: the same, combined with every run;
+    - `[grid]`: lists of settings, combined with each other and with every run and task;
+    - `[search]`: a list `learning_rate` that is tried on `seed`, and the `seeds` on which each best one is run. With the
+      name of a `task` the rates are tried on that one alone, and the others take over its best.
 
     Dots lead into tables: `"task.dataset" = ["MRPC", "RTE"]`.
 
@@ -84,10 +90,10 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
         plan = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise AdapterError(f"{source} is no TOML file: {error}") from error
-    unknown = set(plan) - {"settings", "runs", "grid", "search"}
+    unknown = set(plan) - {"settings", "runs", "tasks", "grid", "search"}
     if unknown:
         raise AdapterError(
-            f"{source}: unknown {', '.join(sorted(unknown))}; a config has settings, runs, grid and search"
+            f"{source}: unknown {', '.join(sorted(unknown))}; a config has settings, runs, tasks, grid and search"
         )
     runs = []
     for name, changes, labels in _combinations(plan):
@@ -99,10 +105,14 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
         if data is not None:
             _put(settings, "task.data_folder", str(Path(data).expanduser().resolve()))
         try:
-            run = PlannedRun(name, FinetuneConfig.from_mapping(settings, folder=folder), labels)
-            runs += _searched(run, plan["search"]) if "search" in plan else [run]
+            runs.append(PlannedRun(name, FinetuneConfig.from_mapping(settings, folder=folder), labels))
         except AdapterError as error:
             raise AdapterError(f"{source}, run {name}: {error}") from error
+    if "search" in plan:
+        try:
+            runs = list(_searches(runs, plan))
+        except AdapterError as error:
+            raise AdapterError(f"{source}: {error}") from error
     names = [run.name for run in runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -121,15 +131,20 @@ def _text(source: str | Path) -> tuple[str, Path]:
 
 
 def _combinations(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, changed settings and labels of every run: the listed runs times the grid."""
+    """Name, changed settings and labels of every run: the listed runs times the listed tasks times the grid."""
     grid = plan.get("grid", {})
-    for listed in plan.get("runs", [{}]):
-        changes = dict(listed)
-        name, labels = changes.pop("name", ""), changes.pop("labels", {})
+    for listed, task in itertools.product(plan.get("runs", [{}]), plan.get("tasks", [{}])):
+        changes = listed | task
+        labels = listed.get("labels", {}) | task.get("labels", {})
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
-            parts = [name, *(_written(key, value) for key, value in point.items())]
-            yield "-".join(part for part in parts if part) or "run", changes | point, labels
+            parts = [
+                listed.get("name", ""),
+                task.get("name", ""),
+                *(_written(key, value) for key, value in point.items()),
+            ]
+            settings = {key: value for key, value in changes.items() if key not in {"name", "labels"}}
+            yield "-".join(part for part in parts if part) or "run", settings | point, labels
 
 
 def _written(key: str, value: Any) -> str:
@@ -141,14 +156,32 @@ def _written(key: str, value: Any) -> str:
     return f"{key.split('.')[-1]}-{value}"
 
 
-def _searched(run: PlannedRun, search: Mapping[str, Any]) -> list[PlannedRun]:
-    """The runs of a group's search: every learning rate on the one seed."""
-    unknown = set(search) - {"learning_rate", "seed", "seeds"}
+def _searches(runs: list[PlannedRun], plan: Mapping[str, Any]) -> Iterator[PlannedRun]:
+    """The runs of every group's search: each learning rate on the one seed."""
+    search = plan["search"]
+    unknown = set(search) - {"learning_rate", "seed", "seeds", "task"}
     if unknown or not search.get("learning_rate"):
-        raise AdapterError("the table search takes a list learning_rate, a seed and a list seeds")
+        raise AdapterError("the table search takes a list learning_rate, a seed, a list seeds and the name of a task")
     rates, seed = tuple(sorted(map(float, search["learning_rate"]))), int(search.get("seed", 0))
-    group = replace(run, search=RateSearch(run.name, rates, seed, tuple(search.get("seeds", [seed]))))
-    return [group.at(rate, seed) for rate in rates]
+    seeds = tuple(search.get("seeds", [seed]))
+    groups = [replace(run, search=RateSearch(run.name, rates, seed, seeds)) for run in runs]
+    for head, *others in _shared_searches(groups, plan):
+        group = replace(head, search=RateSearch(head.name, rates, seed, seeds, tuple(others)))
+        yield from (group.at(rate, seed) for rate in rates)
+
+
+def _shared_searches(groups: list[PlannedRun], plan: Mapping[str, Any]) -> Iterator[list[PlannedRun]]:
+    """Groups that share one search, the one that is searched on first: alone unless the search names a task."""
+    wanted, names = plan["search"].get("task"), [task.get("name", "") for task in plan.get("tasks", [])]
+    if wanted is None:
+        yield from ([group] for group in groups)
+        return
+    if wanted not in names or "grid" in plan:
+        raise AdapterError(f"the search is on task {wanted}, which must be one of [[tasks]] in a plan without a grid")
+    for first in range(0, len(groups), len(names)):
+        own = groups[first : first + len(names)]
+        head = own.pop(names.index(wanted))
+        yield [head, *own]
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:

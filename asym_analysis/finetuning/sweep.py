@@ -92,7 +92,8 @@ def _best_runs(runs: list[PlannedRun], folder: Path) -> list[PlannedRun]:
         # A diverged run scores NaN, and never wins.
         value_of = {i: value for i, value in enumerate(values) if value == value}
         best = members[max(value_of, key=value_of.__getitem__)] if value_of else members[0]
-        found += [best.at(best.config.learning_rate, seed) for seed in search.seeds]
+        rate = best.config.learning_rate
+        found += [run.at(rate, seed) for run in (best, *search.elsewhere) for seed in search.seeds]
     return found
 
 

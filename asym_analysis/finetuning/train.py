@@ -200,12 +200,14 @@ def _lorafa(config: FinetuneConfig, model: Any) -> Any:
 
 
 def _scores(task: Task, trainer: Any, data: TaskData, processor: Any) -> dict[str, float]:
-    """The metrics of the development rows, and of each further set with its name before them."""
+    """The metrics and the mean loss of the development rows, and of each further set with its name before them."""
     scores: dict[str, float] = {}
     for name, rows in {"": data.dev, **data.more}.items():
         output = trainer.predict(rows)
         predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
         found = task.score(predictions, output.label_ids, processor)
+        if "test_loss" in output.metrics:
+            found = {"loss": float(output.metrics["test_loss"])} | found
         scores |= {f"{name}_{metric}" if name else metric: value for metric, value in found.items()}
     return scores
 

@@ -154,6 +154,18 @@ def test_windows_hold_the_text_in_order(tiny_llama: Path, tiny_data: Path) -> No
     assert len(whole) - len(ids) < 8
 
 
+def test_without_a_dev_file_the_last_windows_are_held_out(tiny_llama: Path, tiny_data: Path) -> None:
+    task = LanguageModellingTask(tiny_data, "text.txt", window=8, dev_windows=2, train_windows=1, dataset="told")
+    tokenizer = task.processor(str(tiny_llama))
+    whole = LanguageModellingTask(tiny_data, "text.txt", "text.txt", window=8).data(tokenizer).dev["input_ids"]
+    data = task.data(tokenizer)
+    assert data.train["input_ids"] == whole[:1]
+    assert data.dev["input_ids"] == whole[-2:]
+    assert task.name == "told"
+    with pytest.raises(AdapterError, match="must leave some"):
+        LanguageModellingTask(tiny_data, "text.txt", window=8).data(tokenizer)
+
+
 def test_window_losses_are_those_of_the_model(tiny_llama: Path, tiny_data: Path) -> None:
     task = LanguageModellingTask(tiny_data, "text.txt", "text.txt", window=8)
     model = task.model(str(tiny_llama)).eval()
@@ -208,5 +220,9 @@ def test_images_are_cut_and_normalized_as_transformers_does(tiny_vit: Path, tiny
     data = task.data(recipe)
     assert len(data.train) + len(data.dev) == 8
     assert set(data.more) == {"train", "sketch"}
+    few = DomainTask(tiny_data, ("photo",), train_rows=3, scored_rows=2).data(recipe)
+    assert few.train.rows == data.train.rows[:3]
+    assert few.dev.rows == data.dev.rows, "fewer training images must not change what is scored"
+    assert {name: len(rows) for name, rows in few.more.items()} == {"train": 2, "sketch": 2}
     with pytest.raises(AdapterError, match="no domain moon; it has photo, sketch"):
         DomainTask(tiny_data, ("moon",)).data(recipe)

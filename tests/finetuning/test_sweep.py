@@ -150,6 +150,34 @@ def test_a_grid_multiplies_the_listed_runs(config_file: Path, tiny_glue: Path) -
     assert runs[5].config.task.name == "MRPC"
 
 
+TASKS = '[[tasks]]\nname = "first"\n"task.dataset" = "CoLA"\n[[tasks]]\nname = "second"\n"task.dataset" = "MRPC"\nrank = 3\n'
+
+
+def test_tasks_multiply_the_listed_runs_and_bring_their_settings(config_file: Path, tiny_glue: Path) -> None:
+    head = config_file.read_text().split("[search]")[0]
+    config_file.write_text(head + '[[runs]]\nname = "b"\n[[runs]]\nname = "a"\nvariant = "B_rand hA_0"\n' + TASKS)
+    runs = read_sweep(config_file, data=tiny_glue)
+    assert [run.name for run in runs] == ["b-first", "b-second", "a-first", "a-second"]
+    assert [(run.config.task.name, run.config.rank) for run in runs[2:]] == [("CoLA", 2), ("MRPC", 3)]
+
+
+def test_a_search_on_one_task_gives_its_rate_to_the_others(
+    config_file: Path, tiny_glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config_file.read_text().replace("seeds = [0, 1]", 'seeds = [0, 1]\ntask = "second"')
+    config_file.write_text(text + TASKS)
+    runs = read_sweep(config_file, data=tiny_glue)
+    assert [run.name for run in runs] == ["second-rate-0.001-seed-0", "second-rate-0.01-seed-0"]
+    done = fake_training(monkeypatch)
+    table = run_sweep(runs, tmp_path / "out")
+    assert done[2:] == ["second-rate-0.01-seed-1", "first-rate-0.01-seed-0", "first-rate-0.01-seed-1"]
+    assert list(table.loc[table["stage"] == "best", "task"]) == ["MRPC", "MRPC", "CoLA", "CoLA"]
+    assert set(table["rate_grid"]) == {"0.001 0.01"}
+    config_file.write_text(text.replace('"second"', '"third"') + TASKS)
+    with pytest.raises(AdapterError, match=r"on task third, which must be one of \[\[tasks\]\]"):
+        read_sweep(config_file, data=tiny_glue)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

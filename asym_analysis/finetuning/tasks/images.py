@@ -88,6 +88,10 @@ class DomainTask(Task):
         Fraction of their images that is kept for scoring, drawn with `rows_seed`.
     edge
         Image size in pixels; the model's own if None.
+    train_rows
+        Learn from so many of the images that are not held out, drawn with `rows_seed`; all by default.
+    scored_rows
+        Score on at most so many of the training images, and of each other domain; all by default.
     """
 
     kind: ClassVar[str] = "domains"
@@ -96,6 +100,8 @@ class DomainTask(Task):
     train_domains: tuple[str, ...]
     held_out: float | int = 0.2
     edge: int | None = None
+    train_rows: int | None = None
+    scored_rows: int | None = None
     rows_seed: int = 0
     dataset: str = field(default="images")
 
@@ -138,13 +144,18 @@ class DomainTask(Task):
         def images(chosen: Sequence[dict[str, Any]]) -> _Images:
             return _Images([(folder / row["path"], labels.index(row["label"])) for row in chosen], processor)
 
-        inside = [row for row in rows if row["domain"] in self.train_domains]
-        order = np.random.default_rng(self.rows_seed).permutation(len(inside))
+        generator = np.random.default_rng(self.rows_seed)
+
+        def shuffled(chosen: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [chosen[i] for i in generator.permutation(len(chosen))]
+
+        inside = shuffled([row for row in rows if row["domain"] in self.train_domains])
         held = round(self.held_out * len(inside))
-        train = [inside[i] for i in order[held:]]
+        train = inside[held:][: self.train_rows]
         others = sorted({row["domain"] for row in rows} - set(self.train_domains))
-        more = {domain: images([row for row in rows if row["domain"] == domain]) for domain in others}
-        return TaskData(images(train), images([inside[i] for i in order[:held]]), {"train": images(train), **more})
+        outside = {domain: shuffled([row for row in rows if row["domain"] == domain]) for domain in others}
+        more = {name: images(chosen[: self.scored_rows]) for name, chosen in {"train": train, **outside}.items()}
+        return TaskData(images(train), images(inside[:held]), more)
 
     @override
     def collator(self, processor: ImageRecipe) -> Any:

@@ -27,13 +27,16 @@ class LanguageModellingTask(CausalTask):
     data_folder
         Holds the files.
     train_file, dev_file
-        .txt files (documents apart by an empty line), or tables of rows with a column of text.
+        .txt files (documents apart by an empty line), or tables of rows with a column of text. Without a `dev_file` the
+        last `dev_windows` windows of the training file are held out.
     column
         That column.
     window
         Tokens a window.
     train_windows, dev_windows
         At most so many, from the beginning.
+    dataset
+        How tables call the text; the training file's name if None.
     lower_case
         For models whose vocabulary has no capitals.
     """
@@ -42,17 +45,18 @@ class LanguageModellingTask(CausalTask):
     lower_is_better: ClassVar[bool] = True
     data_folder: Path
     train_file: str
-    dev_file: str
+    dev_file: str | None = None
     column: str = "text"
     window: int = 256
     train_windows: int | None = None
     dev_windows: int | None = None
     lower_case: bool = False
+    dataset: str | None = None
 
     @property
     @override
     def name(self) -> str:
-        return Path(self.train_file).stem
+        return self.dataset or Path(self.train_file).stem
 
     @property
     @override
@@ -61,14 +65,18 @@ class LanguageModellingTask(CausalTask):
 
     @override
     def data(self, processor: Any) -> TaskData:
-        return TaskData(
-            self._windows(self.train_file, processor, self.train_windows),
-            self._windows(self.dev_file, processor, self.dev_windows),
-        )
+        train = self._windows(self.train_file, processor)
+        if self.dev_file is not None:
+            dev = self._windows(self.dev_file, processor)[: self.dev_windows]
+        elif self.dev_windows is not None and 0 < self.dev_windows < len(train):
+            train, dev = train[: -self.dev_windows], train[-self.dev_windows :]
+        else:
+            raise AdapterError(
+                f"{self.name}: without a dev_file, dev_windows must leave some of the {len(train)} windows to learn from"
+            )
+        return TaskData(self._rows(train[: self.train_windows]), self._rows(dev))
 
-    def _windows(self, file: str, tokenizer: Any, most: int | None) -> Any:
-        from datasets import Dataset
-
+    def _windows(self, file: str, tokenizer: Any) -> list[list[int]]:
         path = Path(self.data_folder) / file
         if path.suffix == ".txt":
             if not path.is_file():
@@ -78,9 +86,14 @@ class LanguageModellingTask(CausalTask):
             documents = [str(row[self.column]) for row in read_rows(path)]
         documents = [text.lower() if self.lower_case else text for text in documents if text.strip()]
         ids = [token for text in documents for token in tokenizer(text)["input_ids"]]
-        windows = [ids[i : i + self.window] for i in range(0, len(ids) - self.window + 1, self.window)][:most]
+        windows = [ids[i : i + self.window] for i in range(0, len(ids) - self.window + 1, self.window)]
         if not windows:
             raise AdapterError(f"{path} has {len(ids)} tokens, fewer than one window of {self.window}")
+        return windows
+
+    def _rows(self, windows: list[list[int]]) -> Any:
+        from datasets import Dataset
+
         return Dataset.from_dict(
             {"input_ids": windows, "attention_mask": [[1] * self.window] * len(windows), "labels": windows}
         )
