@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from asym_analysis.bounds.report import BoundReport as BoundReport
     from asym_analysis.errors import AdapterError as AdapterError
     from asym_analysis.finetuning.application import apply_variant as apply_variant
+    from asym_analysis.finetuning.claims import check_claims as check_claims
     from asym_analysis.finetuning.config import FinetuneConfig as FinetuneConfig
     from asym_analysis.finetuning.covariance import input_covariances as input_covariances
     from asym_analysis.finetuning.prediction import predict_asymmetry as predict_asymmetry
     from asym_analysis.finetuning.train import finetune as finetune
+    from asym_analysis.finetuning.variant_scores import score_variants as score_variants
     from asym_analysis.finetuning.variants import Variant as Variant
     from asym_analysis.least_squares.problem import LeastSquaresProblem as LeastSquaresProblem
     from asym_analysis.least_squares.simulation import compare_theory as compare_theory
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from asym_analysis.plots.sharing import plot_sharing as plot_sharing
     from asym_analysis.plots.spectra import plot_spectra as plot_spectra
     from asym_analysis.samples import sample_adapters as sample_adapters
+    from asym_analysis.samples import sample_runs as sample_runs
     from asym_analysis.subspaces.measures import MEASURES as MEASURES
 
 _HOMES = {
@@ -110,6 +113,8 @@ _HOMES = {
     "plot_subspace_alignment": "plots.alignment",
     "predict_asymmetry": "finetuning.prediction",
     "sample_adapters": "samples",
+    "sample_runs": "samples",
+    "score_variants": "finetuning.variant_scores",
     "shared_energy": "alignment.shared_energy",
     "shared_initialization": "adapters.initialization",
     "simulate": "least_squares.simulation",

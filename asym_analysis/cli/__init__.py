@@ -22,6 +22,7 @@ COMMANDS: tuple[str, ...] = (
     "bound",
     "certify",
     "finetune",
+    "variants",
     "advise",
     "simulate",
     "report",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from asym_analysis.finetuning.advice import FreezingAdvice, advise
 from asym_analysis.finetuning.application import apply_variant, initial_factors, lora_layers
+from asym_analysis.finetuning.claims import PAPER_CLAIMS, Claim, check_claims, paper_results
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
 from asym_analysis.finetuning.covariance import InputMoment, input_covariances
 from asym_analysis.finetuning.factor_start import FactorStart
@@ -15,10 +16,13 @@ from asym_analysis.finetuning.plan import PlannedRun, read_sweep, shipped_config
 from asym_analysis.finetuning.prediction import AsymmetryPrediction, measured_capture, predict_asymmetry
 from asym_analysis.finetuning.sweep import results_table, run_sweep
 from asym_analysis.finetuning.train import FinetuneRun, finetune
+from asym_analysis.finetuning.variant_scores import VariantScores, score_variants
 from asym_analysis.finetuning.variants import Variant
 
 __all__ = [
+    "PAPER_CLAIMS",
     "AsymmetryPrediction",
+    "Claim",
     "FactorStart",
     "FinetuneConfig",
     "FinetuneRun",
@@ -26,8 +30,10 @@ __all__ = [
     "InputMoment",
     "PlannedRun",
     "Variant",
+    "VariantScores",
     "advise",
     "apply_variant",
+    "check_claims",
     "finetune",
     "initial_factor",
     "initial_factors",
@@ -35,9 +41,11 @@ __all__ = [
     "lora_layers",
     "measured_capture",
     "model_source",
+    "paper_results",
     "predict_asymmetry",
     "read_sweep",
     "results_table",
     "run_sweep",
+    "score_variants",
     "shipped_configs",
 ]

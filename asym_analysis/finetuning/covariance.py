@@ -17,14 +17,19 @@ __all__ = ["InputMoment", "input_covariances"]
 
 @dataclass(frozen=True, eq=False)
 class InputMoment:
-    """The second moment E[x x^T] of a module's inputs, and from how many inputs it was estimated.
+    """The second moment E[x x^T] and the mean of a module's inputs, and from how many inputs they were estimated.
 
-    It is not centred: the biases of an adapted module are frozen, so that the update has to fit the mean as well
-    (theory notes, section 1.2(d)).
+    The second moment is what an update has to fit where biases are frozen (theory notes, section 1.2(d)).
     """
 
     second_moment: Float[Tensor, "d_in d_in"]
+    mean: Float[Tensor, "d_in"]
     inputs: int
+
+    @property
+    def covariance(self) -> Float[Tensor, "d_in d_in"]:
+        """The second moment about the mean: what is left where a constant output does not matter."""
+        return self.second_moment - torch.outer(self.mean, self.mean)
 
 
 @torch.no_grad()
@@ -123,6 +128,7 @@ def _one_pass(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], modules: Mapping[str, nn.Module]
 ) -> dict[str, InputMoment]:
     sums: dict[str, Tensor] = {}
+    totals: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(modules, 0)
     mask: list[Tensor | None] = [None]
 
@@ -133,6 +139,7 @@ def _one_pass(
                 rows = rows.double()
             product = rows.T @ rows
             sums[name] = sums[name].add_(product) if name in sums else product
+            totals[name] = totals[name].add_(rows.sum(0)) if name in totals else rows.sum(0)
             counts[name] += len(rows)
 
         return add
@@ -151,7 +158,12 @@ def _one_pass(
     unused = [name for name in modules if not counts[name]]
     if unused:
         raise AdapterError(f"the batches never reached {len(unused)} modules, {unused[0]} among them")
-    return {name: InputMoment((sums[name] / counts[name]).cpu().double(), counts[name]) for name in modules}
+    return {
+        name: InputMoment(
+            (sums[name] / counts[name]).cpu().double(), (totals[name] / counts[name]).cpu().double(), counts[name]
+        )
+        for name in modules
+    }
 
 
 def _rows(value: Tensor, mask: Tensor | None) -> Float[Tensor, "inputs d_in"]:

@@ -35,6 +35,8 @@ class RateSearch:
 class PlannedRun:
     """One run of a sweep: its name (also its folder), its settings, and what else the table says of it.
 
+    Where a listed run is multiplied, by tasks, a grid or a search, the label `run` keeps its own name.
+
     `search` is None for runs at a given learning rate.
     """
 
@@ -66,8 +68,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     - `[[runs]]`: each with a name, `labels` for the table, and the settings in which it differs;
     - `[[tasks]]`: the same, combined with every run;
     - `[grid]`: lists of settings, combined with each other and with every run and task;
-    - `[search]`: a list `learning_rate` that is tried on `seed`, and the `seeds` on which each best one is run. With the
-      name of a `task` the rates are tried on that one alone, and the others take over its best.
+    - `[search]`: a list `learning_rate` that is tried on `seed`, and the `seeds` on which each best one is run. With
+      the name of a `task` the rates are tried on that one alone, and the others take over its best.
 
     Dots lead into tables: `"task.dataset" = ["MRPC", "RTE"]`.
 
@@ -136,6 +138,8 @@ def _combinations(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     for listed, task in itertools.product(plan.get("runs", [{}]), plan.get("tasks", [{}])):
         changes = listed | task
         labels = listed.get("labels", {}) | task.get("labels", {})
+        if "name" in listed and {"tasks", "grid", "search"} & set(plan):
+            labels = {"run": listed["name"]} | labels
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             parts = [

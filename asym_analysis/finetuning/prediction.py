@@ -37,6 +37,13 @@ class AsymmetryPrediction(Result):
     frame: pd.DataFrame
     settings: Mapping[str, Any]
 
+    def overall(self) -> dict[str, float]:
+        """The fractions of the whole adapter's signal, each module weighted by its own, and their index."""
+        weights = self.frame["signal"] / (self.frame["signal"].sum() or 1.0)
+        kept = ("random_A", "random_B", "principal_A", "best_A")
+        fractions = {name: float((self.frame[name] * weights).sum()) for name in kept}
+        return fractions | {"asymmetry_index": fractions["random_A"] / fractions["random_B"]}
+
     def summary(self) -> pd.DataFrame:
         """One row a projection: medians over its modules, and the share of all lost signal."""
         columns = ["random_A", "random_B", "principal_A", "asymmetry_index"]
@@ -47,7 +54,7 @@ class AsymmetryPrediction(Result):
 
 
 def predict_asymmetry(
-    adapter: Adapter, covariances: Mapping[str, InputMoment], *, rank: int | None = None
+    adapter: Adapter, covariances: Mapping[str, InputMoment], *, rank: int | None = None, centred: bool = False
 ) -> AsymmetryPrediction:
     """Predict, module by module, what freezing A or B at random would keep of a trained update.
 
@@ -65,6 +72,9 @@ def predict_asymmetry(
     rank
         Rank of the frozen factor; each module's own if None. A rank above the adapter's is allowed: B-only at rank 2r
         trains as many numbers as LoRA at rank r.
+    centred
+        Use the covariance of the inputs in place of their second moment: a constant output is then no signal. Hidden
+        states often have a large mean, which any A sees; in queries' and keys' inputs it moves attention little.
 
     Returns
     -------
@@ -82,7 +92,7 @@ def predict_asymmetry(
     rows = []
     for module in adapter:
         update = adapter[module]
-        moment = covariances[module].second_moment
+        moment = covariances[module].covariance if centred else covariances[module].second_moment
         if moment.shape[0] != update.A.shape[1]:
             raise AdapterError(
                 f"{adapter.name}, module {module}: its inputs have width {moment.shape[0]}, A has {update.A.shape[1]}"
@@ -91,7 +101,9 @@ def predict_asymmetry(
         rows.append(row | _predict_module(update, moment, rank or update.A.shape[0]))
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     frame["training_A_rank"] = frame["lost_signal"].rank(ascending=False, method="first").astype("Int64")
-    return AsymmetryPrediction(frame, {"adapter": adapter.name, "rank": rank, "versions": versions()})
+    return AsymmetryPrediction(
+        frame, {"adapter": adapter.name, "rank": rank, "centred": centred, "versions": versions()}
+    )
 
 
 def _predict_module(update: LowRankUpdate, moment: Float[Tensor, "d d"], rank: int) -> dict[str, Any]:

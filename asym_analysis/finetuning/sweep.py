@@ -50,6 +50,8 @@ def run_sweep(runs: list[PlannedRun], folder: str | Path, *, only: str = "", pro
 def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
     """One row a finished run: name, labels, task, variant, seeds, rank, steps, learning rate and what it scored.
 
+    `baseline` is the score of a constant guess, or of the untrained model where no constant makes sense.
+
     Of a search it also says the `stage` ("search", or "best" for the runs that count), the `rate_grid`, and whether the
     best rate lies at an end of the grid (`rate_at_edge`), so that a wider grid might do better.
     """
@@ -112,6 +114,7 @@ def _row(run: PlannedRun, metrics: dict[str, Any], *, best: bool) -> dict[str, A
         "metric": metrics["metric"],
         "value": metrics["value"],
         "baseline": metrics["baseline"],
+        "lower_is_better": config.task.lower_is_better,
     }
     if run.search is not None:
         first |= {

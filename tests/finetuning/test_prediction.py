@@ -54,6 +54,7 @@ def test_streamed_moments_are_those_of_all_unpadded_inputs(max_bytes: int) -> No
     for name, inputs in (("first", kept), ("second", hidden)):
         assert moments[name].inputs == len(inputs)
         assert torch.allclose(moments[name].second_moment, inputs.T @ inputs / len(inputs), atol=1e-6)
+        assert torch.allclose(moments[name].covariance, torch.cov(inputs.T, correction=0), atol=1e-6)
 
 
 def test_modules_are_found_under_any_prefix_and_absent_ones_are_refused() -> None:
@@ -72,7 +73,11 @@ def problem(power: float, seed: int, d_in: int = 40, d_out: int = 24, rank: int 
     A = torch.randn(rank, d_in, generator=generator)
     B = torch.randn(d_out, rank, generator=generator)
     adapter = Adapter.from_factors({"layer.0.query": (A, B)}, scaling=2.0)
-    return adapter, InputMoment((basis * variances) @ basis.T, 1000)
+    return adapter, InputMoment((basis * variances) @ basis.T, torch.zeros(d_in).double(), 1000)
+
+
+def isotropic(width: int) -> InputMoment:
+    return InputMoment(torch.eye(width).double(), torch.zeros(width).double(), 9)
 
 
 @given(power=st.floats(0.3, 1.5), seed=st.integers(0, 50), rank=st.integers(2, 12))
@@ -100,7 +105,7 @@ def test_the_prediction_is_the_mean_over_random_projections(power: float, seed: 
 
 def test_isotropic_square_inputs_have_no_asymmetry() -> None:
     adapter, _ = problem(1.0, 0, d_in=24)
-    row = predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(24).double(), 9)}).frame.iloc[0]
+    row = predict_asymmetry(adapter, {"layer.0.query": isotropic(24)}).frame.iloc[0]
     assert row["asymmetry_index"] == pytest.approx(1.0)
 
 
@@ -112,9 +117,31 @@ def test_best_a_is_the_reduced_rank_optimum() -> None:
     assert row["best_A"] == pytest.approx(values[:2].sum() / values.sum(), rel=1e-6)
 
 
+def test_a_large_mean_makes_a_look_worth_little_unless_it_is_taken_out() -> None:
+    adapter, moment = problem(0.0, 0, d_in=24)
+    mean = 30 * adapter["layer.0.query"].A[0].double()
+    shifted = {"layer.0.query": InputMoment(moment.second_moment + torch.outer(mean, mean), mean, 1000)}
+    row = predict_asymmetry(adapter, shifted).frame.iloc[0]
+    assert row["asymmetry_index"] > 4
+    centred = predict_asymmetry(adapter, shifted, centred=True)
+    assert centred.frame["asymmetry_index"].iloc[0] == pytest.approx(1.0, rel=1e-6)
+    assert centred.settings["centred"]
+
+
+def test_the_whole_is_the_signal_weighted_mean_of_its_modules() -> None:
+    adapter, moment = problem(1.0, 0)
+    small, large = (adapter["layer.0.query"].A, adapter["layer.0.query"].B), adapter["layer.0.query"].B * 3
+    both = Adapter.from_factors({"layer.0.query": small, "layer.1.query": (small[0].flip(1), large)})
+    prediction = predict_asymmetry(both, dict.fromkeys(both, moment))
+    overall, frame = prediction.overall(), prediction.frame
+    kept = (frame["random_A"] * frame["signal"]).sum() / frame["signal"].sum()
+    assert overall["random_A"] == pytest.approx(kept)
+    assert overall["asymmetry_index"] == pytest.approx(kept / overall["random_B"])
+
+
 def test_an_update_of_zero_has_no_fractions() -> None:
     adapter = Adapter.from_factors({"layer.0.query": (torch.ones(2, 5), torch.zeros(4, 2))})
-    row = predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(5).double(), 9)}).frame.iloc[0]
+    row = predict_asymmetry(adapter, {"layer.0.query": isotropic(5)}).frame.iloc[0]
     assert row["signal"] == 0
     assert np.isnan(row["random_A"])
 
@@ -124,7 +151,7 @@ def test_missing_and_misfitting_covariances_are_refused() -> None:
     with pytest.raises(AdapterError, match=r"no input covariance for 1 modules, layer\.0\.query"):
         predict_asymmetry(adapter, {})
     with pytest.raises(AdapterError, match="width 3, A has 40"):
-        predict_asymmetry(adapter, {"layer.0.query": InputMoment(torch.eye(3).double(), 9)})
+        predict_asymmetry(adapter, {"layer.0.query": isotropic(3)})
 
 
 def test_advice_adds_up() -> None:
@@ -134,7 +161,7 @@ def test_advice_adds_up() -> None:
         for i in range(3)
     }
     adapter = Adapter.from_factors(factors)
-    prediction = predict_asymmetry(adapter, dict.fromkeys(factors, InputMoment(torch.eye(10).double(), 9)))
+    prediction = predict_asymmetry(adapter, dict.fromkeys(factors, isotropic(10)))
     result = advise(prediction, tolerance=0.05)
     # The update of layer 2 outweighs the others by a factor of 100: only theirs may be lost.
     assert list(result.frame["module"]) == list(factors)

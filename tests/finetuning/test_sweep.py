@@ -146,11 +146,19 @@ def test_a_grid_multiplies_the_listed_runs(config_file: Path, tiny_glue: Path) -
     runs = read_sweep(config_file, data=tiny_glue)
     assert [run.name for run in runs][:3] == ["b-seed-0-CoLA", "b-seed-0-MRPC", "b-seed-1-CoLA"]
     assert len(runs) == 8
-    assert runs[5].labels == {"family": "x"}
+    assert runs[5].labels == {"run": "a", "family": "x"}
     assert runs[5].config.task.name == "MRPC"
 
 
-TASKS = '[[tasks]]\nname = "first"\n"task.dataset" = "CoLA"\n[[tasks]]\nname = "second"\n"task.dataset" = "MRPC"\nrank = 3\n'
+TASKS = """
+[[tasks]]
+name = "first"
+"task.dataset" = "CoLA"
+[[tasks]]
+name = "second"
+"task.dataset" = "MRPC"
+rank = 3
+"""
 
 
 def test_tasks_multiply_the_listed_runs_and_bring_their_settings(config_file: Path, tiny_glue: Path) -> None:

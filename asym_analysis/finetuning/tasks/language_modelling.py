@@ -72,7 +72,7 @@ class LanguageModellingTask(CausalTask):
             train, dev = train[: -self.dev_windows], train[-self.dev_windows :]
         else:
             raise AdapterError(
-                f"{self.name}: without a dev_file, dev_windows must leave some of the {len(train)} windows to learn from"
+                f"{self.name}: without a dev_file, dev_windows must leave some of {len(train)} windows to learn from"
             )
         return TaskData(self._rows(train[: self.train_windows]), self._rows(dev))
 

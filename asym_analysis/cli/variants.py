@@ -1,0 +1,70 @@
+"""`asym variants`: what each variant of a sweep scored, and whether the paper's claims hold on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asym_analysis.cli.console import JsonFlag, OutOption, fail, show_frame, write_json, write_result
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("variants")(variants)
+
+
+def variants(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Tables runs.csv or folders of them; the shipped runs if none.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Compare this column, such as loss, and not each task's metric.")
+    ] = None,
+    lower_is_better: Annotated[
+        bool | None, typer.Option("--lower-is-better/--higher-is-better", help="Of --metric; the task's if absent.")
+    ] = None,
+    json: JsonFlag = False,
+    out: OutOption = None,
+) -> None:
+    """Compare the variants of a sweep, each at its best learning rate, over seeds.
+
+    Means are printed with standard errors over seeds, and the paper's claims are held against them.
+    """
+    import pandas as pd
+
+    from asym_analysis.finetuning.claims import check_claims
+    from asym_analysis.finetuning.variant_scores import score_variants
+    from asym_analysis.samples import sample_runs
+
+    if runs:
+        paths = [path / "runs.csv" if path.is_dir() else path for path in runs]
+        absent = [path for path in paths if not path.is_file()]
+        if absent:
+            fail(f"there is no {absent[0]}; give the folder that `asym finetune --out` wrote, or its runs.csv")
+        table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    else:
+        table = sample_runs()
+    scores = score_variants(table, metric=metric, lower_is_better=lower_is_better)
+    claims = check_claims(scores)
+    write_result(scores, out)
+    if json:
+        write_json({"scores": scores.frame.to_dict(orient="records"), "claims": claims.to_dict(orient="records")})
+        return
+    for name, part in scores.frame.groupby("metric", sort=False):
+        shown = scores.summary()[["run", *part["task"].unique()]]
+        made = (shown.drop(columns="run") != "").any(axis=1)
+        show_frame(shown[made], title=f"{name}: mean ± standard error over seeds")
+    edges = scores.frame[scores.frame["rate_at_edge"].astype(bool)] if "rate_at_edge" in scores.frame else None
+    if edges is not None and len(edges):
+        show_frame(
+            edges[["task", "run", "learning_rate", "rate_grid"]],
+            title="Best learning rate at an end of its grid: a wider one might do better",
+        )
+    if len(claims):
+        show_frame(
+            claims.drop(columns=["first", "second"]), title="The paper's claims on these runs (tasks that say so)"
+        )
