@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from asym_analysis.finetuning.config import FinetuneConfig as FinetuneConfig
     from asym_analysis.finetuning.covariance import input_covariances as input_covariances
     from asym_analysis.finetuning.prediction import predict_asymmetry as predict_asymmetry
+    from asym_analysis.finetuning.sensitivity import output_sensitivities as output_sensitivities
     from asym_analysis.finetuning.train import finetune as finetune
     from asym_analysis.finetuning.variant_scores import score_variants as score_variants
     from asym_analysis.finetuning.variants import Variant as Variant
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from asym_analysis.plots.sharing import plot_sharing as plot_sharing
     from asym_analysis.plots.spectra import plot_spectra as plot_spectra
     from asym_analysis.samples import sample_adapters as sample_adapters
+    from asym_analysis.samples import sample_predictions as sample_predictions
     from asym_analysis.samples import sample_runs as sample_runs
     from asym_analysis.subspaces.measures import MEASURES as MEASURES
 
@@ -101,6 +103,7 @@ _HOMES = {
     "load_adapters": "adapters.load",
     "merge_interference": "alignment.aggregation",
     "mutual_information_of_family": "bounds.family",
+    "output_sensitivities": "finetuning.sensitivity",
     "plot_bounds": "plots.bounds",
     "plot_drift": "plots.drift",
     "plot_figure_one": "plots.heatmap",
@@ -113,6 +116,7 @@ _HOMES = {
     "plot_subspace_alignment": "plots.alignment",
     "predict_asymmetry": "finetuning.prediction",
     "sample_adapters": "samples",
+    "sample_predictions": "samples",
     "sample_runs": "samples",
     "score_variants": "finetuning.variant_scores",
     "shared_energy": "alignment.shared_energy",

@@ -14,7 +14,9 @@ from asym_analysis.finetuning.factor_start import FactorStart
 from asym_analysis.finetuning.initializations import initial_factor
 from asym_analysis.finetuning.plan import PlannedRun, read_sweep, shipped_configs
 from asym_analysis.finetuning.prediction import AsymmetryPrediction, measured_capture, predict_asymmetry
+from asym_analysis.finetuning.sensitivity import output_sensitivities
 from asym_analysis.finetuning.sweep import results_table, run_sweep
+from asym_analysis.finetuning.sweep_prediction import predict_sweep, task_batches
 from asym_analysis.finetuning.train import FinetuneRun, finetune
 from asym_analysis.finetuning.variant_scores import VariantScores, score_variants
 from asym_analysis.finetuning.variants import Variant
@@ -41,11 +43,14 @@ __all__ = [
     "lora_layers",
     "measured_capture",
     "model_source",
+    "output_sensitivities",
     "paper_results",
     "predict_asymmetry",
+    "predict_sweep",
     "read_sweep",
     "results_table",
     "run_sweep",
     "score_variants",
     "shipped_configs",
+    "task_batches",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["InputMoment", "input_covariances"]
+__all__ = ["InputMoment", "adapted_module", "input_covariances", "unpadded_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def input_covariances(
     (tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]], dtype=torch.float64), 2)
     """
-    found = {name: _module(model, name) for name in modules}
+    found = {name: adapted_module(model, name) for name in modules}
     passes = _passes(found, max_bytes)
     if len(passes) > 1 and not isinstance(batches, Sequence):
         raise ValueError(
@@ -89,7 +89,7 @@ def input_covariances(
     return {name: moments[name] for name in modules}
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
+def adapted_module(model: nn.Module, name: str) -> nn.Module:
     """The module of that name, whatever prefix a wrapper or a head put before it."""
     candidates = [
         (found, module)
@@ -134,7 +134,7 @@ def _one_pass(
 
     def hook(name: str) -> Callable[..., None]:
         def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            rows = _rows(inputs[0], mask[0])
+            rows = unpadded_rows(inputs[0], mask[0])
             if rows.device.type != "mps":
                 rows = rows.double()
             product = rows.T @ rows
@@ -166,8 +166,8 @@ def _one_pass(
     }
 
 
-def _rows(value: Tensor, mask: Tensor | None) -> Float[Tensor, "inputs d_in"]:
-    """One input a row, padding left out where the mask has the input's leading shape."""
+def unpadded_rows(value: Tensor, mask: Tensor | None) -> Float[Tensor, "inputs d_in"]:
+    """One position a row, padding left out where the mask has the leading shape of the value."""
     value = value.detach().float()
     if mask is not None and value.dim() == 3 and mask.shape == value.shape[:2]:
         return value[mask.bool()]

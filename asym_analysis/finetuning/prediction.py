@@ -28,10 +28,10 @@ class AsymmetryPrediction(Result):
     """One row a module: what a frozen random A, a frozen random B and other choices of A would keep of the update.
 
     Columns: `module, layer, projection, d_in, d_out, rank`; `signal`, the mean squared output of the update on the
-    module's inputs; the fractions of it that are kept, `random_A`, `random_A_std` (over draws of A), `random_B`,
-    `principal_A` (A frozen at the first principal components of the input) and `best_A` (A trained);
-    `asymmetry_index`, random_A over random_B; `lost_signal`, what freezing a random A forgoes; and `training_A_rank`,
-    1 for the module that loses most.
+    module's inputs, in what the loss feels of it where sensitivities were given; the fractions of it that are kept,
+    `random_A`, `random_A_std` (over draws of A), `random_B`, `principal_A` (A frozen at the first principal components
+    of the input) and `best_A` (A trained); `asymmetry_index`, random_A over random_B; `lost_signal`, what freezing a
+    random A forgoes; and `training_A_rank`, 1 for the module that loses most.
     """
 
     frame: pd.DataFrame
@@ -54,7 +54,12 @@ class AsymmetryPrediction(Result):
 
 
 def predict_asymmetry(
-    adapter: Adapter, covariances: Mapping[str, InputMoment], *, rank: int | None = None, centred: bool = False
+    adapter: Adapter,
+    covariances: Mapping[str, InputMoment],
+    sensitivities: Mapping[str, Tensor] | None = None,
+    *,
+    rank: int | None = None,
+    centred: bool = False,
 ) -> AsymmetryPrediction:
     """Predict, module by module, what freezing A or B at random would keep of a trained update.
 
@@ -63,12 +68,18 @@ def predict_asymmetry(
     with p_i = s_i / (s_i + penalty), sum p_i = r; a frozen random B keeps r / d_out of everything (theory notes,
     sections 1.2(h) and 6.3).
 
+    That counts an error the same in every direction of the output. With `sensitivities`, which say what the loss feels,
+    both sides are treated alike: the signal is weighted by them, and a frozen random B keeps sum m'_j p'_j over the
+    principal components of the sensitivity, as a frozen A does over those of the input.
+
     Parameters
     ----------
     adapter
         The trained adapter.
     covariances
         From `input_covariances`, for every module of the adapter.
+    sensitivities
+        From `output_sensitivities`, for every module; every output direction counts the same if None.
     rank
         Rank of the frozen factor; each module's own if None. A rank above the adapter's is allowed: B-only at rank 2r
         trains as many numbers as LoRA at rank r.
@@ -86,9 +97,10 @@ def predict_asymmetry(
     AdapterError
         If a module has no covariance, or one of another width.
     """
-    missing = [module for module in adapter if module not in covariances]
-    if missing:
-        raise AdapterError(f"{adapter.name}: no input covariance for {len(missing)} modules, {missing[0]} among them")
+    for what, known in (("input covariance", covariances), ("output sensitivity", sensitivities)):
+        missing = [module for module in adapter if known is not None and module not in known]
+        if missing:
+            raise AdapterError(f"{adapter.name}: no {what} for {len(missing)} modules, {missing[0]} among them")
     rows = []
     for module in adapter:
         update = adapter[module]
@@ -98,7 +110,8 @@ def predict_asymmetry(
                 f"{adapter.name}, module {module}: its inputs have width {moment.shape[0]}, A has {update.A.shape[1]}"
             )
         row = {"module": module, "layer": layer_of(module), "projection": projection_of(module)}
-        rows.append(row | _predict_module(update, moment, rank or update.A.shape[0]))
+        felt = None if sensitivities is None else sensitivities[module]
+        rows.append(row | _predict_module(update, moment, felt, rank or update.A.shape[0]))
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     frame["training_A_rank"] = frame["lost_signal"].rank(ascending=False, method="first").astype("Int64")
     return AsymmetryPrediction(
@@ -106,12 +119,16 @@ def predict_asymmetry(
     )
 
 
-def _predict_module(update: LowRankUpdate, moment: Float[Tensor, "d d"], rank: int) -> dict[str, Any]:
-    variances, components = torch.linalg.eigh(moment.double())
-    variances = variances.flip(0).clamp_min(0)
+def _predict_module(
+    update: LowRankUpdate, moment: Float[Tensor, "d d"], felt: Float[Tensor, "d_out d_out"] | None, rank: int
+) -> dict[str, Any]:
+    variances, components = _spectrum(moment)
     # The update in the basis of the components, weighted by their standard deviations: M = s B A V diag(sqrt(s_i)).
-    right = (update.A.double() @ components.flip(1)) * variances.sqrt()
+    right = (update.A.double() @ components) * variances.sqrt()
     left = float(update.scaling) * update.B.double()
+    if felt is not None:
+        weights, directions = _spectrum(felt)
+        left = (left.T @ directions * weights.sqrt()).T
     energy = ((left.T @ left) @ right * right).sum(0).clamp_min(0).numpy()
     signal = float(energy.sum())
     retention = random_retention(variances.numpy(), rank)
@@ -124,7 +141,10 @@ def _predict_module(update: LowRankUpdate, moment: Float[Tensor, "d d"], rank: i
     # Tr[K P] varies as K = M^T M does off its diagonal too, which here has rank r only.
     gram = (right.T @ ((left.T @ left) @ right)).numpy()
     random_A = float(energy @ retention.mean)
-    random_B = rank / d_out
+    random_B = min(1.0, rank / d_out)
+    if felt is not None:
+        output_energy = ((right @ right.T) @ left.T * left.T).sum(0).clamp_min(0).numpy()
+        random_B = fraction(float(output_energy @ random_retention(weights.numpy(), rank).mean))
     return {
         "d_in": d_in,
         "d_out": d_out,
@@ -133,12 +153,18 @@ def _predict_module(update: LowRankUpdate, moment: Float[Tensor, "d d"], rank: i
         "signal": signal,
         "random_A": fraction(random_A),
         "random_A_std": fraction(retention.gain_variance(gram) ** 0.5),
-        "random_B": min(1.0, random_B),
+        "random_B": random_B,
         "principal_A": fraction(float(energy[:rank].sum())),
         "best_A": fraction(float((spectrum[:rank] ** 2).sum())),
         "asymmetry_index": fraction(random_A) / random_B,
         "lost_signal": signal - random_A,
     }
+
+
+def _spectrum(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Eigenvalues, largest first, and eigenvectors as columns."""
+    values, vectors = torch.linalg.eigh(moment.double())
+    return values.flip(0).clamp_min(0), vectors.flip(1)
 
 
 def _singular_values(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> np.ndarray:

@@ -106,6 +106,7 @@ def _row(run: PlannedRun, metrics: dict[str, Any], *, best: bool) -> dict[str, A
         **run.labels,
         "task": config.task.name,
         "variant": config.variant,
+        "target_modules": " ".join(config.target_modules),
         "seed": config.seed,
         "init_seed": config.factor_seed,
         "rank": config.rank,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from asym_analysis.adapters.load import load_adapter
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
-from asym_analysis.finetuning.covariance import InputMoment, input_covariances
+from asym_analysis.finetuning.covariance import input_covariances
 from asym_analysis.finetuning.plan import PlannedRun
 from asym_analysis.finetuning.prediction import predict_asymmetry
+from asym_analysis.finetuning.sensitivity import output_sensitivities
 from asym_analysis.finetuning.sweep import results_table
 
-__all__ = ["predict_sweep", "task_covariances"]
+__all__ = ["advantages", "predict_sweep", "task_batches"]
+
+KINDS: dict[str, dict[str, Any]] = {"inputs": {}, "centred inputs": {"centred": True}, "inputs and outputs": {}}
 
 
 def predict_sweep(
@@ -38,8 +41,9 @@ def predict_sweep(
     Returns
     -------
     DataFrame
-        A row a task, seed and module, with the columns of `AsymmetryPrediction`, once from the inputs' second moments
-        and once `centred`; and one with the module "all", which weights the modules by their signal.
+        A row a task, seed, module and `kind` of prediction, with the columns of `AsymmetryPrediction`; the module "all"
+        weights the modules by their signal. The kinds: "inputs", from the inputs' second moments as in the paper's
+        model; "centred inputs", without their mean; and "inputs and outputs", with the loss's sensitivity as well.
 
     Raises
     ------
@@ -56,29 +60,54 @@ def predict_sweep(
         adapters = {
             seed: load_adapter(Path(folder) / name) for name, seed in zip(members["name"], members["seed"], strict=True)
         }
-        covariances = task_covariances(configs[str(task)], list(next(iter(adapters.values()))), rows=rows)
-        for (seed, adapter), centred in itertools.product(adapters.items(), (False, True)):
-            prediction = predict_asymmetry(adapter, covariances, centred=centred)
-            frame = pd.concat([prediction.frame, pd.DataFrame([{"module": "all", **prediction.overall()}])])
-            parts.append(frame.assign(task=task, seed=seed, centred=centred))
+        config, modules = configs[str(task)], list(next(iter(adapters.values())))
+        source, options = model_source(config.model)
+        covariances = input_covariances(config.task.model(source, **options), task_batches(config, rows=rows), modules)
+        felt = output_sensitivities(config.task.model(source, **options), task_batches(config, rows=rows), modules)
+        for seed, adapter in adapters.items():
+            for kind, options in KINDS.items():
+                sensitivities = felt if kind == "inputs and outputs" else None
+                prediction = predict_asymmetry(adapter, covariances, sensitivities, **options)
+                frame = pd.concat([prediction.frame, pd.DataFrame([{"module": "all", **prediction.overall()}])])
+                parts.append(frame.assign(task=task, seed=seed, kind=kind))
     return pd.concat(parts, ignore_index=True)
 
 
-def task_covariances(config: FinetuneConfig, modules: Sequence[str], *, rows: int = 512) -> dict[str, InputMoment]:
-    """The input moments of a run's modules, in its pretrained model, on the first development rows of its task."""
+def advantages(runs: pd.DataFrame, *, first: str = "b-only-r8", second: str = "a-only-r8") -> pd.DataFrame:
+    """By how much one run's development loss is below another's, on a scale that all tasks share.
+
+    Parameters
+    ----------
+    runs
+        The table of a sweep; where its runs adapt one module each, every module is taken for itself.
+    first, second
+        Runs of the plan.
+
+    Returns
+    -------
+    DataFrame
+        `task, target_modules, advantage, advantage_error`: log(loss of second / loss of first), mean and standard error
+        over common seeds; positive where `first` is better.
+    """
+    best = runs[(runs["stage"] != "search") & runs["run"].isin([first, second])]
+    keys = ["task", "target_modules"]
+    losses = best.pivot_table(index=[*keys, "seed"], columns="run", values="loss")[[first, second]].dropna()
+    ratio = pd.Series(np.log(losses[second] / losses[first]))
+    table = ratio.groupby(level=keys, sort=False).agg(["mean", "sem"]).reset_index()
+    return table.rename(columns={"mean": "advantage", "sem": "advantage_error"})
+
+
+def task_batches(config: FinetuneConfig, *, rows: int = 512) -> Iterator[dict[str, Tensor]]:
+    """The first development rows of a run's task as its model takes them, labels included."""
     source, options = model_source(config.model)
     processor = config.task.processor(source, **options)
     data = config.task.data(processor).dev
     collate = config.task.collator(processor)
-    size = 2 * config.batch_size
-
-    def batches() -> Any:
-        for first in range(0, min(rows, len(data)), size):
-            chosen = [data[i] for i in range(first, min(first + size, rows, len(data)))]
-            batch = collate([{key: value for key, value in row.items() if key != "length"} for row in chosen])
-            yield {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-
-    return input_covariances(config.task.model(source, **options), batches(), modules)
+    size, whole = 2 * config.batch_size, min(rows, len(data))
+    for first in range(0, whole, size):
+        chosen = [data[i] for i in range(first, min(first + size, whole))]
+        batch = collate([{key: value for key, value in row.items() if key != "length"} for row in chosen])
+        yield {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _with_followers(runs: list[PlannedRun]) -> list[PlannedRun]:

@@ -9,7 +9,7 @@ import pandas as pd
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.load import load_adapter
 
-__all__ = ["sample_adapters", "sample_runs"]
+__all__ = ["sample_adapters", "sample_predictions", "sample_runs"]
 
 _FOLDER = Path(__file__).parent
 
@@ -59,13 +59,34 @@ def sample_runs(family: str | None = None) -> pd.DataFrame:
     >>> sample_runs("decoder")["metric"].unique().tolist()
     ['loss']
     """
-    tables = {path.stem.replace("_", " "): path for path in sorted((_FOLDER / "variants").glob("*.csv"))}
-    if family is not None and family not in tables:
-        raise ValueError(f"there are no runs of family {family!r}; there are {', '.join(tables)}")
-    chosen = tables if family is None else {family: tables[family]}
     parts = []
-    for name, path in chosen.items():
+    for name, path in _tables("variants", family).items():
         table = pd.read_csv(path)
         table.insert(0, "family", name)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+def sample_predictions() -> pd.DataFrame:
+    """Give what the asymmetry index predicted for those sweeps, and what was measured.
+
+    Returns
+    -------
+    DataFrame
+        A row a task, module ("all" is the whole model) and kind of prediction; `advantage` is by how much training B
+        alone beat training A alone, as log(loss A-only / loss B-only), where that was measured.
+
+    Examples
+    --------
+    >>> sorted(sample_predictions()["kind"].unique())
+    ['centred inputs', 'inputs', 'inputs and outputs']
+    """
+    return pd.concat([pd.read_csv(path) for path in _tables("predictions").values()], ignore_index=True)
+
+
+def _tables(folder: str, family: str | None = None) -> dict[str, Path]:
+    """Family -> its table; the one asked for, or all."""
+    tables = {path.stem.replace("_", " "): path for path in sorted((_FOLDER / folder).glob("*.csv"))}
+    if family is not None and family not in tables:
+        raise ValueError(f"there are no runs of family {family!r}; there are {', '.join(tables)}")
+    return tables if family is None else {family: tables[family]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from torch import nn
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import advise, input_covariances, measured_capture, predict_asymmetry
+from asym_analysis.finetuning import (
+    advise,
+    input_covariances,
+    measured_capture,
+    output_sensitivities,
+    predict_asymmetry,
+)
 from asym_analysis.finetuning.covariance import InputMoment
 
 
@@ -137,6 +145,67 @@ def test_the_whole_is_the_signal_weighted_mean_of_its_modules() -> None:
     kept = (frame["random_A"] * frame["signal"]).sum() / frame["signal"].sum()
     assert overall["random_A"] == pytest.approx(kept)
     assert overall["asymmetry_index"] == pytest.approx(kept / overall["random_B"])
+
+
+class LosingTagger(Tagger):
+    """A tagger with a loss, as transformers' models give one."""
+
+    def forward(self, values: torch.Tensor, attention_mask: torch.Tensor) -> Any:  # type: ignore[override]
+        errors = super().forward(values, attention_mask).square().sum(-1) * attention_mask
+        return SimpleNamespace(loss=errors.sum() / attention_mask.sum())
+
+
+def test_streamed_sensitivities_are_the_gradients_of_unpadded_outputs() -> None:
+    model, batches = LosingTagger(), tagger_batches()
+    found = output_sensitivities(model, batches, ["first", "second"])
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    weight = model.second.weight.double()
+    for name in ("first", "second"):
+        rows = []
+        for batch in batches:
+            # The loss is |y|^2 at each position, so the gradient in y is 2 y, and in the layer below W^T 2 y.
+            kept = batch["values"][batch["attention_mask"].bool()].double()
+            hidden = kept @ model.first.weight.double().T + model.first.bias.double()
+            output = torch.tanh(hidden) @ weight.T + model.second.bias.double()
+            back = 2 * output if name == "second" else (2 * output @ weight) * (1 - torch.tanh(hidden) ** 2)
+            rows.append(back)
+        gradients = torch.cat(rows)
+        assert torch.allclose(found[name], gradients.T @ gradients / len(gradients), rtol=1e-4)
+    with pytest.raises(AdapterError, match="gave no loss"):
+        output_sensitivities(Tagger(), batches, ["first"])
+    with pytest.raises(AdapterError, match="no module third"):
+        output_sensitivities(model, batches, ["third"])
+
+
+@given(power=st.floats(0.3, 1.2), seed=st.integers(0, 20))
+def test_a_frozen_b_is_judged_by_what_the_loss_feels(power: float, seed: int) -> None:
+    adapter, moment = problem(power, seed)
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((24, 24)) * np.arange(1, 25) ** -1.0
+    felt = {"layer.0.query": torch.from_numpy(half @ half.T)}
+    row = predict_asymmetry(adapter, {"layer.0.query": moment}, felt).frame.iloc[0]
+    signal = np.linalg.cholesky(felt["layer.0.query"].numpy()).T @ adapter["layer.0.query"].delta().double().numpy()
+    signal = signal @ np.linalg.cholesky(moment.second_moment.numpy())
+    root = np.linalg.cholesky(felt["layer.0.query"].numpy()).T
+    kept = []
+    for _ in range(60):
+        # The best A for a frozen U minimizes |G^(1/2) (delta - U A) S^(1/2)|: it keeps the range of G^(1/2) U.
+        basis = np.linalg.qr(root @ rng.standard_normal((24, 4)))[0]
+        kept.append(((basis.T @ signal) ** 2).sum() / (signal**2).sum())
+    assert row["signal"] == pytest.approx((signal**2).sum(), rel=1e-6)
+    assert abs(row["random_B"] - np.mean(kept)) < 5 * np.std(kept, ddof=1) / np.sqrt(60) + 0.03 * np.mean(kept)
+
+
+@given(seed=st.integers(0, 20))
+def test_transposing_the_problem_turns_the_index_over(seed: int) -> None:
+    adapter, moment = problem(0.8, seed)
+    _, output = problem(0.4, seed + 1, d_in=24)
+    update = adapter["layer.0.query"]
+    turned = Adapter.from_factors({"layer.0.query": (update.B.T, update.A.T)}, scaling=2.0)
+    row = predict_asymmetry(adapter, {"layer.0.query": moment}, {"layer.0.query": output.second_moment}).frame.iloc[0]
+    back = predict_asymmetry(turned, {"layer.0.query": output}, {"layer.0.query": moment.second_moment}).frame.iloc[0]
+    assert row["random_A"] == pytest.approx(back["random_B"], rel=1e-6)
+    assert row["asymmetry_index"] == pytest.approx(1 / back["asymmetry_index"], rel=1e-6)
 
 
 def test_an_update_of_zero_has_no_fractions() -> None:

@@ -59,6 +59,8 @@ class PronunciationTask(Task):
         A .tsv file with columns `word` and `phonemes`.
     train_rows, dev_rows
         Words drawn for each, without overlap, with `rows_seed`.
+    dataset
+        How tables call the task; the lexicon's name if None.
     """
 
     kind: ClassVar[str] = "pronunciation"
@@ -69,11 +71,12 @@ class PronunciationTask(Task):
     train_rows: int = 10_000
     dev_rows: int = 2_000
     rows_seed: int = 0
+    dataset: str | None = None
 
     @property
     @override
     def name(self) -> str:
-        return Path(self.lexicon).stem
+        return self.dataset or Path(self.lexicon).stem
 
     @property
     @override

@@ -1,0 +1,90 @@
+"""How much the loss feels each direction of a module's output: second moments of output gradients, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.covariance import adapted_module, unpadded_rows
+
+__all__ = ["output_sensitivities"]
+
+
+def output_sensitivities(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], modules: Sequence[str]
+) -> dict[str, Float[Tensor, "d_out d_out"]]:
+    """Stream G = E[g g^T], g the gradient of the loss with respect to a module's output at one position.
+
+    To second order the loss of a change E of the weights is about Tr[G E S E^T] with S the inputs' second moment, the
+    Kronecker factorization of the empirical Fisher information (Martens and Grosse, 2015). The least-squares model of
+    the paper is the case G = identity, in which a frozen random B is the worse for never seeing what the loss needs.
+
+    Parameters
+    ----------
+    model
+        A model whose output has a `loss`; its parameters get no gradients. It is run in evaluation mode.
+    batches
+        Keyword arguments of the model, with labels. Padding is left out as `input_covariances` does.
+    modules
+        Names of modules as the model, or the adapter of it, calls them.
+
+    Returns
+    -------
+    dict
+        Module -> G on the CPU in float64, up to one factor for all modules: gradients are of the mean loss of a batch,
+        times the positions in it.
+
+    Raises
+    ------
+    AdapterError
+        If the model has no such module, gives no loss, or a module has no part in it.
+    """
+    found = {name: adapted_module(model, name) for name in modules}
+    sums: dict[str, Tensor] = {}
+    counts = dict.fromkeys(modules, 0)
+    mask: list[Tensor | None] = [None]
+
+    def hook(name: str) -> Callable[..., None]:
+        def add(gradient: Tensor) -> None:
+            rows = unpadded_rows(gradient, mask[0])
+            rows = (rows if rows.device.type == "mps" else rows.double()) * len(rows)
+            product = rows.T @ rows
+            sums[name] = sums[name].add_(product) if name in sums else product
+            counts[name] += len(rows)
+
+        def watch(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            if not output.requires_grad:
+                output.requires_grad_()
+            output.register_hook(add)
+
+        return watch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    was_training = model.training
+    handles = [module.register_forward_hook(hook(name)) for name, module in found.items()]
+    try:
+        model.eval().requires_grad_(False)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        for batch in batches:
+            placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            attended = placed.get("attention_mask")
+            mask[0] = attended if isinstance(attended, Tensor) else None
+            loss = getattr(model(**placed), "loss", None)
+            if loss is None:
+                raise AdapterError("the model gave no loss; put the labels into the batches")
+            loss.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_()
+    unused = [name for name in modules if not counts[name]]
+    if unused:
+        raise AdapterError(f"the loss does not depend on {len(unused)} modules, {unused[0]} among them")
+    return {name: (sums[name] / counts[name]).cpu().double() for name in modules}

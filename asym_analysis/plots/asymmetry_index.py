@@ -1,0 +1,68 @@
+"""The asymmetry index against what freezing A and freezing B cost in fact."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from scipy.stats import spearmanr
+
+from asym_analysis.plots.style import COLORS, SERIES, axes_or_new, styled
+
+__all__ = ["plot_asymmetry_index"]
+
+
+def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", ax: Axes | None = None) -> Axes:
+    """Draw the measured advantage of training B over training A against the index that predicts it.
+
+    Parameters
+    ----------
+    table
+        As `sample_predictions` gives it: family, task, module, kind, asymmetry_index, advantage, advantage_error.
+    kind
+        Which prediction to draw.
+    ax
+        Where to draw; a new figure of one column's width if None.
+
+    Returns
+    -------
+    Axes
+        A filled point is a whole model on one task, an open one a single module; bars are standard errors over seeds.
+        Where the index is right, points lie in the lower left and the upper right quarter. The title's place is left
+        free; the rank correlation stands inside.
+
+    Examples
+    --------
+    >>> from asym_analysis import sample_predictions
+    >>> plot_asymmetry_index(sample_predictions()).get_xscale()
+    'log'
+    """
+    drawn = table[(table["kind"] == kind) & table["advantage"].notna()]
+    correlation = spearmanr(drawn["asymmetry_index"], drawn["advantage"])
+    with styled():
+        ax = axes_or_new(ax, height=2.8)
+        ax.axhline(0, color=COLORS["null"], linewidth=0.8, zorder=0)
+        ax.axvline(1, color=COLORS["null"], linewidth=0.8, zorder=0)
+        for color, (family, members) in zip(SERIES, drawn.groupby("family", sort=False), strict=False):
+            for whole, part in members.groupby(members["module"] == "all"):
+                ax.errorbar(
+                    part["asymmetry_index"],
+                    part["advantage"],
+                    yerr=part["advantage_error"],
+                    fmt="o",
+                    color=color,
+                    markerfacecolor=color if whole else "white",
+                    markersize=5 if whole else 3.5,
+                    elinewidth=0.6,
+                )
+            ax.plot([], [], "o", color=color, markersize=4, label=family)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("asymmetry index")
+        ax.set_ylabel("log(loss A-only / loss B-only)")
+        told = f"Spearman {correlation.statistic:.2f}, {len(drawn)} points"
+        ax.annotate(told, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
