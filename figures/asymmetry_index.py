@@ -5,26 +5,36 @@
 
 The first predicts from the sweep's own LoRA adapters and the inputs of their modules, and puts the measured losses of
 B-only against A-only beside it, for the whole model and, with --modules, for a sweep over modules one at a time; it
-writes asym_analysis/samples/predictions/FAMILY.csv. The second draws figures/asymmetry_index from those.
+writes asym_analysis/samples/predictions/FAMILY.csv, with what random A's really keep of the inputs by regression. The
+second draws figures/asymmetry_index and captured_signal from those.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
+from torch import Tensor, nn
 
-from asym_analysis import sample_predictions
+from asym_analysis import Adapter, load_adapter, predict_asymmetry, sample_predictions
+from asym_analysis.finetuning.config import model_source
+from asym_analysis.finetuning.covariance import InputMoment, adapted_module
 from asym_analysis.finetuning.environment import prepare_training
-from asym_analysis.finetuning.plan import read_sweep
+from asym_analysis.finetuning.padding import RealPositions
+from asym_analysis.finetuning.plan import PlannedRun, read_sweep
+from asym_analysis.finetuning.prediction import measured_capture
 from asym_analysis.finetuning.sweep import results_table
-from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep
+from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep, task_batches, with_followers
 from asym_analysis.plots.asymmetry_index import plot_asymmetry_index
-from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
+from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SINGLE_COLUMN, save_figure, styled
 
 FOLDER = Path(__file__).parent
+CAPTURE_ROWS, CAPTURE_INPUTS, CAPTURE_DRAWS = 64, 4000, 40
 MEASURED = ("asymmetry_index", "random_A", "random_B", "principal_A", "best_A", "signal")
 
 
@@ -41,8 +51,50 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
         alone = results_table(read_sweep(config, data=options.data, model=options.model), folder)
         found.append(advantages(alone).rename(columns={"target_modules": "module"}))
     table = table.merge(pd.concat(found), on=["task", "module"], how="left")
+    table = table.merge(captured(runs, options.runs), on=["task", "module", "kind"], how="left")
     table.insert(0, "family", options.family)
     return table
+
+
+def captured(runs: list[PlannedRun], folder: Path) -> pd.DataFrame:
+    """What random frozen A's keep of one LoRA run's update a task: predicted, and by regression on the same inputs."""
+    table = results_table(runs, folder).query("run == 'lora-r8' and stage == 'best'").drop_duplicates("task")
+    configs = {run.config.task.name: run.config for run in with_followers(runs)}
+    rows = []
+    for name, task in table[["name", "task"]].itertuples(index=False):
+        adapter, config = load_adapter(folder / name), configs[task]
+        source, options = model_source(config.model)
+        model = config.task.model(source, **options).eval()
+        for module, inputs in module_inputs(model, task_batches(config, rows=CAPTURE_ROWS), list(adapter)).items():
+            doubled = inputs.double()
+            moment = InputMoment(doubled.T @ doubled / len(doubled), doubled.mean(0), len(doubled))
+            update = adapter[module]
+            alone = Adapter.from_factors({module: (update.A, update.B)})
+            predicted = predict_asymmetry(alone, {module: moment}).frame["random_A"].iloc[0]
+            kept = measured_capture(update, inputs, update.A.shape[0], draws=CAPTURE_DRAWS, seed=0)
+            row = {"task": task, "module": module, "kind": "inputs", "inputs": len(inputs)}
+            error = kept.std(ddof=1) / CAPTURE_DRAWS**0.5
+            rows.append(row | {"predicted": predicted, "regressed": kept.mean(), "regressed_error": error})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def module_inputs(model: nn.Module, batches: Iterator[dict[str, Tensor]], modules: list[str]) -> dict[str, Tensor]:
+    """Every unpadded input of some modules, as rows."""
+    found: dict[str, list[Tensor]] = {module: [] for module in modules}
+    for batch in batches:
+        real = RealPositions.of_batch(batch, model)
+
+        def keep(_: nn.Module, values: tuple[Tensor], *, module: str, real: RealPositions = real) -> None:
+            found[module].append(real.rows(module, values[0]))
+
+        handles = [
+            adapted_module(model, module).register_forward_pre_hook(partial(keep, module=module)) for module in modules
+        ]
+        model(**batch)
+        for handle in handles:
+            handle.remove()
+    return {module: torch.cat(parts)[:CAPTURE_INPUTS] for module, parts in found.items()}
 
 
 def draw(folder: Path) -> None:
@@ -61,7 +113,26 @@ def draw(folder: Path) -> None:
         axes[0].get_legend().remove()
         axes[1].set_ylabel("")
     save_figure(figure, folder / "asymmetry_index")
-    plt.close(figure)
+    draw_captured(table.dropna(subset=["predicted"]), folder)
+    plt.close("all")
+
+
+def draw_captured(table: pd.DataFrame, folder: Path) -> None:
+    """Predicted against regressed: what a random A keeps, a point a module."""
+    with styled():
+        _, ax = plt.subplots(figsize=(SINGLE_COLUMN, 2.6))
+        for color, (family, rows) in zip(SERIES, table.groupby("family", sort=False), strict=False):
+            bars = 2 * rows["regressed_error"]
+            ax.errorbar(rows["predicted"], rows["regressed"], bars, fmt=".", color=color, elinewidth=0.6, label=family)
+        top = 1.05 * table[["predicted", "regressed"]].max().max()
+        ax.plot([0, top], [0, top], color=COLORS["theory"], linewidth=0.8, zorder=0)
+        ax.set_xlabel("part of the signal, predicted")
+        ax.set_ylabel("by regression on activations")
+        error = (table["predicted"] / table["regressed"] - 1).abs().median()
+        told = f"{len(table)} modules, median error {error:.1%}"
+        ax.annotate(told, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8)
+        ax.legend(loc="upper left")
+    save_figure(ax, folder / "captured_signal")
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.padding import RealPositions
 
-__all__ = ["InputMoment", "adapted_module", "input_covariances", "unpadded_rows"]
+__all__ = ["InputMoment", "adapted_module", "input_covariances"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,8 @@ def input_covariances(
     model
         Any torch model; it is run in evaluation mode on the device where it lies, and the moments are summed there.
     batches
-        Keyword arguments of the model. Where a batch has an `attention_mask` that fits the input, padding is left out.
+        Keyword arguments of the model. Padding is left out: what the `attention_mask` hides and, in the decoder of an
+        encoder-decoder model, what has no label.
     modules
         Names of modules as the model, or the adapter of it, calls them.
     max_bytes
@@ -130,11 +132,11 @@ def _one_pass(
     sums: dict[str, Tensor] = {}
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = dict.fromkeys(modules, 0)
-    mask: list[Tensor | None] = [None]
+    real = [RealPositions(None, None)]
 
     def hook(name: str) -> Callable[..., None]:
         def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            rows = unpadded_rows(inputs[0], mask[0])
+            rows = real[0].rows(name, inputs[0])
             if rows.device.type != "mps":
                 rows = rows.double()
             product = rows.T @ rows
@@ -149,8 +151,7 @@ def _one_pass(
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
             placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            found = placed.get("attention_mask")
-            mask[0] = found if isinstance(found, Tensor) else None
+            real[0] = RealPositions.of_batch(placed, model)
             model(**placed)
     finally:
         for handle in handles:
@@ -164,11 +165,3 @@ def _one_pass(
         )
         for name in modules
     }
-
-
-def unpadded_rows(value: Tensor, mask: Tensor | None) -> Float[Tensor, "inputs d_in"]:
-    """One position a row, padding left out where the mask has the leading shape of the value."""
-    value = value.detach().float()
-    if mask is not None and value.dim() == 3 and mask.shape == value.shape[:2]:
-        return value[mask.bool()]
-    return value.reshape(-1, value.shape[-1])

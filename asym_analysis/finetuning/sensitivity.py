@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.covariance import adapted_module, unpadded_rows
+from asym_analysis.finetuning.covariance import adapted_module
+from asym_analysis.finetuning.padding import RealPositions
 
 __all__ = ["output_sensitivities"]
 
@@ -47,11 +48,11 @@ def output_sensitivities(
     found = {name: adapted_module(model, name) for name in modules}
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(modules, 0)
-    mask: list[Tensor | None] = [None]
+    real = [RealPositions(None, None)]
 
     def hook(name: str) -> Callable[..., None]:
         def add(gradient: Tensor) -> None:
-            rows = unpadded_rows(gradient, mask[0])
+            rows = real[0].rows(name, gradient)
             rows = (rows if rows.device.type == "mps" else rows.double()) * len(rows)
             product = rows.T @ rows
             sums[name] = sums[name].add_(product) if name in sums else product
@@ -72,8 +73,7 @@ def output_sensitivities(
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
             placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            attended = placed.get("attention_mask")
-            mask[0] = attended if isinstance(attended, Tensor) else None
+            real[0] = RealPositions.of_batch(placed, model)
             loss = getattr(model(**placed), "loss", None)
             if loss is None:
                 raise AdapterError("the model gave no loss; put the labels into the batches")

@@ -19,7 +19,7 @@ from asym_analysis.finetuning.prediction import predict_asymmetry
 from asym_analysis.finetuning.sensitivity import output_sensitivities
 from asym_analysis.finetuning.sweep import results_table
 
-__all__ = ["advantages", "predict_sweep", "task_batches"]
+__all__ = ["advantages", "predict_sweep", "task_batches", "with_followers"]
 
 KINDS: dict[str, dict[str, Any]] = {"inputs": {}, "centred inputs": {"centred": True}, "inputs and outputs": {}}
 
@@ -54,7 +54,7 @@ def predict_sweep(
     chosen = table[(table["run"] == reference) & (table.get("stage", "best") == "best")] if len(table) else table
     if chosen.empty:
         raise AdapterError(f"{folder}: no finished run {reference} at its best learning rate; run the sweep first")
-    configs = {run.config.task.name: run.config for run in _with_followers(runs)}
+    configs = {run.config.task.name: run.config for run in with_followers(runs)}
     parts = []
     for task, members in chosen.groupby("task", sort=False):
         adapters = {
@@ -110,5 +110,6 @@ def task_batches(config: FinetuneConfig, *, rows: int = 512) -> Iterator[dict[st
         yield {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
 
-def _with_followers(runs: list[PlannedRun]) -> list[PlannedRun]:
+def with_followers(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """The planned runs, and those that take over the rate of another task's search."""
     return [*runs, *(other for run in runs if run.search is not None for other in run.search.elsewhere)]
