@@ -33,7 +33,9 @@ def advise(
 ) -> None:
     """Say which modules could freeze A at random, at what predicted cost, and what that saves.
 
-    The cost is the part of the trained update's output, on these data, that a random A of that rank could not carry.
+    The cost is the part of the trained update's output, on these data, that a random A of that rank could not carry. A
+    causal language model has a loss on plain text: there an output counts by how much the loss feels it, and so does
+    what a random B would keep; otherwise every direction of the output counts the same.
     """
     if not 0 <= tolerance <= 1:
         fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
@@ -41,14 +43,18 @@ def advise(
     from asym_analysis.finetuning.advice import advise as advise_on
     from asym_analysis.finetuning.covariance import input_covariances
     from asym_analysis.finetuning.environment import prepare_training
-    from asym_analysis.finetuning.inputs import load_bare_model, read_batches
+    from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
     from asym_analysis.finetuning.prediction import predict_asymmetry
+    from asym_analysis.finetuning.sensitivity import output_sensitivities
 
     prepare_training()
     adapter = load_adapter(checkpoint)
     batches = read_batches(data, model, column=column, rows=rows)
-    covariances = input_covariances(load_bare_model(model).to(device), batches, list(adapter))
-    result = advise_on(predict_asymmetry(adapter, covariances, rank=rank), tolerance=tolerance)
+    network, has_loss = load_network(model)
+    network.to(device)
+    covariances = input_covariances(network, batches, list(adapter))
+    felt = output_sensitivities(network, map(next_token_labels, batches), list(adapter)) if has_loss else None
+    result = advise_on(predict_asymmetry(adapter, covariances, felt, rank=rank), tolerance=tolerance)
     write_result(result, out)
     if json:
         write_json(result.frame.to_dict(orient="records"))

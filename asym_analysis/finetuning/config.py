@@ -28,7 +28,7 @@ class FinetuneConfig:
     variant
         Which factor is trained and how each starts, in the notation of `Variant.parse`.
     target_modules
-        Names of the modules to adapt, as PEFT takes them.
+        What to adapt: names of modules, each also the end of a longer name; or one regular expression for whole names.
     rank, alpha, dropout
         Of the adapter; the update is alpha/rank · B·A.
     seed
@@ -61,7 +61,7 @@ class FinetuneConfig:
 
     model: str
     task: Task
-    target_modules: tuple[str, ...]
+    target_modules: tuple[str, ...] | str
     variant: str = "hB_0 hA_Km"
     rank: int = 8
     alpha: float | int = 16.0
@@ -113,7 +113,7 @@ class FinetuneConfig:
         if missing:
             raise AdapterError(f"the run lacks {', '.join(sorted(missing))}")
         targets = settings.pop("target_modules")
-        settings["target_modules"] = (targets,) if isinstance(targets, str) else tuple(targets)
+        settings["target_modules"] = targets if isinstance(targets, str) else tuple(targets)
         try:
             return cls(task=task, **settings)
         except (TypeError, ValueError) as error:
@@ -127,7 +127,8 @@ class FinetuneConfig:
             for key, value in asdict(self.task).items()  # type: ignore[call-overload]
             if value is not None and not isinstance(value, Path)
         }
-        return {**settings, "target_modules": list(self.target_modules), "task": {"kind": self.task.kind, **task}}
+        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        return {**settings, "target_modules": targets, "task": {"kind": self.task.kind, **task}}
 
 
 def model_source(model: str) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,30 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import model_source
 from asym_analysis.finetuning.tasks.base import read_rows
 
-__all__ = ["load_bare_model", "read_batches"]
+__all__ = ["load_network", "next_token_labels", "read_batches"]
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-def load_bare_model(model: str) -> Any:
-    """The pretrained network without a head, in float32 and evaluation mode; `model` as in `FinetuneConfig`."""
+def load_network(model: str) -> tuple[Any, bool]:
+    """The pretrained network in float32 and evaluation mode, and whether it can say what texts cost it.
+
+    A model that was saved as a causal language model keeps its head, and has a loss on plain text; any other comes
+    without a head. `model` is as in `FinetuneConfig`.
+    """
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     source, options = model_source(model)
-    return AutoModel.from_pretrained(source, dtype=torch.float32, **options).eval()
+    saved_as = getattr(AutoConfig.from_pretrained(source, **options), "architectures", None) or [""]
+    causal = saved_as[0].endswith(("ForCausalLM", "LMHeadModel"))
+    network = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(source, dtype=torch.float32, **options)
+    return network.eval(), causal
+
+
+def next_token_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch of texts whose own tokens are to be predicted, padding left out."""
+    return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
 
 
 def read_batches(

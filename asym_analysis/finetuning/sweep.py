@@ -101,12 +101,13 @@ def _best_runs(runs: list[PlannedRun], folder: Path) -> list[PlannedRun]:
 
 def _row(run: PlannedRun, metrics: dict[str, Any], *, best: bool) -> dict[str, Any]:
     config = run.config
+    targets = config.target_modules
     first = {
         "name": run.name,
         **run.labels,
         "task": config.task.name,
         "variant": config.variant,
-        "target_modules": " ".join(config.target_modules),
+        "target_modules": targets if isinstance(targets, str) else " ".join(targets),
         "seed": config.seed,
         "init_seed": config.factor_seed,
         "rank": config.rank,

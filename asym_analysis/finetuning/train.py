@@ -38,8 +38,14 @@ def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
     """The pretrained model with the adapter on it, started as the variant says, and a copy of the initial factors.
 
     The head, where the task has one, starts from `config.seed`.
+
+    Raises
+    ------
+    AdapterError
+        If the model has no module of those names.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.utils.error import NoMatchingPeftModuleError
     from transformers import set_seed
 
     source, options = model_source(config.model)
@@ -47,16 +53,25 @@ def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
     if config.device_map:
         options["device_map"] = config.device_map
     set_seed(config.seed)
+    targets = config.target_modules
     base = config.task.model(source, **options)
     layout = LoraConfig(
         task_type=config.task.peft_task_type,
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=list(config.target_modules) if len(config.target_modules) > 1 else config.target_modules[0],
+        target_modules=targets if isinstance(targets, str) else list(targets),
         modules_to_save=list(config.task.heads) or None,
     )
-    model = get_peft_model(base, layout)
+    try:
+        model = get_peft_model(base, layout)
+    except NoMatchingPeftModuleError:
+        names = {
+            name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)
+        }
+        raise AdapterError(
+            f"{config.model} has no module {targets} to adapt; its linear modules end in {', '.join(sorted(names))}"
+        ) from None
     dtype = getattr(torch, config.storage_dtype)
     initial = apply_variant(model, Variant.parse(config.variant), config.factor_seed, storage_dtype=dtype)
     return model, {key: value.to(dtype) for key, value in initial.items()}

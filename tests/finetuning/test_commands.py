@@ -62,6 +62,24 @@ def test_a_sweep_is_trained_resumed_and_advised_on(
     assert len(json.loads(capsys.readouterr().out)) == 4
 
 
+def test_a_language_model_is_advised_on_by_what_its_loss_feels(
+    tiny_llama: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, out, texts = tmp_path / "plan.toml", tmp_path / "out", tmp_path / "texts.txt"
+    task = '[settings.task]\nkind = "language_modelling"\ndata_folder = "."\ntrain_file = "text.txt"\n'
+    task += 'dev_file = "text.txt"\nwindow = 8\n'
+    head = f'[settings]\nmodel = {json.dumps(str(tiny_llama))}\ntarget_modules = ["q_proj"]\nmax_steps = 2\n'
+    plan.write_text(head + "rank = 2\n" + task)
+    assert asym("finetune", plan, "--data", tiny_data, "--out", out) == 0
+    texts.write_text("the cat sat\na dog ran in the park\n")
+    capsys.readouterr()
+    assert asym("advise", out / "run", "--model", tiny_llama, "--data", texts, "--json") == 0
+    advice = pd.DataFrame(json.loads(capsys.readouterr().out))
+    # Were every output direction alike, a random B would keep rank / d_out of the signal.
+    assert not (advice["random_B"] == advice["rank"] / advice["d_out"]).any()
+    assert advice["random_B"].between(0, 1).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

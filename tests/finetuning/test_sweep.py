@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import FinetuneConfig, finetune, read_sweep, run_sweep, sweep, train
+from asym_analysis.finetuning.train import adapted_model
 
 SETTINGS = """
 [settings]
@@ -217,3 +218,16 @@ def test_settings_survive_being_written(one_run: FinetuneConfig, tiny_glue: Path
     assert str(tiny_glue) not in json.dumps(stored)
     stored["task"]["data_folder"] = str(tiny_glue)
     assert FinetuneConfig.from_mapping(stored) == one_run
+
+
+def test_one_name_in_a_list_is_a_name_and_a_string_is_a_pattern(one_run: FinetuneConfig) -> None:
+    from asym_analysis.finetuning.application import lora_layers
+
+    named = lora_layers(adapted_model(replace(one_run, target_modules=("query",)))[0])
+    assert len(named) == 2
+    layer = r".*layer\.1\.attention\.self\.(query|value)"
+    assert len(lora_layers(adapted_model(replace(one_run, target_modules=layer))[0])) == 2
+    stored = replace(one_run, target_modules=layer).as_mapping()
+    assert stored["target_modules"] == layer
+    with pytest.raises(AdapterError, match=r"no module query.*linear modules end in dense, .*query, value"):
+        adapted_model(replace(one_run, target_modules="query"))
