@@ -67,7 +67,9 @@ def progress_wanted() -> bool:
 
 def show_frame(frame: pd.DataFrame, *, title: str | None = None, digits: int = 4, most_rows: int = 60) -> None:
     """Print a table; numbers to `digits` significant digits, at most `most_rows` rows and then how many more."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    if title:  # not the table's own, which is folded to the width of a narrow table
+        console.print(f"[italic]{escape(title)}[/]", highlight=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for name, column in frame.items():
         table.add_column(escape(str(name)), justify="right" if pd.api.types.is_numeric_dtype(column) else "left")
     for row in frame.head(most_rows).itertuples(index=False):

@@ -66,5 +66,6 @@ def variants(
         )
     if len(claims):
         show_frame(
-            claims.drop(columns=["first", "second"]), title="The paper's claims on these runs (tasks that say so)"
+            claims.drop(columns=["first", "second"]),
+            title="The paper's claims on these runs: tasks where the first is better, not told apart, worse",
         )

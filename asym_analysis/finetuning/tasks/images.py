@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +92,8 @@ class DomainTask(Task):
         Learn from so many of the images that are not held out, drawn with `rows_seed`; all by default.
     scored_rows
         Score on at most so many of the training images, and of each other domain; all by default.
+    dataset
+        How tables call the task; by its training domains if None.
     """
 
     kind: ClassVar[str] = "domains"
@@ -103,12 +105,12 @@ class DomainTask(Task):
     train_rows: int | None = None
     scored_rows: int | None = None
     rows_seed: int = 0
-    dataset: str = field(default="images")
+    dataset: str | None = None
 
     @property
     @override
     def name(self) -> str:
-        return f"{self.dataset}-from-{'+'.join(self.train_domains)}"
+        return self.dataset or f"images from {', '.join(self.train_domains)}"
 
     @property
     @override
