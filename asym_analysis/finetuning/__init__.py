@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asym_analysis.finetuning.advice import FreezingAdvice, advise
 from asym_analysis.finetuning.application import apply_variant, initial_factors, lora_layers
-from asym_analysis.finetuning.claims import PAPER_CLAIMS, Claim, check_claims, paper_results
+from asym_analysis.finetuning.claims import Claim, check_claims, paper_claims, paper_results
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
 from asym_analysis.finetuning.covariance import InputMoment, input_covariances
 from asym_analysis.finetuning.factor_start import FactorStart
@@ -22,7 +22,6 @@ from asym_analysis.finetuning.variant_scores import VariantScores, score_variant
 from asym_analysis.finetuning.variants import Variant
 
 __all__ = [
-    "PAPER_CLAIMS",
     "AsymmetryPrediction",
     "Claim",
     "FactorStart",
@@ -44,6 +43,7 @@ __all__ = [
     "measured_capture",
     "model_source",
     "output_sensitivities",
+    "paper_claims",
     "paper_results",
     "predict_asymmetry",
     "predict_sweep",

@@ -14,7 +14,7 @@ from scipy import stats
 
 from asym_analysis.cli import main
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import Claim, check_claims, paper_results, score_variants
+from asym_analysis.finetuning import Claim, check_claims, paper_claims, paper_results, score_variants
 
 
 def table(values: dict[tuple[str, str], list[float]], *, lower: bool = False, baseline: float = 0.0) -> pd.DataFrame:
@@ -98,10 +98,26 @@ def test_another_column_is_compared_by_its_name() -> None:
 )
 def test_verdicts(first: dict[str, list[float]], says: str, verdict: str) -> None:
     values = {("x", task): found for task, found in first.items()} | {("y", task): [0.5, 0.5] for task in first}
-    claims = (Claim("c", "s", "x", "y", says), Claim("not run", "s", "x", "w", "better"))  # type: ignore[arg-type]
-    found = check_claims(score_variants(table(values)), claims)
+    found = check_claims(score_variants(table(values)), [Claim("c", "s", "x", "y", says)])  # type: ignore[arg-type]
     assert found["verdict"].tolist() == [verdict]
     assert found[["better", "not_told_apart", "worse"]].sum(axis=1).tolist() == [2]
+
+
+def test_claims_are_those_that_the_runs_of_every_shipped_config_speak_to() -> None:
+    def spoken(*runs: str) -> list[tuple[str, str, str]]:
+        return [(claim.first, claim.second, claim.says) for claim in paper_claims(runs)]
+
+    assert spoken("lora-r32", "b-only-r32", "b-only-r64", "a-only-r32") == [
+        ("b-only-r32", "a-only-r32", "better"),
+        ("b-only-r32", "lora-r32", "no worse"),
+        ("b-only-r64", "lora-r32", "no worse"),
+        ("b-only-r64", "lora-r32", "better"),
+    ]
+    assert spoken("lora-r8", "b-only-r8", "b-only-V") == [
+        ("b-only-r8", "lora-r8", "no worse"),
+        ("b-only-r8", "b-only-V", "no worse"),
+    ]
+    assert spoken("both-reversed") == []
 
 
 def test_the_papers_numbers_are_named_as_the_shipped_runs_are() -> None:
