@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from asym_analysis.errors import AdapterError as AdapterError
     from asym_analysis.finetuning.application import apply_variant as apply_variant
     from asym_analysis.finetuning.claims import check_claims as check_claims
+    from asym_analysis.finetuning.claims import paper_results as paper_results
     from asym_analysis.finetuning.config import FinetuneConfig as FinetuneConfig
     from asym_analysis.finetuning.covariance import input_covariances as input_covariances
     from asym_analysis.finetuning.prediction import predict_asymmetry as predict_asymmetry
@@ -85,6 +86,7 @@ _HOMES = {
     "apply_variant": "finetuning.application",
     "asymmetry_index": "least_squares.theory",
     "certify": "bounds.certify",
+    "check_claims": "finetuning.claims",
     "checkpoint_trajectories": "alignment.trajectories",
     "compare_subspaces": "alignment.pairwise",
     "compare_theory": "least_squares.simulation",
@@ -104,6 +106,7 @@ _HOMES = {
     "merge_interference": "alignment.aggregation",
     "mutual_information_of_family": "bounds.family",
     "output_sensitivities": "finetuning.sensitivity",
+    "paper_results": "finetuning.claims",
     "plot_bounds": "plots.bounds",
     "plot_drift": "plots.drift",
     "plot_figure_one": "plots.heatmap",

@@ -85,7 +85,8 @@ def check_claims(
 
     A task speaks for a claim of "better" where the first run is better beyond the interval of the seeds, and for one of
     "no worse" where it is not worse beyond it, which few seeds make easy: look at the ratio of gains as well. The
-    verdict is "holds" where every task speaks for it, "does not hold" where none does, else "holds partly".
+    verdict is "holds" where every task speaks for it, "does not hold" where none does, else "holds partly"; "not told
+    apart" where no task says anything of a claim of "better".
 
     Parameters
     ----------
@@ -110,8 +111,12 @@ def check_claims(
         counts = contrasts["outcome"].value_counts()
         better, equal, worse = (int(counts.get(name, 0)) for name in ("better", "not told apart", "worse"))
         speaks = better if claim.says == "better" else better + equal
-        verdict = "holds" if speaks == len(contrasts) else "does not hold" if not speaks else "holds partly"
+        verdict = "holds" if speaks == len(contrasts) else "holds partly" if speaks else "does not hold"
+        if not speaks and equal == len(contrasts):
+            verdict = "not told apart"
+        # Without baselines every gain is NaN, and the pivot has no columns.
         gains = scores.frame.pivot_table(index="task", columns="run", values="gain")
+        gains = gains.reindex(columns=[claim.first, claim.second])
         rows.append(
             {
                 "claim": claim.name,

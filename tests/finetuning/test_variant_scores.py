@@ -83,6 +83,9 @@ def test_another_column_is_compared_by_its_name() -> None:
     assert by_loss.frame["mean"].tolist() == pytest.approx([3.05, 2.05])
     assert by_loss.frame["baseline"].isna().all()
     assert by_loss.contrast("y", "x")["difference"].iloc[0] == pytest.approx(1.0)
+    claim = check_claims(by_loss, [Claim("c", "s", "y", "x", "better")]).iloc[0]
+    assert np.isnan(claim["gain_ratio"]), "without a baseline there is no gain"
+    assert claim["verdict"] == "holds"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,8 @@ def test_another_column_is_compared_by_its_name() -> None:
         ({"t": [0.1, 0.11], "u": [0.1, 0.11]}, "better", "does not hold"),
         ({"t": [0.4, 0.61], "u": [0.8, 0.81]}, "no worse", "holds"),
         ({"t": [0.4, 0.61], "u": [0.8, 0.81]}, "better", "holds partly"),
+        ({"t": [0.4, 0.61], "u": [0.4, 0.62]}, "better", "not told apart"),
+        ({"t": [0.4, 0.61], "u": [0.1, 0.11]}, "better", "does not hold"),
         ({"t": [0.1, 0.11], "u": [0.1, 0.11]}, "no worse", "does not hold"),
     ],
 )
