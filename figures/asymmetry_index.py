@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from asym_analysis import Adapter, load_adapter, predict_asymmetry, sample_predictions
-from asym_analysis.finetuning.config import model_source
 from asym_analysis.finetuning.covariance import InputMoment, adapted_module
 from asym_analysis.finetuning.environment import prepare_training
 from asym_analysis.finetuning.padding import RealPositions
@@ -30,6 +29,7 @@ from asym_analysis.finetuning.plan import PlannedRun, read_sweep
 from asym_analysis.finetuning.prediction import measured_capture
 from asym_analysis.finetuning.sweep import results_table
 from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep, task_batches, with_followers
+from asym_analysis.finetuning.train import pretrained_model
 from asym_analysis.plots.asymmetry_index import plot_asymmetry_index
 from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SINGLE_COLUMN, save_figure, styled
 
@@ -63,8 +63,7 @@ def captured(runs: list[PlannedRun], folder: Path) -> pd.DataFrame:
     rows = []
     for name, task in table[["name", "task"]].itertuples(index=False):
         adapter, config = load_adapter(folder / name), configs[task]
-        source, options = model_source(config.model)
-        model = config.task.model(source, **options).eval()
+        model = pretrained_model(config).eval()
         for module, inputs in module_inputs(model, task_batches(config, rows=CAPTURE_ROWS), list(adapter)).items():
             doubled = inputs.double()
             moment = InputMoment(doubled.T @ doubled / len(doubled), doubled.mean(0), len(doubled))

@@ -141,8 +141,8 @@ def tables(runs: pd.DataFrame) -> str:
         markdown(rates),
         "## Verdicts",
         "On how many tasks the first run of a claim was better or worse than the second beyond a 90 % interval over "
-        "seeds, paired. A claim of better holds where it was better on all tasks, partly where on some; one of no worse "
-        "where it was worse on none, partly where on some.",
+        "seeds, paired. A claim of better holds where it was better on all tasks, partly where on some; one of no "
+        "worse where it was worse on none, partly where on some.",
         markdown(verdicts(runs)),
     ]
     return "\n\n".join(sections) + "\n"

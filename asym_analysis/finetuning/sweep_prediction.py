@@ -18,6 +18,7 @@ from asym_analysis.finetuning.plan import PlannedRun
 from asym_analysis.finetuning.prediction import predict_asymmetry
 from asym_analysis.finetuning.sensitivity import output_sensitivities
 from asym_analysis.finetuning.sweep import results_table
+from asym_analysis.finetuning.train import pretrained_model
 
 __all__ = ["advantages", "predict_sweep", "task_batches", "with_followers"]
 
@@ -61,9 +62,9 @@ def predict_sweep(
             seed: load_adapter(Path(folder) / name) for name, seed in zip(members["name"], members["seed"], strict=True)
         }
         config, modules = configs[str(task)], list(next(iter(adapters.values())))
-        source, options = model_source(config.model)
-        covariances = input_covariances(config.task.model(source, **options), task_batches(config, rows=rows), modules)
-        felt = output_sensitivities(config.task.model(source, **options), task_batches(config, rows=rows), modules)
+        model, batches = pretrained_model(config), list(task_batches(config, rows=rows))
+        covariances = input_covariances(model, batches, modules)
+        felt = output_sensitivities(model, batches, modules)
         for seed, adapter in adapters.items():
             for kind, options in KINDS.items():
                 sensitivities = felt if kind == "inputs and outputs" else None

@@ -20,7 +20,7 @@ from asym_analysis.finetuning.tasks import Task, TaskData
 from asym_analysis.finetuning.variants import Variant
 from asym_analysis.results import plain
 
-__all__ = ["FinetuneRun", "adapted_model", "finetune"]
+__all__ = ["FinetuneRun", "adapted_model", "finetune", "pretrained_model"]
 
 CONFIG, METRICS, INITIAL, CHECKPOINTS = "run.json", "metrics.json", "initial.safetensors", "checkpoints"
 
@@ -32,6 +32,18 @@ class FinetuneRun:
     folder: Path
     config: FinetuneConfig
     metrics: dict[str, Any]
+
+
+def pretrained_model(config: FinetuneConfig) -> Any:
+    """The model of a run before an adapter is put on it, with the head of its task, in the run's dtype."""
+    from transformers import set_seed
+
+    source, options = model_source(config.model)
+    options["dtype"] = getattr(torch, config.dtype)
+    if config.device_map:
+        options["device_map"] = config.device_map
+    set_seed(config.seed)
+    return config.task.model(source, **options)
 
 
 def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
@@ -46,15 +58,9 @@ def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:
     """
     from peft import LoraConfig, get_peft_model
     from peft.utils.error import NoMatchingPeftModuleError
-    from transformers import set_seed
 
-    source, options = model_source(config.model)
-    options["dtype"] = getattr(torch, config.dtype)
-    if config.device_map:
-        options["device_map"] = config.device_map
-    set_seed(config.seed)
     targets = config.target_modules
-    base = config.task.model(source, **options)
+    base = pretrained_model(config)
     layout = LoraConfig(
         task_type=config.task.peft_task_type,
         r=config.rank,

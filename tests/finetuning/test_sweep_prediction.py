@@ -11,8 +11,9 @@ import pytest
 
 from asym_analysis import load_adapter, predict_asymmetry
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import input_covariances, model_source, predict_sweep, read_sweep, run_sweep, task_batches
+from asym_analysis.finetuning import input_covariances, predict_sweep, read_sweep, run_sweep, task_batches
 from asym_analysis.finetuning.sweep_prediction import advantages
+from asym_analysis.finetuning.train import pretrained_model
 
 PLAN = """
 [settings]
@@ -60,8 +61,7 @@ def test_a_finished_sweep_predicts_for_every_task_seed_and_kind(
     batches = list(task_batches(config, rows=10))
     assert [len(batch["labels"]) for batch in batches] == [8, 2]
     adapter = load_adapter(tmp_path / "out" / "lora-r2-first-rate-0.01-seed-1")
-    source, options = model_source(config.model)
-    moments = input_covariances(config.task.model(source, **options), batches, list(adapter))
+    moments = input_covariances(pretrained_model(config), batches, list(adapter))
     expected = predict_asymmetry(adapter, moments).frame.set_index("module")["random_A"]
     chosen = table.query("task == 'CoLA' and seed == 1 and kind == 'inputs' and module != 'all'")
     assert np.allclose(chosen.set_index("module")["random_A"], expected[chosen["module"]], rtol=1e-6)
