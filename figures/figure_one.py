@@ -1,8 +1,8 @@
 """Draw figures/figure_one, the paper's Figure 1 and its reversal, and write the means as figures/figure_one.csv.
 
-    python figures/figure_one.py RUNS [folder]
+    python figures/figure_one.py RUNS REVERSED [folder]
 
-RUNS is the folder of `asym finetune minilm-glue`. The runs of one seed start from one random factor on every task, so
+RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one seed start from one random factor on every task, so
 that all three panels of the paper (one task from several starts, several tasks from one start, and from several) are
 pairs of the same runs: A random and B zero at first (lora-r8), and the reverse (both-reversed).
 """
@@ -53,9 +53,12 @@ def main() -> None:
     """Compare, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
+    parser.add_argument("reversed", type=Path)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
-    runs = {direction: best_runs(options.runs, run) for run, direction in DIRECTIONS.items()}
+    folders = (options.runs, options.reversed)
+    chosen = zip(DIRECTIONS.items(), folders, strict=True)
+    runs = {direction: best_runs(folder, run) for (run, direction), folder in chosen}
     common = set.intersection(*({*each.table["task"]} for each in runs.values()))
     comparisons, tables = {}, []
     for direction, each in runs.items():
