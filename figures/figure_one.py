@@ -2,9 +2,10 @@
 
     python figures/figure_one.py RUNS REVERSED [folder]
 
-RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one seed start from one random factor on every task, so
-that all three panels of the paper (one task from several starts, several tasks from one start, and from several) are
-pairs of the same runs: A random and B zero at first (lora-r8), and the reverse (both-reversed).
+RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one
+seed start from one random factor on every task, so that all three panels of the paper (one task from several starts,
+several tasks from one start, and from several) are pairs of the same runs: with A random and B zero at first (lora-r8),
+and the reverse (both-reversed).
 """
 
 from __future__ import annotations
