@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
         config, folder = options.modules
         alone = results_table(read_sweep(config, data=options.data, model=options.model), folder)
         found.append(advantages(alone).rename(columns={"target_modules": "module"}))
-    table = table.merge(pd.concat(found), on=["task", "module"], how="left")
+    table = table[table["task"].isin(whole["task"])].merge(pd.concat(found), on=["task", "module"], how="left")
     table = table.merge(captured(runs, options.runs), on=["task", "module", "kind"], how="left")
     table.insert(0, "family", options.family)
     return table

@@ -29,7 +29,7 @@ def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", 
     Axes
         A filled point is a whole model on one task, an open one a single module; bars are standard errors over seeds.
         Where the index is right, points lie in the lower left and the upper right quarter. The title's place is left
-        free; the rank correlation stands inside.
+        free; the rank correlation stands below the points.
 
     Examples
     --------
@@ -56,6 +56,9 @@ def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", 
                     elinewidth=0.6,
                 )
             ax.plot([], [], "o", color=color, markersize=4, label=family)
+        lows, highs = (drawn["advantage"] + side * drawn["advantage_error"].fillna(0) for side in (-1, 1))
+        span = float(highs.max() - lows.min()) or 1.0
+        ax.set_ylim(lows.min() - 0.16 * span, highs.max() + 0.06 * span)  # room for the correlation below the points
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
