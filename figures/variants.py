@@ -24,11 +24,11 @@ from asym_analysis.plots.variants import plot_learning_rates, plot_variants
 MAIN = ("lora-r8", "b-only-r8", "b-only-r16", "a-only-r8")
 OUTSIDE = (
     Claim("B-only beats LoRA outside the domains it learned from", "Table 5", "b-only-r8", "lora-r8", "better"),
-    Claim("B-only at twice the rank beats LoRA there", "Table 5", "b-only-r16", "lora-r8", "better"),
+    Claim("B-only at twice the rank beats LoRA outside them", "Table 5", "b-only-r16", "lora-r8", "better"),
 )
 GAP = (
     Claim("B-only has the smaller gap from training to test", "Table 10", "b-only-r8", "lora-r8", "better"),
-    Claim("and at twice the rank", "Table 10", "b-only-r16", "lora-r8", "better"),
+    Claim("B-only at twice the rank has the smaller gap", "Table 10", "b-only-r16", "lora-r8", "better"),
 )
 
 
