@@ -107,8 +107,8 @@ def tables(runs: pd.DataFrame) -> str:
         "second-hand (theory notes, section 1.6), and of other models, sizes and tasks: what is compared is the order.",
         "## Table 1: encoder",
         markdown(scored(of["encoder"])),
-        "Matthews correlation for CoLA, Pearson correlation for STS-B, accuracy for the others; MiniLM, 6 layers of "
-        "width 384. The paper, RoBERTa-large:",
+        "Pearson correlation for STS-B, accuracy for the others; MiniLM, 6 layers of width 384. The paper, "
+        "RoBERTa-large:",
         markdown(printed(1)),
         "## Table 2: where both factors are trained, and what they start from",
         markdown(scored(of["decoder"]).filter(regex="lora|both", axis=0)),
