@@ -43,7 +43,12 @@ def pretrained_model(config: FinetuneConfig) -> Any:
     if config.device_map:
         options["device_map"] = config.device_map
     set_seed(config.seed)
-    return config.task.model(source, **options)
+    model = config.task.model(source, **options)
+    if "gguf_file" in options:
+        # transformers has dequantized the weights, but still calls them quantized and would refuse to train.
+        model.is_quantized, model.hf_quantizer = False, None
+        del model.config.quantization_config
+    return model
 
 
 def adapted_model(config: FinetuneConfig) -> tuple[Any, dict[str, Tensor]]:

@@ -231,3 +231,23 @@ def test_one_name_in_a_list_is_a_name_and_a_string_is_a_pattern(one_run: Finetun
     assert stored["target_modules"] == layer
     with pytest.raises(AdapterError, match=r"no module query.*linear modules end in dense, .*query, value"):
         adapted_model(replace(one_run, target_modules="query"))
+
+
+def test_weights_from_a_gguf_file_can_be_trained(one_run: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers leaves its mark of quantized weights on a model that it has read from GGUF and dequantized."""
+    from transformers import GgufConfig, Trainer, TrainingArguments
+
+    task = type(one_run.task)
+    load = task.model
+
+    def marked(self: Any, source: str, *, gguf_file: str, **options: Any) -> Any:
+        assert gguf_file == "weights.gguf"
+        model = load(self, source, **options)
+        model.is_quantized, model.config.quantization_config = True, GgufConfig()
+        return model
+
+    monkeypatch.setattr(task, "model", marked)
+    config = replace(one_run, model=f"{one_run.model}/weights.gguf")
+    model, _ = adapted_model(config)
+    Trainer(model=model, args=TrainingArguments(report_to=[]))
+    assert not hasattr(model.config, "quantization_config")
