@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.moment_sums import MomentSums, on_device_of
 from asym_analysis.finetuning.padding import RealPositions
 
 __all__ = ["InputMoment", "adapted_module", "input_covariances"]
@@ -129,39 +130,24 @@ def _passes(modules: Mapping[str, nn.Module], max_bytes: int) -> list[list[str]]
 def _one_pass(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], modules: Mapping[str, nn.Module]
 ) -> dict[str, InputMoment]:
-    sums: dict[str, Tensor] = {}
-    totals: dict[str, Tensor] = {}
-    counts: dict[str, int] = dict.fromkeys(modules, 0)
+    sums = MomentSums(modules)
     real = [RealPositions(None, None)]
 
     def hook(name: str) -> Callable[..., None]:
         def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            rows = real[0].rows(name, inputs[0])
-            if rows.device.type != "mps":
-                rows = rows.double()
-            product = rows.T @ rows
-            sums[name] = sums[name].add_(product) if name in sums else product
-            totals[name] = totals[name].add_(rows.sum(0)) if name in totals else rows.sum(0)
-            counts[name] += len(rows)
+            sums.add(name, real[0].rows(name, inputs[0]))
 
         return add
 
     handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
     try:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
-            placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            placed = on_device_of(model, batch)
             real[0] = RealPositions.of_batch(placed, model)
             model(**placed)
     finally:
         for handle in handles:
             handle.remove()
-    unused = [name for name in modules if not counts[name]]
-    if unused:
+    if unused := sums.unseen():
         raise AdapterError(f"the batches never reached {len(unused)} modules, {unused[0]} among them")
-    return {
-        name: InputMoment(
-            (sums[name] / counts[name]).cpu().double(), (totals[name] / counts[name]).cpu().double(), counts[name]
-        )
-        for name in modules
-    }
+    return {name: InputMoment(sums.second_moment(name), sums.mean(name), sums.counts[name]) for name in modules}

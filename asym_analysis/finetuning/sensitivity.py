@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.covariance import adapted_module
+from asym_analysis.finetuning.moment_sums import MomentSums, on_device_of
 from asym_analysis.finetuning.padding import RealPositions
 
 __all__ = ["output_sensitivities"]
@@ -46,17 +46,13 @@ def output_sensitivities(
         If the model has no such module, gives no loss, or a module has no part in it.
     """
     found = {name: adapted_module(model, name) for name in modules}
-    sums: dict[str, Tensor] = {}
-    counts = dict.fromkeys(modules, 0)
+    sums = MomentSums(modules)
     real = [RealPositions(None, None)]
 
     def hook(name: str) -> Callable[..., None]:
         def add(gradient: Tensor) -> None:
             rows = real[0].rows(name, gradient)
-            rows = (rows if rows.device.type == "mps" else rows.double()) * len(rows)
-            product = rows.T @ rows
-            sums[name] = sums[name].add_(product) if name in sums else product
-            counts[name] += len(rows)
+            sums.add(name, rows * len(rows))
 
         def watch(_: nn.Module, inputs: Any, output: Tensor) -> None:
             if not output.requires_grad:
@@ -70,9 +66,8 @@ def output_sensitivities(
     handles = [module.register_forward_hook(hook(name)) for name, module in found.items()]
     try:
         model.eval().requires_grad_(False)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
-            placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            placed = on_device_of(model, batch)
             real[0] = RealPositions.of_batch(placed, model)
             loss = getattr(model(**placed), "loss", None)
             if loss is None:
@@ -84,7 +79,6 @@ def output_sensitivities(
         model.train(was_training)
         for parameter in trained:
             parameter.requires_grad_()
-    unused = [name for name in modules if not counts[name]]
-    if unused:
+    if unused := sums.unseen():
         raise AdapterError(f"the loss does not depend on {len(unused)} modules, {unused[0]} among them")
-    return {name: (sums[name] / counts[name]).cpu().double() for name in modules}
+    return {name: sums.second_moment(name) for name in modules}

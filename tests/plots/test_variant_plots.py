@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from asym_analysis.plots.variants import plot_learning_rates, plot_variants
 
 
 @pytest.fixture(autouse=True)
-def _close_figures() -> None:
+def _close_figures() -> Iterator[None]:
+    yield
     plt.close("all")
 
 
