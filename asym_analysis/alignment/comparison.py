@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from asym_analysis.adapters.module_names import layer_of, projection_of
 from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs
 from asym_analysis.alignment.nulls import NullTable
-from asym_analysis.atomic import replacing
-from asym_analysis.results import SCHEMA, Result, plain
+from asym_analysis.results import Result
 from asym_analysis.subspaces.measures import measure_named
 
 __all__ = ["SubspaceComparison"]
@@ -243,20 +240,9 @@ class SubspaceComparison(Result):
                     columns["haar_mean"][place], columns["haar_std"][place] = haar.moments(module, factor)
         return columns
 
-    def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write the frame as parquet, module by module, so that it need not fit in memory, with the settings."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        def table(index: int) -> pa.Table:
-            return pa.Table.from_pandas(self._frame(range(index, index + 1)), preserve_index=False)
-
-        note = json.dumps({"schema": SCHEMA, "kind": type(self).__name__, "settings": plain(self.settings)})
-        first = table(0)
-        schema = first.schema.with_metadata({**(first.schema.metadata or {}), b"asym_analysis": note.encode()})
-        with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
-            for index in range(len(self.modules)):
-                writer.write_table((table(index) if index else first).cast(schema))
+    def _frames(self) -> Iterator[pd.DataFrame]:
+        for index in range(len(self.modules)):
+            yield self._frame(range(index, index + 1))
 
     def summary(self) -> pd.DataFrame:
         """A and B against chance: all pairs, then same and different task and initialization where both occur.

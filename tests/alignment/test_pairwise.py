@@ -14,7 +14,7 @@ from scipy.linalg import subspace_angles
 from asym_analysis.adapters import Adapter, AdapterSet, LowRankUpdate, ModuleSource
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import read_table
+from asym_analysis.results import read_result
 
 COLUMNS = [
     "adapter_i", "adapter_j", "module", "layer", "projection", "factor", "measure", "value", "null_mean", "null_std",
@@ -149,7 +149,8 @@ def test_results_come_back_from_disk_with_their_settings(tmp_path) -> None:
     comparison = compare_subspaces([adapter(n, 3, i) for i, n in enumerate("abc")])
     for file in ("table.json", "table.parquet"):
         getattr(comparison, f"to_{file.split('.')[1]}")(tmp_path / file)
-        frame, settings = read_table(tmp_path / file)
+        found = read_result(tmp_path / file)
+        frame, settings = found.frame, found.settings
         assert settings["measure"] == "overlap"
         assert list(frame.columns) == COLUMNS
         np.testing.assert_array_equal(frame.value, comparison.frame.value)

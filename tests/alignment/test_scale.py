@@ -13,7 +13,7 @@ from asym_analysis.adapters import Adapter, AdapterSet, LowRankUpdate, ModuleSou
 from asym_analysis.alignment import pairwise
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import read_table
+from asym_analysis.results import read_result
 
 
 def runs(count: int = 6, modules: int = 5) -> AdapterSet:
@@ -84,7 +84,8 @@ def test_parquet_is_written_module_by_module(tmp_path: Path) -> None:
     comparison = compare_subspaces(runs())
     comparison.to_parquet(tmp_path / "table.parquet")
     assert pq.ParquetFile(tmp_path / "table.parquet").num_row_groups == 5
-    frame, settings = read_table(tmp_path / "table.parquet")
+    found = read_result(tmp_path / "table.parquet")
+    frame, settings = found.frame, found.settings
     pd.testing.assert_frame_equal(frame, comparison.frame, check_categorical=False, check_dtype=False)
     assert settings["modules"] == list(comparison.modules)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from asym_analysis.cli import main
-from asym_analysis.results import read_table
+from asym_analysis.results import read_result
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": True}
 
@@ -49,7 +49,8 @@ def test_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     medians = {row["adapter"]: row["median"] for row in found["summary"] if row["factor"] == "A"}
     assert medians == pytest.approx({"a": 0.3, "b": 0.3}, abs=0.1)
     assert found["shared_starts"][0]["adapters"] == "a, b"
-    frame, settings = read_table(table)
+    found = read_result(table)
+    frame, settings = found.frame, found.settings
     assert len(frame) == 8
     assert settings["adapters"] == ["a", "b"]
     assert (tmp_path / "figures" / "drift.png").stat().st_size > 1000
