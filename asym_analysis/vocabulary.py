@@ -156,12 +156,7 @@ def _between(number: float | int, above: float | int | None, below: float | int 
     return (above is None or number > above) and (below is None or number < below)
 
 
-def _range(
-    least: float | int | None,
-    most: float | int | None,
-    above: float | int | None = None,
-    below: float | int | None = None,
-) -> str:
+def _range(*limits: float | int | None) -> str:
     named = zip(("of at least", "of at most", "above", "below"), limits, strict=False)
     words = [f"{word} {limit:g}" for word, limit in named if limit is not None]
     return " " + " and ".join(words) if words else ""
