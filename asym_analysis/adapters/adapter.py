@@ -14,7 +14,7 @@ from torch import Tensor
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.metadata import Metadata
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Adapter", "ModuleSource", "TensorSource"]
@@ -164,7 +164,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
     def frame(self) -> pd.DataFrame:
         """One row a module, from the header alone: module, layer, projection, d_out, d_in, rank, scaling, dtype."""
         rows = [
-            (module, layer_of(module), projection_of(module), s.d_out, s.d_in, s.rank, s.scaling, s.dtype)
+            (*place(module).values(), s.d_out, s.d_in, s.rank, s.scaling, s.dtype)
             for module, s in self._modules.items()
         ]
         frame = pd.DataFrame(

@@ -30,7 +30,7 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.results import Result, versions
 
 __all__ = ["SharedInitialization", "random_factors", "same_start", "shared_initialization"]
@@ -213,9 +213,7 @@ class SharedInitialization(Result):
             keep = np.isfinite(values)
             first, second = upper[0][keep], upper[1][keep]
             entries = np.asarray(self.sizes[module, factor])[first]
-            part = pd.DataFrame({"adapter_i": names[first], "adapter_j": names[second], "module": module})
-            part["layer"] = layer_of(module)
-            part["projection"] = projection_of(module)
+            part = pd.DataFrame({"adapter_i": names[first], "adapter_j": names[second], **place(module)})
             part["factor"] = factor
             part["cosine"] = values[keep].astype(float)
             part["null_std"] = entries**-0.5

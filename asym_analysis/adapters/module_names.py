@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-__all__ = ["layer_of", "projection_of"]
+__all__ = ["layer_of", "place", "projection_of"]
 
 _LAYER_WORDS = re.compile(r"(?:^|[._])(?:layers?|h|blocks?|block_list|resblocks|encoder|decoder)[._](\d+)(?=[._]|$)")
 _ANY_NUMBER = re.compile(r"(?:^|[._])(\d+)(?=[._]|$)")
@@ -34,3 +35,24 @@ def projection_of(module: str) -> str:
     """
     parts = [part for part in module.split(".") if part and not part.isdigit()]
     return parts[-1] if parts else module
+
+
+def place(module: str) -> dict[str, Any]:
+    """Name, layer and projection of a module: the columns with which the rows of a table begin.
+
+    Parameters
+    ----------
+    module
+        Dotted or flattened name of a module.
+
+    Returns
+    -------
+    dict
+        The keys ``"module"`` (the name as given), ``"layer"`` (int or None) and ``"projection"`` (str), in this order.
+
+    Examples
+    --------
+    >>> place("transformer.h.3.attn.c_attn")
+    {'module': 'transformer.h.3.attn.c_attn', 'layer': 3, 'projection': 'c_attn'}
+    """
+    return {"module": module, "layer": layer_of(module), "projection": projection_of(module)}

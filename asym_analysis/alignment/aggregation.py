@@ -14,7 +14,7 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 from asym_analysis.subspaces import updates
@@ -70,9 +70,7 @@ def aggregation_error(adapters: AdapterSet | Iterable[Adapter]) -> Aggregation:
         mean_norm = _sum_norm(As, Bs) / len(As)
         rows.append(
             {
-                "module": module,
-                "layer": layer_of(module),
-                "projection": projection_of(module),
+                **place(module),
                 "adapters": len(As),
                 "update_norm": mean_norm,
                 "both_averaged": _ratio(_sum_norm(As - mean_A, Bs - mean_B) / len(As), mean_norm),
@@ -141,9 +139,7 @@ def merge_interference(adapters: AdapterSet | Iterable[Adapter], weights: Sequen
             rows.append(
                 {
                     "adapter": name,
-                    "module": module,
-                    "layer": layer_of(module),
-                    "projection": projection_of(module),
+                    **place(module),
                     "norm": norm,
                     "cosine": _ratio(inner, merged * norm),
                     "retained": _ratio(inner, norm**2),

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components
 
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs
 from asym_analysis.alignment.nulls import NullTable
 from asym_analysis.results import Result
@@ -197,10 +197,11 @@ class SubspaceComparison(Result):
             return flat if everything else flat[present]
 
         modules = self.modules[chosen.start : chosen.stop]
-        layers = pd.array([layer_of(module) for module in modules], dtype="Int64")
+        places = [place(module) for module in self.modules]
+        layers = pd.array([where["layer"] for where in places[chosen.start : chosen.stop]], dtype="Int64")
         projections = pd.Categorical(
-            [projection_of(module) for module in modules],
-            categories=list(dict.fromkeys(map(projection_of, self.modules))),
+            [where["projection"] for where in places[chosen.start : chosen.stop]],
+            categories=list(dict.fromkeys(where["projection"] for where in places)),
         )
         values = np.asarray(self.values[chosen.start : chosen.stop], dtype=np.float64)
         null = self._null_columns(chosen, values)

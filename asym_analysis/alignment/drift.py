@@ -14,7 +14,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.entry_distribution import identify_start, infer_movement
 from asym_analysis.adapters.initialization import random_factors
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 
@@ -183,9 +183,7 @@ def _factor(update: LowRankUpdate, factor: Factor) -> Tensor:
 def _row(adapter: Adapter, module: str, factor: str, values: Tensor, *, method: str) -> dict[str, Any]:
     return {
         "adapter": adapter.name,
-        "module": module,
-        "layer": layer_of(module),
-        "projection": projection_of(module),
+        **place(module),
         "factor": factor,
         "value": math.nan,
         "std_error": math.nan,

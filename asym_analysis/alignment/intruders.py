@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.base_weights import BaseWeights, weight_svd
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
@@ -137,14 +137,9 @@ def intruder_dimensions(
             refused[module] = str(error)
             continue
         frame, row = _examine(weight, update, top_k, threshold, cache)
-        place = {
-            "adapter": adapter.name,
-            "module": module,
-            "layer": layer_of(module),
-            "projection": projection_of(module),
-        }
-        frames.append(pd.DataFrame({**place, **frame}))
-        rows.append({**place, **row})
+        position = {"adapter": adapter.name} | place(module)
+        frames.append(pd.DataFrame({**position, **frame}))
+        rows.append({**position, **row})
     if not rows:
         reason = next(iter(refused.values()), "it has no modules")
         raise AdapterError(f"no module of {adapter.name} could be compared with {weights.source}: {reason}")

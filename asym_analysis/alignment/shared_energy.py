@@ -20,7 +20,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.initialization import same_start
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 from asym_analysis.subspaces import updates
@@ -118,9 +118,7 @@ def shared_energy(
                 at = min(k, len(energies)) - 1
                 rows.append(
                     {
-                        "module": module,
-                        "layer": layer_of(module),
-                        "projection": projection_of(module),
+                        **place(module),
                         "quantity": quantity,
                         "rank": k,
                         "adapters": len(units),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 from asym_analysis.subspaces import updates
@@ -82,7 +82,8 @@ class SharedFactors(Result):
     def frame(self) -> pd.DataFrame:
         """One row a module and adapter: norm of the update, error and captured = 1 - error (relative, squared)."""
         rows = [
-            (name, module, layer_of(module), projection_of(module), self.settings["rank"], norm, error, 1 - error)
+            {"adapter": name, **place(module), "rank": self.settings["rank"]}
+            | {"norm": norm, "error": error, "captured": 1 - error}
             for module, fit in self.modules.items()
             for name, norm, error in zip(fit.names, fit.norms, fit.errors, strict=True)
         ]

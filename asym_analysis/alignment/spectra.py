@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 from asym_analysis.subspaces import updates
@@ -111,21 +111,16 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
     for module in adapter:
         update = adapter[module]
         s = abs(update.scaling) * updates.singular_values(update.A.double(), update.B.double()).numpy()
-        place = {
-            "adapter": adapter.name,
-            "module": module,
-            "layer": layer_of(module),
-            "projection": projection_of(module),
-        }
+        position = {"adapter": adapter.name} | place(module)
         norms = {"frobenius_norm": float(np.linalg.norm(s)), "spectral_norm": float(s.max(initial=0.0))}
         split = (
             dict.fromkeys(("start_norm", "moved_norm"), np.nan) if initial is None else _split(update, initial, module)
         )
-        rows.append({**place, "rank": update.rank, **norms, **spectrum_statistics(s), **split})
+        rows.append({**position, "rank": update.rank, **norms, **spectrum_statistics(s), **split})
         energy = s**2 / max((s**2).sum(), np.finfo(float).tiny)
         order = np.arange(1, len(s) + 1)
         columns = {"index": order, "singular_value": s, "energy": energy, "cumulative": np.cumsum(energy)}
-        values.append(pd.DataFrame({**place, **columns}))
+        values.append(pd.DataFrame({**position, **columns}))
     settings = {"adapter": adapter.name, "start_known": initial is not None, "versions": versions()}
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     return AdapterSpectra(frame, pd.concat(values, ignore_index=True).astype({"layer": "Int64"}), settings)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import layer_of, projection_of
+from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.covariance import InputMoment
 from asym_analysis.least_squares.retention import random_retention
@@ -109,7 +109,7 @@ def predict_asymmetry(
             raise AdapterError(
                 f"{adapter.name}, module {module}: its inputs have width {moment.shape[0]}, A has {update.A.shape[1]}"
             )
-        row = {"module": module, "layer": layer_of(module), "projection": projection_of(module)}
+        row = place(module)
         felt = None if sensitivities is None else sensitivities[module]
         rows.append(row | _predict_module(update, moment, felt, rank or update.A.shape[0]))
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
