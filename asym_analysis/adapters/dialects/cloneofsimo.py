@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.factors import Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterError
 
 __all__ = ["CloneofsimoDialect"]

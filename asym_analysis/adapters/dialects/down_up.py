@@ -12,11 +12,12 @@ from torch import Tensor
 
 from asym_analysis.adapters.checkpoint import Reading
 from asym_analysis.adapters.dialects.down_up_keys import parse_key
-from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
-from asym_analysis.adapters.dialects.tucker import TuckerPair
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
+from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.adapters.factorizations.products import TuckerPair
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["SplitPair", "read_down_up"]

@@ -9,7 +9,7 @@ from typing import Any
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.coverage import Coverage
-from asym_analysis.adapters.dialects.factors import Factorization, Layout, update_source
+from asym_analysis.adapters.factorizations.module_source import Factorization, Layout, update_source
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Ledger"]

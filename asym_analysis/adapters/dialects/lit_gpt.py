@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.factors import Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import PeftConfig, number_or_none
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["LitGptDialect", "StackedPart"]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.block_diagonal import MergedLinear
-from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.names import factor_name
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.blocks import MergedLinear
+from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterValueError, NotAnAdapterError
 
 __all__ = ["LoralibDialect"]

@@ -9,8 +9,8 @@ from typing import Any
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft import read_peft
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
-from asym_analysis.adapters.dialects.peft_keys import parse_key
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.dialects.peft.keys import parse_key
 from asym_analysis.errors import AdapterError
 
 __all__ = ["LorasymDialect", "trained_factors"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from asym_analysis.adapters.dialects.factors import Layout
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.loha import HadamardPair
-from asym_analysis.adapters.dialects.lokr import KroneckerPair
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.products import HadamardPair, KroneckerPair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_hadamard", "add_kronecker"]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.experts import StackedExpert
-from asym_analysis.adapters.dialects.factors import Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import number_or_none
+from asym_analysis.adapters.dialects.peft.config import number_or_none
+from asym_analysis.adapters.factorizations.blocks import StackedExpert
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.adapters.module_names import projection_of
 
 __all__ = ["MlxDialect"]

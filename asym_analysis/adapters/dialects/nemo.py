@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.factors import Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["NemoDialect"]

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.factors import Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["PatternDialect"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from asym_analysis.adapters.dialects.experts import FlatExpert
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.blocks import FlatExpert
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_experts", "name_parameters"]

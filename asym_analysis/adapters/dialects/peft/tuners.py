@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from asym_analysis.adapters.adapter import TensorSource
-from asym_analysis.adapters.dialects.delora import NormalizedPair
-from asym_analysis.adapters.dialects.factors import Layout
-from asym_analysis.adapters.dialects.gralora import BlockwisePair
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import PeftConfig, number_or_none
-from asym_analysis.adapters.dialects.vblora import BankPair
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
+from asym_analysis.adapters.factorizations.blocks import BlockwisePair
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.pairs import NormalizedPair
+from asym_analysis.adapters.factorizations.shared import BankPair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_bank", "add_blockwise", "add_normalized"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
-from asym_analysis.adapters.dialects.peft_experts import add_experts, name_parameters
-from asym_analysis.adapters.dialects.peft_keys import PeftKey, module_name, parse_key
-from asym_analysis.adapters.dialects.peft_updates import add_module
-from asym_analysis.adapters.dialects.peft_vera import add_vera
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.dialects.peft.experts import add_experts, name_parameters
+from asym_analysis.adapters.dialects.peft.keys import PeftKey, module_name, parse_key
+from asym_analysis.adapters.dialects.peft.updates import add_module
+from asym_analysis.adapters.dialects.peft.vera import add_vera
 
 __all__ = ["PeftDialect", "read_peft"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
-from asym_analysis.adapters.dialects.factors import Layout
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.patterns import Patterns
-from asym_analysis.adapters.dialects.peft_config import PeftConfig
-from asym_analysis.adapters.dialects.vera import SharedPair, regenerate_projections
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.shared import SharedPair, regenerate_projections
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from asym_analysis.adapters.dialects.adalora import DiagonalPair
-from asym_analysis.adapters.dialects.block_diagonal import BlockDiagonalPair, MergedLinear
-from asym_analysis.adapters.dialects.factors import Factorization, Layout, Pair
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
-from asym_analysis.adapters.dialects.peft_config import PeftConfig, number_or_none
-from asym_analysis.adapters.dialects.peft_tuners import add_bank, add_blockwise, add_normalized
-from asym_analysis.adapters.dialects.quantized_pooling import PooledPair
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
+from asym_analysis.adapters.dialects.peft.tuners import add_bank, add_blockwise, add_normalized
+from asym_analysis.adapters.factorizations.blocks import BlockDiagonalPair, MergedLinear
+from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
+from asym_analysis.adapters.factorizations.pairs import DiagonalPair, Pair, PooledPair
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_module"]

@@ -13,7 +13,7 @@ from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["Factorization", "Layout", "Pair", "cast_up", "update_source", "whole"]
+__all__ = ["Factorization", "Layout", "cast_up", "update_source"]
 
 #: Makes (A, B), of shapes (rank, d_in) and (d_out, rank), from named tensors: a pure, hashable, picklable callable.
 Factorization = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -33,40 +33,6 @@ class Layout:
 
     weight_shape: tuple[int, ...] | None = None
     stored_transposed: bool = False
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The plain pair: A of shape (rank, d_in, ...), B of shape (d_out, rank, 1, ...); or either of them transposed.
-
-    Examples
-    --------
-    >>> A, B = Pair(a_transposed=True, b_transposed=True)({"A": torch.ones(3, 1), "B": torch.ones(1, 2)})
-    >>> A.shape, B.shape
-    (torch.Size([1, 3]), torch.Size([2, 1]))
-    """
-
-    a_transposed: bool = False
-    b_transposed: bool = False
-
-    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (A, B)."""
-        A, B = tensors["A"], tensors["B"]
-        return A.mT if self.a_transposed else A.flatten(1), B.mT if self.b_transposed else B.flatten(1)
-
-
-def whole(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, B) of a matrix that is given whole: one of them is the identity on its smaller side.
-
-    Examples
-    --------
-    >>> A, B = whole(torch.ones(2, 5))
-    >>> A.shape, B.tolist()
-    (torch.Size([2, 5]), [[1.0, 0.0], [0.0, 1.0]])
-    """
-    rows, columns = matrix.shape
-    eye = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
-    return (matrix, eye) if rows <= columns else (eye, matrix)
 
 
 def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
