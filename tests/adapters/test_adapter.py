@@ -118,3 +118,19 @@ def test_sets_that_make_no_sense_are_refused(count: int, table: dict[str, list[i
 def test_html_escapes_nothing_it_should_show() -> None:
     assert "<table" in _adapter()._repr_html_()
     assert "<table" in AdapterSet([_adapter()])._repr_html_()
+
+
+def test_parts_in_memory_keep_their_own_dtype_and_shape() -> None:
+    A, B = torch.ones(2, 6, dtype=torch.bfloat16), torch.randn(4, 2)
+    source = Adapter.from_factors({"q": (A, B)}, scaling=3.0).source("q")
+    assert {name: (part.shape, part.dtype) for name, part in source.parts.items()} == {
+        "A": ((2, 6), "bfloat16"),
+        "B": ((4, 2), "float32"),
+    }
+    assert torch.equal(source.parts["B"].read(), B)
+    torch.testing.assert_close(source.read_with({"B": 2 * B}).delta(), 6 * B @ A.float())
+    assert list(source.trained_parts("A")) == ["A"]
+    with pytest.raises(AdapterError, match=r"part B has shape \(4, 2\), the value given for it \(2, 4\)"):
+        source.read_with({"B": B.mT})
+    with pytest.raises(AdapterError, match="no part 'magnitude': the parts are A, B"):
+        source.read_with({"magnitude": torch.ones(4)})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from asym_analysis.adapters.adapter import ModuleSource, TensorSource
+from asym_analysis.adapters.adapter import ModuleSource, Part, TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout, update_source
@@ -57,7 +57,8 @@ class Ledger:
         layout: Layout | None = None,
         trained: frozenset[str] | None = None,
         also: Iterable[str] = (),
-        more: Mapping[str, TensorSource] | None = None,
+        more: Mapping[str, Part] | None = None,
+        frozen: Iterable[str] = (),
     ) -> None:
         """Record an adapted module, or refuse its tensors where they do not fit together.
 
@@ -70,20 +71,28 @@ class Ledger:
         also
             Tensors that went into the scaling.
         more
-            Further parts, which the module shares with others.
+            Further parts, which the module shares with others or which are no tensors of the file.
+        frozen
+            Names of parts that training never changes.
         """
         try:
             if not math.isfinite(scaling):
                 raise AdapterValueError(f"the scaling is {scaling}")
             if module in self._modules:
                 raise AdapterValueError(f"a second update of module {module}")
-            sources = {part: self.tensors[tensor] for part, tensor in parts.items()} | dict(more or {})
+            sources = {part: self.part(tensor, frozen=part in frozen) for part, tensor in parts.items()}
+            sources |= dict(more or {})
             self._modules[module] = update_source(sources, factorize, scaling, layout, trained)
         except AdapterValueError as error:
             self.refuse([*parts.values(), *also], f"{module}: {error}")
             return
         self._used.update({tensor: f"{part} of {module}" for part, tensor in parts.items()})
         self._used.update(dict.fromkeys(also, f"scaling of {module}"))
+
+    def part(self, tensor: str, *, frozen: bool = False) -> Part:
+        """A tensor of the file as a part of a module; `frozen` says that training never changes it."""
+        source = self.tensors[tensor]
+        return Part(source.shape, source.dtype, source.read, tensor=tensor, frozen=frozen)
 
     def share(self, tensor: str, part: str) -> None:
         """Record a tensor that several modules use."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from asym_analysis.adapters.adapter import ModuleSource, TensorSource
+from asym_analysis.adapters.adapter import ModuleSource, Part
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
 
@@ -56,16 +56,16 @@ def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True)
-class _UpdateReader:
-    sources: Mapping[str, TensorSource]
+class _Make:
+    """Makes the update from values of its parts."""
+
     factorize: Factorization
     scaling: float
     layout: Layout
 
-    def __call__(self) -> LowRankUpdate:
-        read = {part: source.read() for part, source in self.sources.items()}
+    def __call__(self, read: Mapping[str, Tensor]) -> LowRankUpdate:
         numbers = [part for part in read if not part.endswith("indices")]
-        tensors = read | dict(zip(numbers, cast_up(*(read[part] for part in numbers)), strict=True))
+        tensors = {**read, **dict(zip(numbers, cast_up(*(read[part] for part in numbers)), strict=True))}
         magnitude = tensors.pop("magnitude", None)
         A, B = self.factorize(tensors)
         return LowRankUpdate(
@@ -78,8 +78,17 @@ class _UpdateReader:
         )
 
 
+@dataclass(frozen=True)
+class _Read:
+    parts: Mapping[str, Part]
+    make: _Make
+
+    def __call__(self) -> LowRankUpdate:
+        return self.make({name: part.read() for name, part in self.parts.items()})
+
+
 def update_source(
-    sources: Mapping[str, TensorSource],
+    sources: Mapping[str, Part],
     factorize: Factorization,
     scaling: float,
     layout: Layout | None = None,
@@ -90,8 +99,8 @@ def update_source(
     Parameters
     ----------
     sources
-        Part -> tensor; a part named ``magnitude`` is DoRA's, and no part of the factorization, and one that ends in
-        ``indices`` holds integers.
+        Part name -> tensor. A part named ``magnitude`` is DoRA's and no part of the factorization; one whose name ends
+        in ``indices`` holds integers.
     factorize
         Makes the factors from the parts. It runs on empty tensors of the right shapes first.
 
@@ -116,14 +125,17 @@ def update_source(
     if "magnitude" in sources and sources["magnitude"].size != d_out:
         raise AdapterValueError(f"the DoRA magnitude has {sources['magnitude'].size} numbers for {d_out} outputs")
     first = next(source for part, source in sources.items() if not part.endswith("indices"))
+    parts, make = dict(sources), _Make(factorize, scaling, layout)
     return ModuleSource(
         d_out=d_out,
         d_in=d_in,
         rank=rank,
         dtype=first.dtype,
-        read=_UpdateReader(dict(sources), factorize, scaling, layout),
+        read=_Read(parts, make),
         scaling=scaling,
         trained=trained,
+        parts=parts,
+        make=make,
     )
 
 

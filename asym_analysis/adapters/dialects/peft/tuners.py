@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
 from asym_analysis.adapters.factorizations.blocks import BlockwisePair
@@ -25,7 +24,7 @@ def add_normalized(ledger: Ledger, module: str, parts: Mapping[str, str]) -> Non
         If a part is missing: without the base weight's norms, which old versions of PEFT left out, it cannot be formed.
     """
     named = _required(parts, {"A": "delora_A", "B": "delora_B", "strength": "delora_lambda", "norms": "delora_w_norm"})
-    ledger.add(module, named, NormalizedPair(), 1.0)
+    ledger.add(module, named, NormalizedPair(), 1.0, frozen=("norms",))
 
 
 def add_blockwise(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str]) -> None:
@@ -64,7 +63,7 @@ def add_bank(
         f"{factor}_{part}": f"vblora_logits_{factor}_topk_{part}" for factor in "AB" for part in ("indices", "weights")
     }
     named = _required(parts, whole if "vblora_logits_A" in parts else kept)
-    bank: dict[str, TensorSource] = {"bank": ledger.tensors[shared["vblora_vector_bank"]]}
+    bank = {"bank": ledger.part(shared["vblora_vector_bank"])}
     top = int(number_or_none(config.values, "topk") or 2)
     layout = Layout(stored_transposed=config.fan_in_fan_out)
     ledger.add(module, named, BankPair(top), 1.0, layout=layout, more=bank)

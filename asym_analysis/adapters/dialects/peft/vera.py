@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.adapter import Part
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.patterns import Patterns
 from asym_analysis.adapters.dialects.peft.config import PeftConfig
@@ -100,9 +100,9 @@ def _projections(
     whole: Mapping[str, Mapping[str, str]],
     shared: Mapping[str, str],
     sizes: Mapping[str, int],
-) -> dict[str, TensorSource]:
+) -> dict[str, Part]:
     if {"vera_A", "vera_B"} <= shared.keys():
-        return {"A": ledger.tensors[shared["vera_A"]], "B": ledger.tensors[shared["vera_B"]]}
+        return {factor: ledger.part(shared[f"vera_{factor}"], frozen=True) for factor in "AB"}
     key = config.values.get("projection_prng_key")
     if not isinstance(key, int) or not whole:
         raise AdapterValueError("VeRA's shared projections are not in the file, and no projection_prng_key is recorded")
@@ -114,6 +114,6 @@ def _projections(
     rank = ledger.tensors[next(iter(whole.values()))["d"]].size
     d_in, d_out = max(sizes.values()), max(ledger.tensors[parts["b"]].size for parts in whole.values())
     return {
-        "A": TensorSource((rank, d_in), "float32", _Projection(key, rank, d_in, d_out, 0)),
-        "B": TensorSource((d_out, rank), "float32", _Projection(key, rank, d_in, d_out, 1)),
+        "A": Part((rank, d_in), "float32", _Projection(key, rank, d_in, d_out, 0), tensor="vera_A", frozen=True),
+        "B": Part((d_out, rank), "float32", _Projection(key, rank, d_in, d_out, 1), tensor="vera_B", frozen=True),
     }
