@@ -1,48 +1,23 @@
 """What one gradient step explains: similar B from independent A, with nothing learned in A.
 
 A run that has hardly begun has B = -eta G A^T, with G the gradient of the loss in the weight: B spans a random sketch
-of G's column space, and two sketches overlap the more the faster G's spectrum decays (theory notes, section 6.6).
+of G's column space, and two sketches overlap the more the faster G's spectrum decays (docs/theory.md, section
+6.6).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.optimize import brentq
 from torch import Tensor
 
-__all__ = ["first_step_overlap", "sketch_inclusion"]
+from asym_analysis.chance.first_step import mean_sketch_overlap
 
-
-def sketch_inclusion(spectrum: Float[np.ndarray, "n"], rank: int) -> Float[np.ndarray, "n"]:
-    """How much of each singular direction a random sketch of some rank holds, on average.
-
-    p_i = s_i^2 / (s_i^2 + c) with c such that the p_i sum to the rank (Derezinski et al. 2020): a deterministic
-    equivalent, a few per cent high at small ranks and steep spectra.
-
-    Raises
-    ------
-    ValueError
-        If the rank is not positive, or the spectrum is zero.
-
-    Examples
-    --------
-    >>> sketch_inclusion(np.ones(8), 2).tolist()
-    [0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25]
-    """
-    squares = np.asarray(spectrum, dtype=np.float64) ** 2
-    if rank < 1 or not squares.any():
-        raise ValueError(f"a sketch of rank {rank} of a spectrum with {np.count_nonzero(squares)} entries is empty")
-    if np.count_nonzero(squares) <= rank:
-        return (squares > 0).astype(np.float64)
-    squares = squares / squares.max()
-    # At c = sum of squares / rank the p_i sum to less than the rank, at c = 0 to more.
-    exponent = brentq(lambda c: (squares / (squares + np.exp(c))).sum() - rank, -700.0, np.log(squares.sum() / rank))
-    return squares / (squares + np.exp(exponent))
+__all__ = ["first_step_overlap"]
 
 
 def first_step_overlap(
@@ -75,21 +50,22 @@ def first_step_overlap(
     --------
     >>> table = first_step_overlap({"q": torch.diag(1.0 / torch.arange(1, 257))}, rank=8)
     >>> table.predicted.round(3).tolist(), table.null_mean.tolist()
-    ([0.476, 0.476], [0.03125, 0.03125])
+    ([0.462, 0.462], [0.03125, 0.03125])
     """
     rows = []
     for module, gradient in gradients.items():
         if others is not None and module not in others:
             raise ValueError(f"the other task has no gradient of {module}")
         U, S, Vh = torch.linalg.svd(gradient.double(), full_matrices=False)
-        p = torch.from_numpy(sketch_inclusion(S.numpy(), rank))
+        # A singular value below the rounding of the gradient's own dtype is no direction that B could take.
+        tolerance = torch.finfo(gradient.dtype).eps * max(gradient.shape)
+        overlap = partial(mean_sketch_overlap, S.numpy(), rank, tolerance=tolerance)
         if others is None:
-            predicted = {"B": p.square().sum(), "A": p.square().sum()}
+            predicted = dict.fromkeys(("B", "A"), overlap())
         else:
             other_U, other_S, other_Vh = torch.linalg.svd(others[module].double(), full_matrices=False)
-            q = torch.from_numpy(sketch_inclusion(other_S.numpy(), rank))
-            # Tr E[P_1] E[P_2], each mean projector diagonal in its own gradient's singular directions.
-            predicted = {"B": p @ (U.mT @ other_U).square() @ q, "A": p @ (Vh @ other_Vh.mT).square() @ q}
+            cosines = {"B": (U.mT @ other_U).square().numpy(), "A": (Vh @ other_Vh.mT).square().numpy()}
+            predicted = {name: overlap(other=other_S.numpy(), squared_cosines=c) for name, c in cosines.items()}
         for factor, size in (("B", gradient.shape[0]), ("A", gradient.shape[1])):
-            rows.append((module, factor, predicted[factor].item() / rank, rank / size))
+            rows.append((module, factor, predicted[factor], rank / size))
     return pd.DataFrame(rows, columns=["module", "factor", "predicted", "null_mean"])

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from asym_analysis.chance.null import Null
+from asym_analysis.chance.overlap import strength_null
 from asym_analysis.subspaces.measures import Measure
-from asym_analysis.subspaces.null import Null, strength_null
 
 __all__ = ["NullTable"]
 

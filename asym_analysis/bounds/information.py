@@ -2,7 +2,7 @@
 
 The gap is the expected loss on a new sample less the mean loss on the n training samples. The loss is
 sigma-sub-Gaussian under the data's law for every hypothesis; one with values in an interval of length c is
-c/2-sub-Gaussian (Hoeffding's lemma). Theory notes, sections 5.1 to 5.5, 5.8 and 6.8.
+c/2-sub-Gaussian (Hoeffding's lemma). docs/theory.md, sections 5.1 to 5.5 and 5.8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ __all__ = [
     "conditional_gap",
     "individual_sample_gap",
     "mutual_information_gap",
-    "noisy_regression_information",
     "occam_gap",
     "pac_bayes_gap",
 ]
@@ -115,34 +114,6 @@ def bit_budget(gap: float, n_samples: int, sub_gaussian: float = 0.5) -> float:
     """
     _check(gap, n_samples, sub_gaussian)
     return n_samples * gap**2 / (2.0 * sub_gaussian**2 * math.log(2.0))
-
-
-def noisy_regression_information(
-    features: Float[np.ndarray, "n p"], outputs: int, residual_variance: float, noise_variance: float
-) -> float:
-    """I(W; sample | features) in nats, exactly, for least squares released with Gaussian noise.
-
-    W = least-squares coefficients (outputs x p) + noise of variance tau^2 in each entry, targets Gaussian given the
-    features with variance psi in each output: (outputs/2) ln det(I_p + (psi/tau^2) (Z^T Z)^-1). With features Qx this
-    is training B on a frozen A = Q (psi then includes the misfit); with features x and `outputs` = rank, training A
-    on a frozen orthonormal B (theory notes, section 6.8).
-
-    Raises
-    ------
-    ValueError
-        If Z^T Z is singular or a variance is not positive.
-
-    Examples
-    --------
-    >>> round(noisy_regression_information(np.eye(2), 3, residual_variance=1.0, noise_variance=1.0), 4)
-    2.0794
-    """
-    if residual_variance <= 0 or noise_variance <= 0:
-        raise ValueError("both variances must be positive")
-    singular = np.linalg.svd(np.asarray(features, dtype=np.float64), compute_uv=False)
-    if features.shape[0] < features.shape[1] or singular[-1] <= singular[0] * 1e-14:
-        raise ValueError("the features are linearly dependent: least squares has no unique coefficients")
-    return float(0.5 * outputs * np.log1p(residual_variance / noise_variance / singular**2).sum())
 
 
 def _check(nats: float, n_samples: int, sub_gaussian: float) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
+from asym_analysis.chance.retention import random_retention
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.covariance import InputMoment
-from asym_analysis.least_squares.retention import random_retention
 from asym_analysis.results import Result, versions
 
 __all__ = ["AsymmetryPrediction", "measured_capture", "predict_asymmetry"]

@@ -12,18 +12,10 @@ from asym_analysis.least_squares.finite_sample import (
     expected_generalization_gap,
     head_to_head,
 )
-from asym_analysis.least_squares.haar import captured_energy_moments, expected_compression
 from asym_analysis.least_squares.noisy_information import information_against_gap, noisy_fit_information
 from asym_analysis.least_squares.nonlinear import train_beyond_linear
 from asym_analysis.least_squares.problem import LeastSquaresProblem, LowRankFit
 from asym_analysis.least_squares.regimes import compare_strategies, regime_map, simulated_win_probability
-from asym_analysis.least_squares.retention import (
-    Retention,
-    effective_dimension_penalty,
-    power_law_penalty,
-    random_retention,
-    rank_one_retention,
-)
 from asym_analysis.least_squares.similarity import (
     first_step_similarity,
     simulate_first_step_similarity,
@@ -54,18 +46,14 @@ __all__ = [
     "FiniteSampleLoss",
     "LeastSquaresProblem",
     "LowRankFit",
-    "Retention",
     "Simulation",
     "asymmetry_index",
-    "captured_energy_moments",
     "compare_finite_samples",
     "compare_strategies",
     "compare_theory",
     "condition_number",
     "covariance_from_data",
     "descent_path",
-    "effective_dimension_penalty",
-    "expected_compression",
     "expected_finite_sample_loss",
     "expected_generalization_gap",
     "expected_loss",
@@ -79,10 +67,7 @@ __all__ = [
     "noisy_fit_information",
     "overtaking_rank",
     "power_law",
-    "power_law_penalty",
     "problem_from_energy",
-    "random_retention",
-    "rank_one_retention",
     "regime_map",
     "simulate",
     "simulate_first_step_similarity",

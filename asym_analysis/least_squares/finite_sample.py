@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from asym_analysis.chance.retention import effective_dimension_penalty
 from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned
-from asym_analysis.least_squares.retention import effective_dimension_penalty
 from asym_analysis.least_squares.theory import expected_loss
 
 __all__ = [

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.chance.noisy_fit import gaussian_channel_information
 from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
 
 __all__ = ["information_against_gap", "noisy_fit_information"]
@@ -61,8 +62,6 @@ def noisy_fit_information(
     >>> round(noisy_fit_information(problem, inputs, torch.ones(1, 1), "A", 0.5), 4)  # ln(2) / 2
     0.3466
     """
-    if not noise_scale > 0:
-        raise ValueError(f"noise_scale {noise_scale}: without noise the information is infinite")
     X = torch.as_tensor(inputs).to(problem.delta)
     fixed = torch.as_tensor(frozen).to(problem.delta)
     if tuned == "B":
@@ -72,11 +71,7 @@ def noisy_fit_information(
         regressors = X
         # Orthonormal columns of B leave the noise of the projected outputs white.
         output_variances = torch.full((fixed.shape[1],), problem.noise_variance).to(X)
-    if len(X) < regressors.shape[1]:
-        raise ValueError(f"{len(X)} samples cannot determine {regressors.shape[1]} regressors")
-    precisions = torch.linalg.svdvals(regressors).square()
-    ratios = output_variances[:, None] / precisions[None, :] / noise_scale**2
-    return 0.5 * float(torch.log1p(ratios).sum())
+    return gaussian_channel_information(regressors.cpu().numpy(), output_variances.cpu().numpy(), noise_scale)
 
 
 def information_against_gap(

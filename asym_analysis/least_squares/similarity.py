@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.chance.first_step import mean_sketch_overlap
 from asym_analysis.least_squares.problem import LeastSquaresProblem
-from asym_analysis.least_squares.retention import random_retention
 
 __all__ = ["first_step_similarity", "simulate_first_step_similarity", "trained_similarity"]
 
@@ -55,12 +55,12 @@ def first_step_similarity(
     >>> round(first_step_similarity(gradient, 8, corrected=False), 3)
     0.476
     """
-    vectors, kept = _mean_projector(gradient, rank, corrected)
+    vectors, scales = _left_singular(gradient)
     if other is None:
-        return float(kept @ kept) / rank
-    other_vectors, other_kept = _mean_projector(other, rank, corrected)
-    squared_cosines = (vectors.T @ other_vectors).square().cpu().numpy()
-    return float(kept @ squared_cosines @ other_kept) / rank
+        return mean_sketch_overlap(scales, rank, corrected=corrected)
+    other_vectors, other_scales = _left_singular(other)
+    cosines = (vectors.T @ other_vectors).square().cpu().numpy()
+    return mean_sketch_overlap(scales, rank, other=other_scales, squared_cosines=cosines, corrected=corrected)
 
 
 def trained_similarity(problem: LeastSquaresProblem, rank: int, tuned: Literal["A", "B"]) -> float:
@@ -108,10 +108,6 @@ def simulate_first_step_similarity(
     return np.array(overlaps)
 
 
-def _mean_projector(gradient: Tensor | np.ndarray, rank: int, corrected: bool) -> tuple[Tensor, np.ndarray]:
+def _left_singular(gradient: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray]:
     vectors, scales, _ = torch.linalg.svd(torch.as_tensor(gradient).to(torch.float64), full_matrices=False)
-    squares = (scales.square() * (scales > scales[0] * 1e-12)).cpu().numpy()
-    if rank > int((squares > 0).sum()):
-        raise ValueError(f"rank {rank} exceeds the rank of the gradient, so B has no rank-{rank} column space")
-    retention = random_retention(squares, rank)
-    return vectors, retention.mean if corrected else retention.equivalent
+    return vectors, scales.cpu().numpy()

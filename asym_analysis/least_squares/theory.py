@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
 
-from asym_analysis.least_squares.haar import captured_energy_moments
+from asym_analysis.chance.haar import captured_energy_moments
+from asym_analysis.chance.null import BetaNull, probability_of_more
+from asym_analysis.chance.retention import Retention, random_retention
 from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
-from asym_analysis.least_squares.retention import Retention, random_retention
 
 __all__ = [
     "ExpectedLoss",
@@ -160,8 +160,7 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
         deviation_A, deviation_B, rel_tol=1e-6, abs_tol=1e-9
     ):
         return 0.5
-    steps = (np.arange(2000) + 0.5) / 2000
-    return float(_beta_cdf(_beta_quantile(steps, mean_B, deviation_B), mean_A, deviation_A).mean())
+    return probability_of_more(BetaNull(mean_B, deviation_B), BetaNull(mean_A, deviation_A))
 
 
 def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
@@ -192,27 +191,6 @@ def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
         if frozen >= joint[rank - 1] * (1 - 1e-12):
             return rank
     return None
-
-
-def _beta_shape(mean: float, deviation: float) -> tuple[float, float] | None:
-    """Parameters of the Beta law with that mean and deviation; None where it is a point."""
-    if deviation < 1e-9 or not 0 < mean < 1:
-        return None
-    weight = mean * (1 - mean) / deviation**2 - 1
-    return (mean * weight, (1 - mean) * weight) if weight > 0 else None
-
-
-def _beta_quantile(levels: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    shape = _beta_shape(mean, deviation)
-    return np.full_like(levels, mean) if shape is None else beta.ppf(levels, *shape)
-
-
-def _beta_cdf(values: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    shape = _beta_shape(mean, deviation)
-    if shape is not None:
-        return beta.cdf(values, *shape)
-    # A certain gain: equality up to rounding is a tie.
-    return np.where(np.abs(values - mean) <= 1e-10, 0.5, values > mean)
 
 
 def _gain_of_A(problem: LeastSquaresProblem, rank: int) -> tuple[float, float]:

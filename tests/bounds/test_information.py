@@ -41,32 +41,8 @@ def test_square_moment_behind_the_pac_bayes_gap() -> None:
     assert np.trapezoid(np.exp(log_product), x) == pytest.approx(math.sqrt(n), rel=1e-9)
 
 
-def test_noisy_regression_against_the_joint_covariance() -> None:
-    """I(W; Y | Z) from determinants of the joint Gaussian law of W and Y."""
-    generator = np.random.default_rng(0)
-    n, p, outputs, psi, tau = 12, 3, 2, 0.7, 0.3
-    Z = generator.standard_normal((n, p))
-    solve = np.linalg.pinv(Z)
-    y = psi * np.eye(n)
-    w = solve @ y @ solve.T + tau * np.eye(p)
-    joint = np.block([[w, solve @ y], [y @ solve.T, y]])
-    expected = 0.5 * outputs * (np.linalg.slogdet(w)[1] + np.linalg.slogdet(y)[1] - np.linalg.slogdet(joint)[1])
-    assert information.noisy_regression_information(Z, outputs, psi, tau) == pytest.approx(expected, rel=1e-10)
-
-
-def test_noisy_regression_has_the_dimensions_of_the_parameter_count() -> None:
-    """With many samples, B-only holds as d_out r and A-only as r d_in (theory notes, section 6.8)."""
-    generator = np.random.default_rng(1)
-    x = generator.standard_normal((20_000, 30))
-    b_only = information.noisy_regression_information(x[:, :4], 50, 1.0, 1e-3)
-    a_only = information.noisy_regression_information(x, 4, 1.0, 1e-3)
-    assert b_only / a_only == pytest.approx(50 * 4 / (4 * 30), rel=0.02)
-
-
 def test_impossible_arguments() -> None:
     with pytest.raises(ValueError, match="impossible"):
         information.mutual_information_gap(-1.0, 10)
     with pytest.raises(ValueError, match="two samples"):
         information.pac_bayes_gap(1.0, 1)
-    with pytest.raises(ValueError, match="linearly dependent"):
-        information.noisy_regression_information(np.ones((5, 2)), 1, 1.0, 1.0)

@@ -146,9 +146,8 @@ class TestSimilarity:
             error = np.std(overlaps) / 150**0.5
             assert abs(np.mean(overlaps) - trained_similarity(problem, 3, tuned)) < 3 * error + 0.006
 
-    def test_a_rank_that_the_gradient_cannot_fill_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="exceeds the rank"):
-            first_step_similarity(np.diag([1.0, 1.0, 0.0]), 3)
+    def test_a_rank_that_the_gradient_cannot_fill_leaves_B_no_choice(self) -> None:
+        assert first_step_similarity(np.diag([1.0, 0.7, 0.0]), 3) == pytest.approx(1.0, abs=1e-12)
 
 
 class TestInformation:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes, subspace_angles
 
+from asym_analysis.chance import StrengthNull, strength_null
 from asym_analysis.subspaces.measures import FACTORS, MEASURES, Measure, measure_named
-from asym_analysis.subspaces.null import StrengthNull, strength_null
 
 OF_MATRICES = [measure for measure in MEASURES.values() if measure.kind != "update"]
 DECLARED = [(m, invariance) for m in OF_MATRICES for invariance in sorted(m.invariances)]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asym_analysis.chance import overlap_null
 from asym_analysis.subspaces.measures import MEASURES
-from asym_analysis.subspaces.null import overlap_null
 from asym_analysis.subspaces.updates import frobenius_norm, inner_product, singular_values, thin_svd
 
 

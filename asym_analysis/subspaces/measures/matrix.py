@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asym_analysis.chance.overlap import trace_null
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, orthonormal_rows, rank_tolerance
 from asym_analysis.subspaces.measures.measure import Frames, Measure, block_norms
 from asym_analysis.subspaces.measures.principal import mean_cosine, smaller_rank
 from asym_analysis.subspaces.measures.sampling import full_matrix_null, matrix_null
-from asym_analysis.subspaces.null import trace_null
 
 __all__ = ["MATRIX", "spread_of", "unit_gram"]
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asym_analysis.chance.null import Null
 from asym_analysis.subspaces.angles import cross_gram
-from asym_analysis.subspaces.null import Null
 
 __all__ = ["FACTORS", "Frames", "Invariance", "Kind", "Measure", "block_norms"]
 

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.chance.overlap import overlap_null
 from asym_analysis.subspaces.angles import angles_of_bases, cross_gram
 from asym_analysis.subspaces.bases import orthonormal_rows
 from asym_analysis.subspaces.measures.measure import Frames, Invariance, Measure, block_norms
 from asym_analysis.subspaces.measures.sampling import subspace_null
-from asym_analysis.subspaces.null import overlap_null
 
 __all__ = ["PRINCIPAL", "mean_cosine", "smaller_rank"]
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.subspaces.null import SampledNull
+from asym_analysis.chance.null import SampledNull
 
 __all__ = ["full_matrix_null", "matrix_null", "subspace_null"]
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.chance.overlap import product_null, trace_null
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance
 from asym_analysis.subspaces.measures.matrix import MATRIX, spread_of, unit_gram
 from asym_analysis.subspaces.measures.measure import Frames, Measure
-from asym_analysis.subspaces.null import product_null, trace_null
 from asym_analysis.subspaces.updates import thin_svd
 
 __all__ = ["UPDATE"]

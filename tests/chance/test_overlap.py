@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asym_analysis.subspaces.null import BetaNull, overlap_null
+from asym_analysis.chance import BetaNull, overlap_null
 
 
 @pytest.mark.parametrize(

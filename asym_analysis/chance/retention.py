@@ -15,12 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-from asym_analysis.least_squares.haar import captured_energy_moments
+from asym_analysis.chance.haar import captured_energy_moments
 
 __all__ = [
     "Retention",
     "effective_dimension_penalty",
-    "power_law_penalty",
     "random_retention",
     "rank_one_retention",
 ]
@@ -101,8 +100,8 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
 
     Notes
     -----
-    Leading order: Derezinski, Liang, Liao and Mahoney (2020), "Precise expressions for random projections" (recalled;
-    theory notes, section 6.3). First correction, derived here: with w_i = p_i (1 - p_i) and D = sum w_i,
+    Leading order: Derezinski, Liang, Liao and Mahoney (2020), "Precise expressions for random projections"
+    (docs/theory.md, section 6.3). First correction, derived here: with w_i = p_i (1 - p_i) and D = sum w_i,
     E[P_ii] = p_i + w_i (q - p_i) / D with q = sum w_i p_i / D. It shifts gain to the directions of low variance, keeps
     the sum, vanishes for a flat spectrum. The half added to D in the code fits ranks 1 to 3; it is of higher order.
     The stated error is the correction times min(1, 2/D). In 330 simulated settings (power laws 0.5 to 3, spikes of 10
@@ -174,8 +173,8 @@ def rank_one_retention(spectrum: Float[np.ndarray, " d"]) -> Float[np.ndarray, "
 
     Notes
     -----
-    Theory notes, section 6.3: the integral over t of s_i (1 + 2 s_i t)^-1 prod_j (1 + 2 s_j t)^-1/2, by the trapezoidal
-    rule in log t, which converges exponentially there. Accuracy 1e-12.
+    docs/theory.md, section 6.3: the integral over t of s_i (1 + 2 s_i t)^-1 prod_j (1 + 2 s_j t)^-1/2, by the
+    trapezoidal rule in log t, which converges exponentially there. Accuracy 1e-12.
 
     Examples
     --------
@@ -194,24 +193,3 @@ def rank_one_retention(spectrum: Float[np.ndarray, " d"]) -> Float[np.ndarray, "
     kept = np.zeros(len(spectrum))
     kept[support] = values * (weight[:, None] / (1 + scaled)).sum(0)
     return kept
-
-
-def power_law_penalty(exponent: float | int, rank: int) -> float:
-    """The penalty of the infinite power law s_i = i^-exponent, exponent > 1, without solving for it.
-
-    lambda = [ (pi/a) / sin(pi/a) / (r + 1/2) ]^a. For exponent 2, rank 8 it gives .03415; the solver at 5,000
-    eigenvalues gives .03410.
-
-    Notes
-    -----
-    Theory notes, section 6.3, derived.
-
-    Examples
-    --------
-    >>> round(power_law_penalty(2.0, 8), 5)
-    0.03415
-    """
-    if exponent <= 1:
-        raise ValueError(f"exponent {exponent}: the infinite power law has a finite trace only above 1")
-    angle = math.pi / exponent
-    return float((angle / math.sin(angle) / (rank + 0.5)) ** exponent)

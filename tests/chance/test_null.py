@@ -1,0 +1,55 @@
+"""Beta and product distributions against simulation; the room needs nothing but numpy and scipy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from asym_analysis.chance import BetaNull, ProductNull, probability_of_more, product_null
+
+
+def test_probability_of_more_against_draws() -> None:
+    one, two = BetaNull(0.3, 0.1), BetaNull(0.25, 0.15)
+    rng = np.random.default_rng(0)
+    x, y = (rng.beta(*null.shape, size=400_000) for null in (one, two))
+    assert probability_of_more(one, two) == pytest.approx((x > y).mean(), abs=3e-3)
+    assert probability_of_more(two, one) == pytest.approx(1 - (x > y).mean(), abs=3e-3)
+
+
+def test_certain_values() -> None:
+    point = BetaNull(0.3, 0.0)
+    assert probability_of_more(point, BetaNull(0.3, 0.0)) == 0.5
+    assert probability_of_more(point, BetaNull(0.2, 1e-12)) == 1.0
+    spread = BetaNull(0.25, 0.15)
+    assert probability_of_more(point, spread) == pytest.approx(stats.beta(*spread.shape).cdf(0.3), abs=1e-12)
+    assert probability_of_more(spread, point) == pytest.approx(stats.beta(*spread.shape).sf(0.3), abs=1e-3)
+
+
+@pytest.mark.parametrize("terms", [1, 4, 64])
+def test_critical_values_of_products_invert_the_tail(terms: int) -> None:
+    null = ProductNull(std=0.02, terms=terms)
+    for level in (0.4, 0.01, 1e-5):
+        assert null.p_value(np.array([null.critical_value(level)]))[0] == pytest.approx(level, rel=1e-8)
+
+
+def test_cosines_of_random_rank_one_updates() -> None:
+    rng = np.random.default_rng(1)
+    left, right = (rng.standard_normal((20_000, 2, 200)) for _ in range(2))
+    units = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (left, right)]
+    cosines = np.prod([(u[:, 0] * u[:, 1]).sum(-1) for u in units], axis=0)
+    null = product_null(1, 1, 200 * 200)
+    assert cosines.std() == pytest.approx(null.std, rel=0.05)
+    assert (null.p_value(cosines) < 0.01).mean() == pytest.approx(0.01, abs=0.003)
+
+
+def test_the_room_loads_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys, asym_analysis.chance as c; [getattr(c, n) for n in c.__all__]; "
+        "print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
