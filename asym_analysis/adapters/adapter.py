@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.metadata import Metadata
@@ -158,6 +159,8 @@ class Adapter(Mapping[str, LowRankUpdate]):
         What became of every tensor of the file.
     initial
         The factors from which training started, where they were recorded.
+    assumptions
+        What the checkpoint leaves open (a scale, an orientation), the value taken, and how to give the right one.
 
     Examples
     --------
@@ -175,6 +178,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
         extras: Mapping[str, TensorSource] | None = None,
         coverage: Coverage | None = None,
         initial: Adapter | None = None,
+        assumptions: Sequence[Assumption] = (),
     ) -> None:
         self._modules = dict(modules)
         self.name = name
@@ -182,6 +186,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
         self.extras: Mapping[str, TensorSource] = dict(extras or {})
         self.coverage = coverage or Coverage()
         self.initial = initial
+        self.assumptions: tuple[Assumption, ...] = tuple(assumptions)
 
     @classmethod
     def from_factors(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
+from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.coverage import Coverage
 
 __all__ = ["Checkpoint", "Dialect", "Reading"]
@@ -36,12 +37,27 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a dialect made of a checkpoint: every tensor is in the coverage, as used, ignored or refused."""
+    """What a dialect made of a checkpoint.
+
+    Attributes
+    ----------
+    modules
+        Module name -> where its factors are.
+    coverage
+        What became of every tensor: used, ignored or refused.
+    extras
+        Trained tensors that belong to no update.
+    metadata
+        What is known of the adapter.
+    assumed
+        What the checkpoint leaves open, with the value that was taken.
+    """
 
     modules: Mapping[str, ModuleSource]
     coverage: Coverage
     extras: Mapping[str, TensorSource] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[Assumption, ...] = ()
 
 
 @runtime_checkable

@@ -245,4 +245,5 @@ def _build(
         extras=reading.extras,
         coverage=reading.coverage,
         initial=initial,
+        assumptions=reading.assumed,
     )

@@ -58,7 +58,8 @@ class CloneofsimoDialect:
                 continue
             convolution = (B[0], *A[1:]) if len(A) > 2 and B else None
             ledger.add(module, parts, Pair(), 1.0, layout=Layout(convolution))
-        return ledger.reading({"scaling": "1: the user's alpha is no part of the file"})
+        ledger.scaling_from("1: the file records no alpha, which is chosen at generation time", recorded=False)
+        return ledger.reading({})
 
 
 def _consecutive(names: list[str]) -> dict[str, dict[str, str]]:

@@ -73,7 +73,9 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             _add_module(ledger, module, dict(parts), configs)
         except AdapterValueError as error:
             ledger.refuse(parts.values(), f"{module}: {error}")
-    return ledger.reading(_metadata(header) | {"scaling": _scaling_source(groups, configs)})
+    recorded = any("alpha" in parts for parts in groups.values()) or bool(configs)
+    ledger.scaling_from(_scaling_source(groups, configs), recorded=recorded)
+    return ledger.reading(_metadata(header))
 
 
 def _add_module(ledger: Ledger, module: str, parts: dict[str, str], configs: Mapping[str, PeftConfig]) -> None:

@@ -48,8 +48,8 @@ class GgufDialect:
             else:
                 ledger.refuse(parts.values(), f"{module}: lora_{''.join(parts).lower()} without its partner")
         base = checkpoint.header.get("general.base_model.0.name") or checkpoint.header.get("general.name")
-        how = "adapter.lora.alpha" if alpha is not None else "assumed 1: no alpha is recorded"
-        return ledger.reading({"scaling": how} | ({"base_model": str(base)} if base else {}))
+        ledger.scaling_from("adapter.lora.alpha" if alpha else "1: no alpha is recorded", recorded=alpha is not None)
+        return ledger.reading({"base_model": str(base)} if base else {})
 
 
 def _add_module(ledger: Ledger, module: str, parts: dict[str, str], alpha: float | None) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asym_analysis.adapters.adapter import ModuleSource, Part, TensorSource
+from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout, update_source
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Ledger"]
+
+GIVE_SCALE = "give alpha= or scale= to load_adapter, or --alpha or --scale to asym"
 
 
 class Ledger:
@@ -41,6 +44,8 @@ class Ledger:
         self.tensors: Mapping[str, TensorSource] = checkpoint.tensors
         self.source = checkpoint.source
         self.dialect = dialect
+        self._scaling: str | None = None
+        self._assumed: list[Assumption] = []
         self._modules: dict[str, ModuleSource] = {}
         self._extras: dict[str, TensorSource] = {}
         self._used: dict[str, str] = {}
@@ -111,6 +116,28 @@ class Ledger:
         """Record tensors that belong to an adapter but cannot be used."""
         self._refused.update(dict.fromkeys(_names(tensors), reason))
 
+    def scaling_from(self, source: str, *, recorded: bool = True, hint: str = "") -> None:
+        """Say where the scales of the modules come from.
+
+        Parameters
+        ----------
+        source
+            The place, such as ``"adapter config"``, or the value taken where none is recorded.
+        recorded
+            False where the scale is assumed.
+        hint
+            What else is known of the right value.
+        """
+        self._scaling = source if recorded else f"assumed {source}"
+        if not recorded:
+            self.assume("scale", source, GIVE_SCALE + (f" ({hint})" if hint else ""))
+
+    def assume(self, what: str, value: str, remedy: str) -> None:
+        """Record a fact that the checkpoint leaves open, the value taken, and how to give the right one."""
+        assumption = Assumption(what, value, remedy)
+        if assumption not in self._assumed:
+            self._assumed.append(assumption)
+
     def require_both(self, groups: Mapping[str, Mapping[str, str]]) -> None:
         """Check that a file of pairs does not hold one factor only.
 
@@ -134,14 +161,21 @@ class Ledger:
         Raises
         ------
         AdapterValueError
-            If it holds several.
+            If it holds several, or one that is not real.
         """
         if self.tensors[tensor].size != 1:
             raise AdapterValueError(f"{tensor} should hold one number, but has shape {self.tensors[tensor].shape}")
+        if self.tensors[tensor].dtype.startswith("complex"):
+            raise AdapterValueError(f"{tensor} holds a complex number: save it as a real one")
         return float(self.tensors[tensor].read().reshape(()).item())
 
     def reading(self, metadata: Mapping[str, Any]) -> Reading:
-        """Close the books.
+        """Build the reading.
+
+        Parameters
+        ----------
+        metadata
+            What is known of the adapter; where the scales come from is added.
 
         Raises
         ------
@@ -159,8 +193,10 @@ class Ledger:
                 f"{self.source}: 0 of {len(self.tensors)} tensors make a low-rank update in the {self.dialect} "
                 f"dialect ({tensor}: {reason})"
             )
+        if self._scaling is not None:
+            metadata = {**metadata, "scaling": self._scaling}
         coverage = Coverage(used=self._used, ignored=self._ignored, refused=self._refused)
-        return Reading(self._modules, coverage, extras=self._extras, metadata=metadata)
+        return Reading(self._modules, coverage, extras=self._extras, metadata=metadata, assumed=tuple(self._assumed))
 
 
 def _names(tensors: str | Iterable[str]) -> Iterable[str]:

@@ -78,7 +78,8 @@ class LitGptDialect:
                 _add_module(ledger, config, module, parts)
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
+        ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+        return ledger.reading(config.metadata)
 
 
 def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str]) -> None:

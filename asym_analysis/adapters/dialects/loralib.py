@@ -67,7 +67,8 @@ class LoralibDialect:
                 _add_module(ledger, config, module, parts, transposed=transposed)
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
+        ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+        return ledger.reading(config.metadata)
 
 
 def _is_fused(config: PeftConfig, module: str) -> bool:

@@ -18,6 +18,7 @@ from asym_analysis.adapters.module_names import projection_of
 __all__ = ["MlxDialect"]
 
 _KEY = re.compile(r"^(.+)\.(lora_a|lora_b|m)$")
+_UNKNOWN = "1: no scale is recorded"
 _PARTS = {"lora_a": "A", "lora_b": "B", "m": "magnitude"}
 _QUANTIZED = re.compile(r"\.lora_[ab]_(?:scales|biases)$")
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "embedding", "embeddings", "word_embeddings", "tok_embeddings"})
@@ -56,7 +57,8 @@ class MlxDialect:
             else:
                 ledger.refuse(parts.values(), f"{module}: {', '.join(parts)} without its partner")
         metadata = {name: checkpoint.config.get(name) for name in ("model", "seed")}
-        named = {"base_model": metadata["model"], "seed": metadata["seed"], "scaling": how}
+        named = {"base_model": metadata["model"], "seed": metadata["seed"]}
+        ledger.scaling_from(how, recorded=how != _UNKNOWN)
         return ledger.reading({key: value for key, value in named.items() if value is not None})
 
 
@@ -86,4 +88,4 @@ def _scaling(config: Mapping[str, Any]) -> tuple[float, str]:
         )
     if alpha is not None and rank:
         return alpha / rank, "adapter config: alpha / rank"
-    return 1.0, "assumed 1: no scale is recorded"
+    return 1.0, _UNKNOWN

@@ -65,7 +65,8 @@ class NemoDialect:
                 ledger.add(module, parts, Pair(), config.scaling(module, shape[0]))
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
+        ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+        return ledger.reading(config.metadata)
 
 
 def _module(key: re.Match[str]) -> str:

@@ -46,7 +46,8 @@ class TorchtuneDialect:
                 _add_module(ledger, config, module, parts)
             else:
                 ledger.refuse(parts.values(), f"{module}: {', '.join(parts)} without its partner")
-        return ledger.reading(config.metadata | {"scaling": config.scaling_source})
+        ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+        return ledger.reading(config.metadata)
 
 
 def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str]) -> None:

@@ -81,7 +81,10 @@ class PatternDialect:
                 self._add_module(ledger, module, dict(parts))
             except AdapterValueError as error:
                 ledger.refuse(parts.values(), f"{module}: {error}")
-        return ledger.reading({"scaling": "given" if self.alpha is not None else "1: no alpha was given"})
+        ledger.scaling_from(
+            "given" if self.alpha is not None else "1: no alpha is given", recorded=self.alpha is not None
+        )
+        return ledger.reading({})
 
     def _add_module(self, ledger: Ledger, module: str, parts: dict[str, str]) -> None:
         recorded = parts.pop("alpha", None)

@@ -90,10 +90,15 @@ class PeftConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     @property
+    def records_alpha(self) -> bool:
+        """False where the config gives no alpha, so that the scale is assumed."""
+        return self.alpha is not None or len(self._alphas) > 0
+
+    @property
     def scaling_source(self) -> str:
         """Where the scalings that were asked for come from, and what is uncertain about them."""
-        if self.alpha is None and not len(self._alphas):
-            return "assumed 1: no alpha is recorded"
+        if not self.records_alpha:
+            return "1: no alpha is recorded"
         if not self._overlaps:
             return "adapter config"
         return (

@@ -78,7 +78,8 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
         add_vera(ledger, config, groups, shared, in_features or {})
     else:
         _add_modules(ledger, config, groups, paths, shared)
-    return ledger.reading(config.metadata | {"scaling": config.scaling_source} | _adapters(adapters))
+    ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+    return ledger.reading(config.metadata | _adapters(adapters))
 
 
 def _add_modules(
