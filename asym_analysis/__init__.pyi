@@ -27,14 +27,11 @@ from .bounds.mutual_information import estimate_mutual_information as estimate_m
 from .bounds.report import BoundReport as BoundReport
 from .errors import AdapterError as AdapterError
 from .finetuning.application import apply_variant as apply_variant
-from .finetuning.claims import check_claims as check_claims
-from .finetuning.claims import paper_results as paper_results
 from .finetuning.config import FinetuneConfig as FinetuneConfig
-from .finetuning.covariance import input_covariances as input_covariances
-from .finetuning.prediction import predict_asymmetry as predict_asymmetry
-from .finetuning.sensitivity import output_sensitivities as output_sensitivities
+from .finetuning.results.claims import check_claims as check_claims
+from .finetuning.results.claims import paper_results as paper_results
+from .finetuning.results.scores import score_variants as score_variants
 from .finetuning.train import finetune as finetune
-from .finetuning.variant_scores import score_variants as score_variants
 from .finetuning.variants import Variant as Variant
 from .least_squares.problem import LeastSquaresProblem as LeastSquaresProblem
 from .least_squares.simulation import compare_theory as compare_theory
@@ -51,6 +48,9 @@ from .plots.least_squares import plot_least_squares as plot_least_squares
 from .plots.regimes import plot_regimes as plot_regimes
 from .plots.sharing import plot_sharing as plot_sharing
 from .plots.spectra import plot_spectra as plot_spectra
+from .prediction.asymmetry import predict_asymmetry as predict_asymmetry
+from .prediction.input_moments import input_covariances as input_covariances
+from .prediction.output_sensitivities import output_sensitivities as output_sensitivities
 from .samples import sample_adapters as sample_adapters
 from .samples import sample_predictions as sample_predictions
 from .samples import sample_runs as sample_runs

@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from asym_analysis import Adapter, load_adapter, predict_asymmetry, sample_predictions
-from asym_analysis.finetuning.covariance import InputMoment, adapted_module
 from asym_analysis.finetuning.environment import prepare_training
-from asym_analysis.finetuning.padding import RealPositions
 from asym_analysis.finetuning.plan import PlannedRun, read_sweep
-from asym_analysis.finetuning.prediction import measured_capture
 from asym_analysis.finetuning.sweep import results_table
 from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep, task_batches, with_followers
 from asym_analysis.finetuning.train import pretrained_model
 from asym_analysis.plots.asymmetry_index import plot_asymmetry_index
 from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SINGLE_COLUMN, save_figure, styled
+from asym_analysis.prediction.asymmetry import measured_capture
+from asym_analysis.prediction.input_moments import InputMoment, adapted_module
+from asym_analysis.prediction.padding import RealPositions
 
 FOLDER = Path(__file__).parent
 CAPTURE_ROWS, CAPTURE_INPUTS, CAPTURE_DRAWS = 64, 4000, 40

@@ -17,7 +17,7 @@ import pandas as pd
 
 from asym_analysis import check_claims, paper_results, sample_runs, score_variants
 from asym_analysis.atomic import replacing
-from asym_analysis.finetuning.claims import Claim
+from asym_analysis.finetuning.results.claims import Claim
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 from asym_analysis.plots.variants import plot_learning_rates, plot_variants
 

@@ -40,12 +40,12 @@ def advise(
     if not 0 <= tolerance <= 1:
         fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
     from asym_analysis.adapters.load import load_adapter
-    from asym_analysis.finetuning.advice import advise as advise_on
-    from asym_analysis.finetuning.covariance import input_covariances
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
-    from asym_analysis.finetuning.prediction import predict_asymmetry
-    from asym_analysis.finetuning.sensitivity import output_sensitivities
+    from asym_analysis.prediction.advice import advise as advise_on
+    from asym_analysis.prediction.asymmetry import predict_asymmetry
+    from asym_analysis.prediction.input_moments import input_covariances
+    from asym_analysis.prediction.output_sensitivities import output_sensitivities
 
     prepare_training()
     adapter = load_adapter(checkpoint)

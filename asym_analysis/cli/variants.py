@@ -36,8 +36,8 @@ def variants(
     """
     import pandas as pd
 
-    from asym_analysis.finetuning.claims import check_claims
-    from asym_analysis.finetuning.variant_scores import score_variants
+    from asym_analysis.finetuning.results.claims import check_claims
+    from asym_analysis.finetuning.results.scores import score_variants
     from asym_analysis.samples import sample_runs
 
     if runs:

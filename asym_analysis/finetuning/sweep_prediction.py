@@ -13,12 +13,12 @@ from torch import Tensor
 from asym_analysis.adapters.load import load_adapter
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
-from asym_analysis.finetuning.covariance import input_covariances
 from asym_analysis.finetuning.plan import PlannedRun
-from asym_analysis.finetuning.prediction import predict_asymmetry
-from asym_analysis.finetuning.sensitivity import output_sensitivities
 from asym_analysis.finetuning.sweep import results_table
 from asym_analysis.finetuning.train import pretrained_model
+from asym_analysis.prediction.asymmetry import predict_asymmetry
+from asym_analysis.prediction.input_moments import input_covariances
+from asym_analysis.prediction.output_sensitivities import output_sensitivities
 
 __all__ = ["advantages", "predict_sweep", "task_batches", "with_followers"]
 

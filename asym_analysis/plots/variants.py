@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from asym_analysis.finetuning.variant_scores import VariantScores
+from asym_analysis.finetuning.results.scores import VariantScores
 from asym_analysis.finetuning.variants import Variant
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
 

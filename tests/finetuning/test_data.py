@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.scores import edit_distance, rouge
 from asym_analysis.finetuning.tasks import (
     ChoiceTask,
     DomainTask,
@@ -24,6 +23,7 @@ from asym_analysis.finetuning.tasks import (
 from asym_analysis.finetuning.tasks.base import read_rows
 from asym_analysis.finetuning.tasks.choices import read_questions
 from asym_analysis.finetuning.tasks.glue import read_glue
+from asym_analysis.finetuning.tasks.sequence_scores import edit_distance, rouge
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 
 from asym_analysis import load_adapter, predict_asymmetry
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import input_covariances, predict_sweep, read_sweep, run_sweep, task_batches
+from asym_analysis.finetuning import predict_sweep, read_sweep, run_sweep, task_batches
 from asym_analysis.finetuning.sweep_prediction import advantages
 from asym_analysis.finetuning.train import pretrained_model
+from asym_analysis.prediction import input_covariances
 
 PLAN = """
 [settings]

@@ -128,7 +128,7 @@ class GlueTask(Task):
             rate = self.encoder_dropout
             options = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate, **options}
         if self.pooling == "mean":
-            from asym_analysis.finetuning.pooling import MeanPooledClassifier
+            from asym_analysis.finetuning.tasks.pooling import MeanPooledClassifier
 
             return MeanPooledClassifier(source, labels, **options)
         return AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels, **options)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from typing_extensions import override
 
-from asym_analysis.finetuning.scores import edit_distance
 from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
+from asym_analysis.finetuning.tasks.sequence_scores import edit_distance
 
 __all__ = ["PronunciationTask", "SymbolTable"]
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
-from asym_analysis.finetuning.scores import rouge
 from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
+from asym_analysis.finetuning.tasks.sequence_scores import rouge
 
 __all__ = ["SummarizationTask"]
 

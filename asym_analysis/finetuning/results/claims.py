@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from asym_analysis.finetuning.variant_scores import VariantScores
+from asym_analysis.finetuning.results.scores import VariantScores
 
 __all__ = ["Claim", "check_claims", "paper_claims", "paper_results"]
 
@@ -139,4 +139,4 @@ def paper_results() -> pd.DataFrame:
     Columns: `table, family, model, task, run` (in the names of the shipped configs where there is one, else in words),
     `rank, metric, value, standard_error, note`. They are second-hand: read in texts about the paper.
     """
-    return pd.read_csv(files("asym_analysis.finetuning").joinpath("paper_results.csv").open(encoding="utf-8"))
+    return pd.read_csv(files("asym_analysis.finetuning.results").joinpath("paper_results.csv").open(encoding="utf-8"))

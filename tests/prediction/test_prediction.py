@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -17,14 +19,14 @@ from torch import nn
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import (
+from asym_analysis.prediction import (
     advise,
     input_covariances,
     measured_capture,
     output_sensitivities,
     predict_asymmetry,
 )
-from asym_analysis.finetuning.covariance import InputMoment
+from asym_analysis.prediction.input_moments import InputMoment
 
 
 class Tagger(nn.Module):
@@ -146,31 +148,6 @@ def test_the_whole_is_the_signal_weighted_mean_of_its_modules() -> None:
     kept = (frame["random_A"] * frame["signal"]).sum() / frame["signal"].sum()
     assert overall["random_A"] == pytest.approx(kept)
     assert overall["asymmetry_index"] == pytest.approx(kept / overall["random_B"])
-
-
-def test_padding_is_left_out_of_encoder_and_decoder(tiny_bart: Path) -> None:
-    """What a batch of two says is what its rows say alone, whichever of inputs and labels is padded."""
-    transformers = pytest.importorskip("transformers")
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tiny_bart).eval()
-    layers = [name for name, _ in model.named_modules() if re.search(r"\b(q|k|v)_proj$", name)]
-
-    def batch(rows: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        # Inputs and labels are padded to one width, so that the masks cannot be told apart by their shape.
-        ids = torch.zeros(len(rows), 6, dtype=torch.long)
-        labels = torch.full((len(rows), 6), -100)
-        for row, (inputs, outputs) in enumerate(rows):
-            ids[row, :inputs] = torch.arange(4, 4 + inputs)
-            labels[row, :outputs] = torch.arange(5, 5 + outputs)
-        return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
-
-    together = input_covariances(model, [batch([(3, 5), (6, 2)])], layers)
-    apart = input_covariances(model, [batch([(3, 5)]), batch([(6, 2)])], layers)
-    for name in layers:
-        decodes = "decoder" in name and not re.search(r"encoder_attn\.[kv]", name)
-        assert together[name].inputs == (7 if decodes else 9), name
-        assert torch.allclose(together[name].second_moment, apart[name].second_moment, atol=1e-5)
-    felt = output_sensitivities(model, [batch([(3, 5), (6, 2)])], layers)
-    assert all(torch.isfinite(value).all() for value in felt.values())
 
 
 class LosingTagger(Tagger):
@@ -300,3 +277,112 @@ def test_real_activations_keep_what_is_predicted(shared_models: Path, shared_dat
         kept = measured_capture(adapter[name], torch.cat(inputs[name]), 8, draws=60, seed=1)
         errors.append(abs(frame.loc[name, "random_A"] / kept.mean() - 1))
     assert np.median(errors) < 0.05, json.dumps(dict(zip(names, errors, strict=True)))
+
+
+def test_an_embedding_is_fed_token_frequencies() -> None:
+    """Token ids are no vectors: the second moment of one-hot inputs is the diagonal of the frequencies."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 8))
+    ids = [torch.randint(0, 50, (3, length), generator=generator) for length in (7, 9)]
+    found = input_covariances(model, [{"input": each} for each in ids], ["0", "1"])
+    tokens = torch.cat([each.reshape(-1) for each in ids])
+    onehot = torch.nn.functional.one_hot(tokens, 50).double()
+    assert found["0"].inputs == len(tokens) == 48
+    assert torch.allclose(found["0"].second_moment, onehot.T @ onehot / 48)
+    assert torch.allclose(found["0"].covariance, torch.cov(onehot.T, correction=0))
+    factors = (torch.randn(2, 50, generator=generator), torch.randn(16, 2, generator=generator))
+    adapter = Adapter.from_factors({"0": factors})
+    for centred in (False, True):
+        moment = found["0"].covariance if centred else found["0"].second_moment
+        dense = InputMoment(moment, torch.zeros(50).double(), 48)
+        expected = predict_asymmetry(adapter, {"0": dense}).frame.iloc[0]
+        row = predict_asymmetry(adapter, found, centred=centred).frame.iloc[0]
+        for column in ("signal", "random_A", "best_A"):  # principal directions of equal frequency are not unique
+            assert row[column] == pytest.approx(expected[column], rel=1e-6), (column, centred)
+
+
+def test_padding_is_left_out_of_token_counts() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(10, 4)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.embed(input_ids)
+
+    batch = {"input_ids": torch.tensor([[5, 6, 0], [5, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+    found = input_covariances(Named(), [batch], ["embed"])["embed"]
+    assert found.inputs == 3
+    assert found.mean[[0, 5, 6]].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (3, 2), stride=2, padding=1), nn.Conv1d(3, 4, 3, dilation=2)])
+def test_a_convolution_is_fed_patches(layer: nn.Module) -> None:
+    """The update B·A of a convolution on its patches is the convolution with the kernel B·A."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 9, 8) if isinstance(layer, nn.Conv2d) else torch.randn(2, 3, 9)
+    found = input_covariances(nn.Sequential(layer), [{"input": images}], ["0"])["0"]
+    with torch.no_grad():
+        layer.bias.zero_()  # type: ignore[union-attr, operator]
+        outputs = layer(images).movedim(1, -1).flatten(0, -2).double()
+    kernel = layer.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
+    assert found.inputs == len(outputs)
+    assert torch.allclose(kernel @ found.second_moment @ kernel.T, outputs.T @ outputs / len(outputs), atol=1e-5)
+
+
+def test_attention_over_one_input_is_fed_its_queries() -> None:
+    torch.manual_seed(0)
+
+    class Self(nn.Module):
+        def __init__(self, cross: bool) -> None:
+            super().__init__()
+            self.attention, self.cross = nn.MultiheadAttention(6, 2), cross
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return self.attention(values, values + 1 if self.cross else values, values, need_weights=False)[0]
+
+    values = torch.randn(5, 2, 6)
+    found = input_covariances(Self(False), [{"values": values}], ["attention"])["attention"]
+    rows = values.reshape(-1, 6).double()
+    assert torch.allclose(found.second_moment, rows.T @ rows / len(rows), atol=1e-6)
+    with pytest.raises(AdapterError, match="module attention attends to other inputs"):
+        input_covariances(Self(True), [{"values": values}], ["attention"])
+
+
+def test_layers_whose_update_is_not_one_matrix_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(AdapterError, match="module 0 is a convolution in 2 groups"):
+        input_covariances(model, [{"input": torch.randn(1, 4, 5, 5)}], ["0"])
+
+
+def test_results_come_back_from_files(tmp_path: Path) -> None:
+    model, batches = LosingTagger(), tagger_batches()
+    covariances = input_covariances(model, batches, ["first", "second"])
+    felt = output_sensitivities(model, batches, ["first", "second"])
+    factors = {"first": (torch.randn(2, 6), torch.randn(5, 2)), "second": (torch.randn(2, 5), torch.randn(4, 2))}
+    prediction = predict_asymmetry(Adapter.from_factors(factors), covariances, felt)
+    for result in (covariances, felt, prediction, advise(prediction)):
+        result.to_json(tmp_path / "result.json")
+        back = type(result).from_json(tmp_path / "result.json")
+        pd.testing.assert_frame_equal(back.frame, result.frame)
+        assert back.settings == dict(result.settings)
+        assert result == result
+        assert result != back, "results are compared by identity"
+        assert len({result, back}) == 2
+    back = type(covariances).from_json(_saved(covariances, tmp_path))
+    assert torch.equal(back["second"].second_moment, covariances["second"].second_moment)
+    assert covariances.frame["participation"].between(1, 6).all()
+
+
+def _saved(result: Any, folder: Path) -> Path:
+    result.to_json(folder / "saved.json")
+    return folder / "saved.json"
+
+
+def test_prediction_needs_no_transformers() -> None:
+    code = (
+        "import sys, asym_analysis.prediction as p; [getattr(p, name) for name in p.__all__]; "
+        "print([m for m in ('transformers', 'peft', 'datasets', 'accelerate') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 __all__ = ["RealPositions"]
 
-# Keys and values of cross-attention stand in the decoder and are fed the encoder's positions.
+# Keys and values of cross-attention are part of the decoder but take the encoder's positions as input.
 FED_BY_ENCODER = re.compile(r"(encoder_attn|EncDecAttention|crossattention|cross_attn)\W.*\b(k|v|key|value)(_proj)?$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RealPositions:
     """The unpadded positions of one batch, of the inputs and, in an encoder-decoder model, of the decoder.
 
@@ -41,11 +41,28 @@ class RealPositions:
                 decoder = labels != -100
         return cls(mask.bool() if isinstance(mask, Tensor) else None, decoder.bool() if decoder is not None else None)
 
-    def rows(self, module: str, value: Tensor) -> Float[Tensor, "real width"]:
-        """A module's input or output, one real position a row; all positions where no mask has their shape."""
-        value = value.detach().float()
+    def select(self, module: str, value: Tensor) -> Tensor:
+        """Values of the real positions, one position after another.
+
+        Parameters
+        ----------
+        module
+            The module's name, which says whether it decodes.
+        value
+            Shape (batch, positions, ...).
+
+        Returns
+        -------
+        Tensor
+            Shape (real positions, ...); all positions where no mask has the value's shape.
+        """
         decodes = self.decoder is not None and "decoder" in module and not FED_BY_ENCODER.search(module)
         mask = self.decoder if decodes else self.inputs
-        if mask is not None and value.dim() == 3 and mask.shape == value.shape[:2]:
+        if mask is not None and mask.shape == value.shape[:2]:
             return value[mask]
-        return value.reshape(-1, value.shape[-1])
+        return value.flatten(0, 1)
+
+    def rows(self, module: str, value: Tensor) -> Float[Tensor, "real width"]:
+        """A module's input or output, shape (..., width), one real position a row."""
+        value = value.detach().float()
+        return self.select(module, value) if value.dim() == 3 else value.reshape(-1, value.shape[-1])

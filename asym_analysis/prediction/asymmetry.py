@@ -17,25 +17,28 @@ from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance.retention import random_retention
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.covariance import InputMoment
-from asym_analysis.results import Result, versions
+from asym_analysis.prediction.input_moments import InputCovariances, InputMoment, TokenFrequencies
+from asym_analysis.prediction.output_sensitivities import OutputSensitivities
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import whole
 
 __all__ = ["AsymmetryPrediction", "measured_capture", "predict_asymmetry"]
 
+# The variance over draws of A needs a square matrix over the input components: 1 GB at this size.
+MOST_COMPONENTS = 11_000
 
-@dataclass(frozen=True)
-class AsymmetryPrediction(Result):
-    """One row a module: what a frozen random A, a frozen random B and other choices of A would keep of the update.
 
-    Columns: `module, layer, projection, d_in, d_out, rank`; `signal`, the mean squared output of the update on the
-    module's inputs, in what the loss feels of it where sensitivities were given; the fractions of it that are kept,
-    `random_A`, `random_A_std` (over draws of A), `random_B`, `principal_A` (A frozen at the first principal components
-    of the input) and `best_A` (A trained); `asymmetry_index`, random_A over random_B; `lost_signal`, what freezing a
-    random A forgoes; and `training_A_rank`, 1 for the module that loses most.
+@dataclass(frozen=True, eq=False, repr=False)
+class AsymmetryPrediction(TableResult):
+    """One row a module: how much of the update a frozen random A, a frozen random B and other choices of A would keep.
+
+    Columns: `module, layer, projection, d_in, d_out, rank`; `inputs_rank`, the number of input directions with any
+    variance; `signal`, the mean squared output of the update on the module's inputs, weighted by the loss's sensitivity
+    if given; the kept fractions of it, `random_A`, `random_A_std` (over draws of A), `random_B`, `principal_A` (A
+    frozen at the first principal components of the input) and `best_A` (A trained); `asymmetry_index`, random_A over
+    random_B; `lost_signal`, the signal that a frozen random A loses; and `training_A_rank`, 1 for the module that
+    loses most.
     """
-
-    frame: pd.DataFrame
-    settings: Mapping[str, Any]
 
     def overall(self) -> dict[str, float]:
         """The fractions of the whole adapter's signal, each module weighted by its own, and their index."""
@@ -55,8 +58,8 @@ class AsymmetryPrediction(Result):
 
 def predict_asymmetry(
     adapter: Adapter,
-    covariances: Mapping[str, InputMoment],
-    sensitivities: Mapping[str, Tensor] | None = None,
+    covariances: InputCovariances | Mapping[str, InputMoment | TokenFrequencies],
+    sensitivities: OutputSensitivities | Mapping[str, Tensor] | None = None,
     *,
     rank: int | None = None,
     centred: bool = False,
@@ -65,12 +68,11 @@ def predict_asymmetry(
 
     The trained update stands for the change that the task asks for. In the basis of the inputs' principal components,
     with variances s_i and m_i the signal of the update in component i, a frozen random A of rank r keeps sum m_i p_i
-    with p_i = s_i / (s_i + penalty), sum p_i = r; a frozen random B keeps r / d_out of everything (theory notes,
-    sections 1.2(h) and 6.3).
+    with p_i = s_i / (s_i + penalty), sum p_i = r; a frozen random B keeps r / d_out of everything [1]_.
 
-    That counts an error the same in every direction of the output. With `sensitivities`, which say what the loss feels,
-    both sides are treated alike: the signal is weighted by them, and a frozen random B keeps sum m'_j p'_j over the
-    principal components of the sensitivity, as a frozen A does over those of the input.
+    That counts an error the same in every direction of the output. With `sensitivities` of the loss both sides are
+    treated alike: the signal is weighted by them, and a frozen random B keeps sum m'_j p'_j over the principal
+    components of the sensitivity, as a frozen A does over those of the input.
 
     Parameters
     ----------
@@ -96,7 +98,22 @@ def predict_asymmetry(
     ------
     AdapterError
         If a module has no covariance, or one of another width.
+    ValueError
+        If the rank is not a whole number of at least 1.
+
+    References
+    ----------
+    .. [1] docs/theory.md, sections 1.2(h) and 6.3.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"layer.0.query": (torch.eye(1, 4), torch.ones(8, 1))})
+    >>> moment = InputMoment(torch.eye(4).double(), torch.zeros(4).double(), 100)
+    >>> predict_asymmetry(adapter, {"layer.0.query": moment}).frame[["random_A", "random_B"]].round(3).values.tolist()
+    [[0.25, 0.125]]
     """
+    if rank is not None:
+        whole(rank, "rank", least=1)
     for what, known in (("input covariance", covariances), ("output sensitivity", sensitivities)):
         missing = [module for module in adapter if known is not None and module not in known]
         if missing:
@@ -104,55 +121,62 @@ def predict_asymmetry(
     rows = []
     for module in adapter:
         update = adapter[module]
-        moment = covariances[module].covariance if centred else covariances[module].second_moment
-        if moment.shape[0] != update.A.shape[1]:
+        moment = covariances[module]
+        if moment.width != update.A.shape[1]:
             raise AdapterError(
-                f"{adapter.name}, module {module}: its inputs have width {moment.shape[0]}, A has {update.A.shape[1]}"
+                f"{adapter.name}, module {module}: its inputs have width {moment.width}, A has {update.A.shape[1]}"
             )
-        row = place(module)
-        felt = None if sensitivities is None else sensitivities[module]
-        rows.append(row | _predict_module(update, moment, felt, rank or update.A.shape[0]))
+        weights = None if sensitivities is None else sensitivities[module]
+        components = moment.in_components(update.A, centred=centred)
+        rows.append(place(module) | _predict_module(update, components, weights, rank or update.A.shape[0]))
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     frame["training_A_rank"] = frame["lost_signal"].rank(ascending=False, method="first").astype("Int64")
-    return AsymmetryPrediction(
-        frame, {"adapter": adapter.name, "rank": rank, "centred": centred, "versions": versions()}
-    )
+    weighted = sensitivities is not None
+    settings = settings_of(adapter=adapter.name, rank=rank, centred=centred, sensitivities=weighted)
+    return AsymmetryPrediction(frame, settings)
 
 
 def _predict_module(
-    update: LowRankUpdate, moment: Float[Tensor, "d d"], felt: Float[Tensor, "d_out d_out"] | None, rank: int
+    update: LowRankUpdate,
+    inputs: tuple[Float[Tensor, " d"], Float[Tensor, "r d"]],
+    sensitivity: Float[Tensor, "d_out d_out"] | None,
+    rank: int,
 ) -> dict[str, Any]:
-    variances, components = _spectrum(moment)
+    d_out, d_in = update.B.shape[0], update.A.shape[1]
+    variances, turned = inputs
+    seen = variances > 0  # components without variance carry nothing
+    variances, turned = variances[seen], turned[:, seen]
     # The update in the basis of the components, weighted by their standard deviations: M = s B A V diag(sqrt(s_i)).
-    right = (update.A.double() @ components) * variances.sqrt()
+    right = turned * variances.sqrt()
     left = float(update.scaling) * update.B.double()
-    if felt is not None:
-        weights, directions = _spectrum(felt)
+    if sensitivity is not None:
+        weights, directions = _spectrum(sensitivity)
         left = (left.T @ directions * weights.sqrt()).T
     energy = ((left.T @ left) @ right * right).sum(0).clamp_min(0).numpy()
     signal = float(energy.sum())
     retention = random_retention(variances.numpy(), rank)
-    d_out, d_in = update.B.shape[0], update.A.shape[1]
     spectrum = _singular_values(left, right)
 
     def fraction(kept: float) -> float:
         return kept / signal if signal > 0 else float("nan")
 
     # Tr[K P] varies as K = M^T M does off its diagonal too, which here has rank r only.
-    gram = (right.T @ ((left.T @ left) @ right)).numpy()
+    deviation = float("nan")
+    if len(variances) <= MOST_COMPONENTS:
+        deviation = retention.gain_variance((right.T @ ((left.T @ left) @ right)).numpy()) ** 0.5
     random_A = float(energy @ retention.mean)
     random_B = min(1.0, rank / d_out)
-    if felt is not None:
+    if sensitivity is not None:
         output_energy = ((right @ right.T) @ left.T * left.T).sum(0).clamp_min(0).numpy()
         random_B = fraction(float(output_energy @ random_retention(weights.numpy(), rank).mean))
     return {
         "d_in": d_in,
         "d_out": d_out,
         "rank": rank,
-        "inputs_rank": int((variances > variances[0] * 1e-12).sum()),
+        "inputs_rank": int((variances > variances.max() * 1e-12).sum()),
         "signal": signal,
         "random_A": fraction(random_A),
-        "random_A_std": fraction(retention.gain_variance(gram) ** 0.5),
+        "random_A_std": fraction(deviation),
         "random_B": random_B,
         "principal_A": fraction(float(energy[:rank].sum())),
         "best_A": fraction(float((spectrum[:rank] ** 2).sum())),
@@ -175,10 +199,28 @@ def _singular_values(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_i
 def measured_capture(
     update: LowRankUpdate, inputs: Float[Tensor, "samples d_in"], rank: int, *, draws: int, seed: int
 ) -> Float[np.ndarray, " draws"]:
-    """What random frozen A's really keep of an update's output on given inputs: least squares, draw by draw.
+    """Measure how much of an update's output random frozen A's keep on given inputs: least squares, draw by draw.
 
-    For each draw, A has Gaussian rows, and the outputs of the update are regressed on A x (without intercept); the
-    result is the explained fraction of their sum of squares. It checks `predict_asymmetry` without its theory.
+    For each draw, A has Gaussian rows, and the outputs of the update are regressed on A x (without intercept). Checks
+    `predict_asymmetry` without its theory.
+
+    Parameters
+    ----------
+    update
+        The trained update of one module.
+    inputs
+        Its inputs, one a row.
+    rank
+        Rows of A.
+    draws
+        How many A's are drawn.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    ndarray
+        Shape (draws,): the explained fraction of the outputs' sum of squares.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = inputs.double()

@@ -1,16 +1,15 @@
-"""Which modules could do with a frozen A, what that would cost and what it would save."""
+"""Which modules can freeze A, at what predicted loss of signal, and how much that saves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from asym_analysis.finetuning.prediction import AsymmetryPrediction
-from asym_analysis.results import Result
+from asym_analysis.prediction.asymmetry import AsymmetryPrediction
+from asym_analysis.results import TableResult
+from asym_analysis.vocabulary import finite
 
 __all__ = ["FreezingAdvice", "advise"]
 
@@ -18,17 +17,15 @@ __all__ = ["FreezingAdvice", "advise"]
 OPTIMIZER_BYTES = 12
 
 
-@dataclass(frozen=True)
-class FreezingAdvice(Result):
-    """One row a module, those first whose A is worth least.
+@dataclass(frozen=True, eq=False, repr=False)
+class FreezingAdvice(TableResult):
+    """One row a module, in the order in which A would be frozen: the smallest lost signal first.
 
-    Columns: those of `AsymmetryPrediction`, and, when this module and all before it freeze A: `predicted_cost`, the
-    fraction of the whole update's signal that is lost; `saved_parameters`; `saved_bytes`, gradients and Adam's moments;
-    `bound_factor`, what the parameter-count bound is multiplied by; and `freeze_A`, whether that is advised.
+    Columns: those of `AsymmetryPrediction`, and, cumulatively, for this module and all before it frozen:
+    `predicted_cost`, the fraction of the whole update's signal that is lost; `saved_parameters`, trained numbers;
+    `saved_bytes`, gradients and Adam's moments; `bound_factor`, what the parameter-count bound is multiplied by; and
+    `freeze_A`, whether that is advised.
     """
-
-    frame: pd.DataFrame
-    settings: Mapping[str, Any]
 
     def summary(self) -> pd.DataFrame:
         """One row: how many modules are advised, at what cost, and what they save together."""
@@ -59,18 +56,26 @@ def advise(prediction: AsymmetryPrediction, *, tolerance: float = 0.1) -> Freezi
     tolerance
         The largest fraction of the whole update's signal that may be lost.
 
+    Returns
+    -------
+    FreezingAdvice
+        See there.
+
     Notes
     -----
-    The parameter-count bound (Lemma 4.5) grows with the square root of what is trained, so it is multiplied by the
+    The parameter-count bound [1]_ grows with the square root of what is trained, so it is multiplied by the
     square root of the remaining fraction; the head, which is trained in any case, is not counted.
 
     Raises
     ------
     ValueError
-        If the tolerance is no fraction.
+        If the tolerance is not a fraction between 0 and 1.
+
+    References
+    ----------
+    .. [1] Zhu et al. (2024), "Asymmetry in low-rank adapters of foundation models", Lemma 4.5.
     """
-    if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance {tolerance} is no fraction between 0 and 1")
+    finite(tolerance, "tolerance", least=0, most=1)
     frame = prediction.frame.sort_values("lost_signal", ignore_index=True)
     parameters = int((frame["rank"] * (frame["d_in"] + frame["d_out"])).sum())
     frame["predicted_cost"] = frame["lost_signal"].cumsum() / (frame["signal"].sum() or 1.0)

@@ -1,0 +1,11 @@
+from .advice import FreezingAdvice as FreezingAdvice
+from .advice import advise as advise
+from .asymmetry import AsymmetryPrediction as AsymmetryPrediction
+from .asymmetry import measured_capture as measured_capture
+from .asymmetry import predict_asymmetry as predict_asymmetry
+from .input_moments import InputCovariances as InputCovariances
+from .input_moments import InputMoment as InputMoment
+from .input_moments import TokenFrequencies as TokenFrequencies
+from .input_moments import input_covariances as input_covariances
+from .output_sensitivities import OutputSensitivities as OutputSensitivities
+from .output_sensitivities import output_sensitivities as output_sensitivities
