@@ -3,10 +3,10 @@
 from .adapters.adapter import Adapter as Adapter
 from .adapters.adapter_set import AdapterSet as AdapterSet
 from .adapters.dialects import PatternDialect as PatternDialect
-from .adapters.initialization import shared_initialization as shared_initialization
 from .adapters.load import load_adapter as load_adapter
 from .adapters.load import load_adapters as load_adapters
 from .adapters.low_rank_update import LowRankUpdate as LowRankUpdate
+from .adapters.shared_initialization import shared_initialization as shared_initialization
 from .alignment.aggregation import aggregation_error as aggregation_error
 from .alignment.aggregation import merge_interference as merge_interference
 from .alignment.comparison import SubspaceComparison as SubspaceComparison

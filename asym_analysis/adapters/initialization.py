@@ -1,127 +1,293 @@
-"""What the factors started from, told from the files alone: which began at random, and who began from the same one.
+"""One rule for "did these adapters share an initialization?", and for which factors were initialized at random.
 
 A moves little in training, so that two runs with the same seed keep similar A however different their tasks are: a
 shared initialization explains the similarity, and a comparison has to know of it.
 
-The test. Each factor F (rank x d) is replaced by its polar factor (F F^T)^{-1/2} F, whose rows are orthonormal: the
-few directions along which a factor grew count no more than those where it still is what it was. Let K = F_i F_j^T for
-two adapters. Training treats the rows of a factor alike: permuting them or changing their signs permutes and changes
-what is trained, for SGD and for Adam, and a random start is as likely as its permuted, sign-changed copy. Between
-independent starts every entry of K therefore has mean zero and one spread, on and off the diagonal, whatever the two
-runs learned. With a shared start row k of one still resembles row k of the other: only the diagonal is large. The
-cosine tr K / rank is compared with the standard deviation that the entries off the diagonal show, never with less than
-1/sqrt(rank d), its value for independent entries.
+The evidence of one module. Each factor F (rank x d) is replaced by its polar factor (F F^T)^{-1/2} F, whose rows are
+orthonormal: the few directions along which a factor grew count no more than those where it still is what it was. Let
+K = F_i F_j^T for two adapters, whose ranks may differ. Training treats the rows of a factor alike: permuting them or
+changing their signs permutes and changes what is trained, for SGD and for Adam, and a random initialization is as
+likely as its permuted, sign-changed copy. Between independent initializations every entry of K therefore has mean zero
+and one spread, on and off the diagonal, whatever the two runs learned. With a shared initialization row k of one still
+resembles row k of the other: only the diagonal is large. The cosine tr K / rank is compared with the standard deviation
+that the entries off the diagonal show, never with less than 1/sqrt(d) an entry.
+
+The evidence of all modules. A factor of rank 1 has no entries off the diagonal, and two independent runs on one task
+may well converge to one direction, up to its sign. But the signs of independent runs are independent fair coins, for
+every row of every module. With S the sum of the diagonals K_kk over rows and modules and Q that of their squares,
+S/sqrt(Q) is a normalized Rademacher sum: P(S/sqrt(Q) > 5) < 1e-6, whatever the K_kk [1]_. Where that is exceeded the
+pair shares an initialization, and weaker evidence marks its modules; where one module of rank below 4 stands alone, it
+cannot be told.
+
+Factors that were split anew from their product, by an SVD (extracted, resized or merged LoRA), hold no initialization:
+their rows are orthogonal on both sides. They are compared with nothing.
+
+References
+----------
+.. [1] V. Bentkus and D. Dzindzalieta, A tight Gaussian bound for weighted sums of Rademacher random variables,
+   Bernoulli 21 (2015), theorem 1.1: P(S > x sqrt(Q)) is at most 3.18 times the normal tail.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.known_initializations import known_laws
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_names import place
-from asym_analysis.results import Result, versions
+from asym_analysis.vocabulary import FACTORS, Factor
 
-__all__ = ["SharedInitialization", "random_factors", "same_start", "shared_initialization"]
+__all__ = [
+    "Evidence",
+    "has_initialization",
+    "initialization_evidence",
+    "marks",
+    "pairs_evidence",
+    "random_factors",
+    "same_initialization",
+]
 
-DEVIATIONS = 6.0  # of the null; two-sided p = 2e-9, so that half a million comparisons give no false mark
-LEAST_COSINE = 0.1  # a factor that moved three times its own length from a shared start still keeps this much
-LEAST_COSINE_RANK_ONE = 0.5  # one row has no off-diagonal entries to measure the null by
+DEVIATIONS = 6.0  # of the null, in one module; two-sided p = 2e-9
+SUGGESTIVE = 3.0  # the same, in a module of a pair that all modules together mark
+POOLED = 5.0  # of the sum over all modules
+LEAST_COSINE = 0.1  # a factor that moved three times its own length still keeps this much of its initialization
+LEAST_RANK = 4  # below it one module has too few entries off the diagonal to measure its null by
+BALANCED_ENTRIES = 9.0  # sum of squared diagonals from which balanced signs say that a pair shares nothing
 BLOCK = 64  # adapters whose rows are multiplied with all others at once
-FLAT = 0.6  # participation of the singular values above which a factor may have begun at random
-MOST_MODULES = 12  # read to judge an adapter's spectra; a training run begins all its modules in one way
+FLAT = 0.6  # participation of the singular values above which a factor may have been initialized at random
+MOST_MODULES = 12  # read to judge an adapter's spectra; a training run initializes all its modules in one way
+ORTHOGONAL = 0.05  # cosines of rows, over 1/sqrt(d), below which the factors were split by an SVD
+
+INCOMPARABLE, NONE, SUGGESTED, LONE, CERTAIN = -1, 0, 1, 2, 3
 
 
-def same_start(
-    factors: Float[Tensor, "adapters rank d"],
-) -> tuple[Float[Tensor, "adapters adapters"], Bool[Tensor, "adapters adapters"]]:
-    """Say which factors of one module began from the same random factor, and give their cosines.
+@dataclass(frozen=True)
+class Evidence:
+    """What one factor of one module says of a shared initialization, for some pairs of adapters.
+
+    Attributes
+    ----------
+    trace, square
+        Sum of the diagonal entries of K, and of their squares; NaN where the pair is not comparable.
+    level
+        -1: not comparable. 0: no sign of a shared initialization. 1: more than 3 standard deviations. 2: more than 6,
+        at a rank below 4. 3: more than 6, at a rank of at least 4.
+    """
+
+    trace: Float[np.ndarray, "..."]
+    square: Float[np.ndarray, "..."]
+    level: Int[np.ndarray, "..."]
+
+
+def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
+    """Decide from the evidence of all modules in which of them each pair shares its initialization.
+
+    Parameters
+    ----------
+    evidence
+        Of the same factor and pairs, one a module.
+
+    Returns
+    -------
+    ndarray
+        int8, one row a module: 1 where the initialization is shared, 0 where there is no sign of it, -1 where it cannot
+        be told or the module is not comparable.
+    """
+    level = np.stack([one.level for one in evidence])
+    trace, square = (np.stack([getattr(one, name) for one in evidence]).astype(float) for name in ("trace", "square"))
+    total, squares = np.nansum(trace, axis=0), np.nansum(square, axis=0)
+    pooled = total > POOLED * np.sqrt(squares)
+    balanced = (squares >= BALANCED_ENTRIES) & (total < squares / 2)
+    found = np.where(level == LONE, np.where(balanced, 0, -1), np.where(level == INCOMPARABLE, -1, 0))
+    return np.where((level == CERTAIN) | (pooled & (level >= SUGGESTED)), 1, found).astype(np.int8)
+
+
+def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Float[np.ndarray, "n n"], Evidence]:
+    """Give the cosines between the factors of one module, and the evidence that they were initialized as one.
 
     Parameters
     ----------
     factors
-        A of several adapters as (rank, d_in), or B^T as (rank, d_out), all of one shape.
+        A of several adapters as (rank, d_in), or B^T as (rank, d_out). Ranks may differ: rows are compared in order.
 
     Returns
     -------
-    cosine, shared
-        `shared` is true where the cosine exceeds 6 standard deviations of its null (the module's docstring) and 0.1
-        (0.5 for rank 1, which offers no null of its own). A zero factor has cosine NaN and shares nothing.
-
-    Examples
-    --------
-    >>> start = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    >>> other, move = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1))
-    >>> cosine, shared = same_start(torch.stack([start, start + 0.5 * move, other]))
-    >>> shared[0].tolist()
-    [True, True, False]
+    cosine
+        tr K over the smaller rank; NaN with a zero factor.
+    evidence
+        For all pairs, as square arrays. A factor and itself are level 3.
     """
-    count, rank, size = factors.shape
-    rows = _polar(factors)
-    flat = rows.reshape(count, -1) / rank**0.5
-    cosine = flat @ flat.mT
-    zero = ~factors.flatten(1).any(1)
-    cosine[zero], cosine[:, zero] = torch.nan, torch.nan
-    least = max(DEVIATIONS / (rank * size) ** 0.5, LEAST_COSINE if rank > 1 else LEAST_COSINE_RANK_ONE)
-    candidate = cosine > least  # False for NaN
-    shared = torch.zeros_like(candidate)
-    for first in range(0, count if candidate.any() else 0, BLOCK):
+    count, size = len(factors), factors[0].shape[1]
+    ranks = torch.tensor([len(factor) for factor in factors])
+    rows = torch.zeros(count, int(ranks.max()), size)
+    for at, factor in enumerate(factors):
+        rows[at, : len(factor)] = factor.float()
+    zero = ~rows.flatten(1).any(1)
+    rows = _polar(rows)
+    trace, square = torch.zeros(count, count), torch.zeros(count, count)
+    for row in rows.unbind(1):
+        product = row @ row.mT
+        trace += product
+        square += product.square()
+    least = torch.minimum(ranks[:, None], ranks[None, :])
+    deviation = _deviation(rows, ranks, trace > LEAST_COSINE * least)
+    score = torch.where(trace > LEAST_COSINE * least, trace / deviation, 0.0)
+    level = torch.zeros(count, count, dtype=torch.int8)
+    level[score > SUGGESTIVE] = SUGGESTED
+    level[score > DEVIATIONS] = LONE
+    level[(score > DEVIATIONS) & (least >= LEAST_RANK)] = CERTAIN
+    level.fill_diagonal_(CERTAIN)
+    for values, missing in ((trace, torch.nan), (square, torch.nan), (level, INCOMPARABLE)):
+        values[zero], values[:, zero] = missing, missing
+    return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy())
+
+
+def _deviation(
+    rows: Float[Tensor, "n rank d"], ranks: Int[Tensor, "n"], asked: Bool[Tensor, "n n"]
+) -> Float[Tensor, "n n"]:
+    """Standard deviation of tr K that the entries off its diagonal show; its least value where it is not asked for."""
+    count, rank, size = rows.shape
+    least = torch.minimum(ranks[:, None], ranks[None, :]).float()
+    found = (least / size).sqrt()
+    for first in range(0, count, BLOCK):
+        if not asked[first : first + BLOCK].any():
+            continue
         block = rows[first : first + BLOCK]
         crossed = (block.flatten(0, 1) @ rows.flatten(0, 1).mT).square().reshape(len(block), rank, count, rank)
-        diagonal = crossed.diagonal(dim1=1, dim2=3).sum(-1)
-        # rank times the mean square of the rank (rank - 1) entries off the diagonal: the variance of the trace
-        variance = (crossed.sum((1, 3)) - diagonal).clamp_min(0) / max(rank - 1, 1)
-        above = cosine[first : first + BLOCK] > DEVIATIONS * variance.sqrt() / rank
-        shared[first : first + BLOCK] = candidate[first : first + BLOCK] & above
-    shared.diagonal().copy_(~zero)
-    return cosine, shared
+        off = crossed.sum((1, 3)) - crossed.diagonal(dim1=1, dim2=3).sum(-1)
+        of_block = least[first : first + BLOCK]
+        entries = ranks[first : first + BLOCK, None] * ranks[None, :] - of_block
+        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1)).sqrt()
+        found[first : first + BLOCK] = torch.maximum(found[first : first + BLOCK], spread)
+    return found
 
 
 def _polar(factors: Float[Tensor, "adapters rank d"]) -> Float[Tensor, "adapters rank d"]:
     """(F F^T)^{-1/2} F of each factor; directions without length stay out."""
+    largest = factors.abs().amax((1, 2), keepdim=True)
+    factors = factors / torch.where(largest > 0, largest, 1.0)
     values, vectors = torch.linalg.eigh((factors @ factors.mT).double())
     kept = values > 1e-10 * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     inverse = torch.where(kept, values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
     return ((vectors * inverse[:, None, :]) @ vectors.mT).to(factors) @ factors
 
 
-def random_factors(adapter: Adapter) -> frozenset[str]:
-    """Say which factors began at random: {"A"} for the usual LoRA, {"B"} or {"A", "B"} for other schemes.
+def same_initialization(
+    factors: Sequence[Float[Tensor, "_ d"]] | Float[Tensor, "adapters rank d"],
+) -> Int[np.ndarray, "adapters adapters"]:
+    """Say which factors of one module, looked at alone, were initialized from the same values.
 
-    Recorded initial factors decide where there are some: those that are not zero began at random. Otherwise the spectra
-    do. A factor that began at zero holds the gradients' few directions; one that began at random keeps nearly equal
-    singular values. The participation (sum s^2)^2 / (rank sum s^4), at most 1, is taken as a median over modules.
-    A began at random unless the participation of B is the higher and above 0.6; both did where both are above 0.6 and
-    B's is at least 0.9 of A's.
+    Parameters
+    ----------
+    factors
+        A of several adapters as (rank, d_in), or B^T as (rank, d_out). Ranks may differ.
+
+    Returns
+    -------
+    ndarray
+        int8: 1 where the initialization is shared, 0 where there is no sign of it, -1 where that cannot be told: with a
+        zero factor, or where a rank below 4 leaves too few entries.
+
+    Examples
+    --------
+    >>> start = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    >>> other, move = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1))
+    >>> same_initialization([start, start + 0.5 * move, other])[0].tolist()
+    [1, 1, 0]
+    """
+    return marks([initialization_evidence(list(factors))[1]])[0]
+
+
+def has_initialization(update: LowRankUpdate) -> bool:
+    """Say whether the factors can still hold what they were initialized with.
+
+    False where they were split anew from their product by an SVD, as extracted, resized and merged LoRA files are:
+    rows of A and columns of B are orthogonal to each other, far more than independent ones are. At rank 1, where the
+    norms of the two are equal, or one is 1, to a tenth of a percent.
+
+    Parameters
+    ----------
+    update
+        One adapted matrix.
+
+    Examples
+    --------
+    >>> A, B = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), torch.ones(32, 4)
+    >>> has_initialization(LowRankUpdate(A, B)), has_initialization(LowRankUpdate(A, A.T.contiguous()).balanced())
+    (True, False)
+    """
+    if not (update.A.any() and update.B.any()):
+        return True
+    if update.rank == 1:
+        norms = [update.A.norm().item(), update.B.norm().item()]
+        ratios = [norms[0] / norms[1], *norms]
+        return not any(abs(ratio - 1) < 1e-3 for ratio in ratios)
+    return not (_orthogonal(update.A) and _orthogonal(update.B.mT))
+
+
+def _orthogonal(rows: Float[Tensor, "rank d"]) -> bool:
+    unit = torch.nn.functional.normalize((rows / rows.abs().max()).double(), dim=1)
+    crossed = unit @ unit.mT
+    square = (crossed.square().sum() - crossed.diagonal().square().sum()).clamp_min(0).item()
+    rank, size = rows.shape
+    return math.sqrt(square / (rank * (rank - 1))) < ORTHOGONAL / math.sqrt(size)
+
+
+def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> dict[str, frozenset[Factor]]:
+    """Say which factors of each module were initialized at random: {"A"} for the usual LoRA.
+
+    What is recorded decides where there is anything: the initial factors (those that are not zero), then the
+    initialization that the config names, then the default of the library that wrote the file. Otherwise the spectra
+    do. A factor that was zero at first holds the gradients' few directions; one that was random keeps nearly equal
+    singular values. The participation (sum s^2)^2 / (rank sum s^4), at most 1, is taken as a median over modules. A was
+    random unless the participation of B is the higher and above 0.6; both were where both are above 0.6 and B's is at
+    least 0.9 of A's.
+
+    Parameters
+    ----------
+    adapter
+        The trained adapter.
+    modules
+        Modules to answer for; all of the adapter's by default.
+
+    Returns
+    -------
+    dict
+        Module -> the factors.
 
     Examples
     --------
     >>> generator = torch.Generator().manual_seed(0)
     >>> start, ones = torch.randn(4, 64, generator=generator), torch.ones(32, 4)
-    >>> sorted(random_factors(Adapter.from_factors({"q": (start, ones)})))
-    ['A']
+    >>> random_factors(Adapter.from_factors({"q": (start, ones)}))
+    {'q': frozenset({'A'})}
     """
-    source = adapter.initial if adapter.initial is not None else adapter
-    names = list(source)
-    updates = [source[module] for module in names[:: math.ceil(len(names) / MOST_MODULES) or 1]]
-    if adapter.initial is not None:
-        begun = {"A": any(bool(u.A.any()) for u in updates), "B": any(bool(u.B.any()) for u in updates)}
-        return frozenset(factor for factor, random in begun.items() if random)
-    return _flat_factors(updates)
+    found: dict[str, frozenset[Factor]] = {}
+    told: frozenset[Factor] | None = None
+    for module in adapter if modules is None else modules:
+        known = known_laws(adapter.metadata, module)
+        if adapter.initial is not None and module in adapter.initial:
+            update = adapter.initial[module]
+            nonzero: dict[Factor, bool] = {"A": bool(update.A.any()), "B": bool(update.B.any())}
+            found[module] = frozenset(factor for factor in FACTORS if nonzero[factor])
+        elif known is not None:
+            found[module] = frozenset(factor for factor in FACTORS if known.law(factor) != "zero")
+        else:
+            told = _flat_factors(adapter) if told is None else told
+            found[module] = told
+    return found
 
 
-def _flat_factors(updates: Iterable[LowRankUpdate]) -> frozenset[str]:
+def _flat_factors(adapter: Adapter) -> frozenset[Factor]:
+    names = list(adapter)
+    updates = (adapter[module] for module in names[:: math.ceil(len(names) / MOST_MODULES) or 1])
     flatness = [(_participation(u.A), _participation(u.B.mT)) for u in updates if u.rank > 1]
     if not flatness:
         return frozenset({"A"})
@@ -140,149 +306,38 @@ def _participation(factor: Tensor) -> float:
     return 1.0 / (len(gram) * gram.square().sum().item())
 
 
-@dataclass(frozen=True, eq=False)
-class SharedInitialization(Result):
-    """Who began from the same random factor, module by module.
+def pairs_evidence(
+    updates: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], factor: Factor, count: int
+) -> tuple[Float[np.ndarray, "n n"], Evidence]:
+    """Give the evidence of one module among `count` adapters, of which some may lack it.
 
-    Attributes
+    Parameters
     ----------
-    names
-        The adapters, in order.
-    cosines, marks
-        (module, factor) -> adapters x adapters: the cosine of `same_start` (NaN where the factor did not begin at
-        random in both, or the shapes differ) and whether the start is shared. Factors that no pair can share are left
-        out.
-    sizes
-        (module, factor) -> rank x d of each adapter's factor, 0 where it has none to compare.
-    settings
-        How the test was made.
+    updates
+        Adapter's index -> its module, or the recorded initial factors of it.
+    randomly
+        Adapter's index -> the factors that were initialized at random.
+    factor
+        The factor to compare.
+    count
+        Number of adapters.
+
+    Returns
+    -------
+    cosine, evidence
+        As `initialization_evidence`, count x count. A factor that was random in only one of two adapters is no shared
+        initialization (level 0); sizes that differ, or factors that an SVD split, are not comparable.
     """
-
-    names: tuple[str, ...]
-    cosines: Mapping[tuple[str, str], Float[np.ndarray, "adapters adapters"]]
-    marks: Mapping[tuple[str, str], Bool[np.ndarray, "adapters adapters"]]
-    sizes: Mapping[tuple[str, str], tuple[int, ...]]
-    settings: Mapping[str, Any]
-
-    def shared(self, module: str, factor: str | None = None) -> Bool[np.ndarray, "adapters adapters"]:
-        """True where two adapters began from the same A (factor="A") or B, by default from the same A or the same B."""
-        factors = ("A", "B") if factor is None else (factor,)
-        found = np.zeros((len(self.names),) * 2, dtype=bool)
-        for name in factors:
-            found |= self.marks.get((module, name), False)
-        return found
-
-    @cached_property
-    def agreement(self) -> Float[np.ndarray, "adapters adapters"]:
-        """Share of the modules comparable between two adapters in which they began from the same factor."""
-        same = np.zeros((len(self.names),) * 2)
-        comparable = np.zeros_like(same)
-        for key, cosine in self.cosines.items():
-            comparable += np.isfinite(cosine)
-            same += self.marks[key]
-        return np.divide(same, comparable, out=np.zeros_like(same), where=comparable > 0)
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of two or more adapters, linked where they share their start in at least half of the modules."""
-        return self._components(self.agreement >= 0.5)
-
-    def groups_of(self, module: str, factor: str | None = None) -> tuple[tuple[str, ...], ...]:
-        """Groups of two or more adapters that share their start in one module."""
-        return self._components(self.shared(module, factor))
-
-    def _components(self, linked: Bool[np.ndarray, "adapters adapters"]) -> tuple[tuple[str, ...], ...]:
-        from scipy.sparse.csgraph import connected_components
-
-        _, labels = connected_components(linked, directed=False)
-        members = [
-            [name for name, own in zip(self.names, labels, strict=True) if own == label] for label in set(labels)
-        ]
-        return tuple(
-            sorted((tuple(group) for group in members if len(group) > 1), key=lambda g: self.names.index(g[0]))
-        )
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """One row a pair, module and factor that began at random in both: cosine, null_std = 1/sqrt(rank d), shared."""
-        upper = np.triu_indices(len(self.names), 1)
-        names = np.asarray(self.names, dtype=object)
-        parts = []
-        for (module, factor), cosine in self.cosines.items():
-            values = cosine[upper]
-            keep = np.isfinite(values)
-            first, second = upper[0][keep], upper[1][keep]
-            entries = np.asarray(self.sizes[module, factor])[first]
-            part = pd.DataFrame({"adapter_i": names[first], "adapter_j": names[second], **place(module)})
-            part["factor"] = factor
-            part["cosine"] = values[keep].astype(float)
-            part["null_std"] = entries**-0.5
-            part["shared"] = self.marks[module, factor][first, second]
-            parts.append(part)
-        columns = ["adapter_i", "adapter_j", "module", "layer", "projection", "factor", "cosine", "null_std", "shared"]
-        whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-        return whole.astype({"layer": "Int64"})
-
-    def summary(self) -> pd.DataFrame:
-        """One row a group: the adapters and the least share of modules on which a pair of them agrees."""
-        rows = []
-        for group in self.groups:
-            members = [self.names.index(name) for name in group]
-            within = self.agreement[np.ix_(members, members)]
-            rows.append((", ".join(group), len(group), within[np.triu_indices(len(members), 1)].min()))
-        return pd.DataFrame(rows, columns=["adapters", "count", "least_share_of_modules"])
-
-
-def shared_initialization(adapters: AdapterSet | Iterable[Adapter]) -> SharedInitialization:
-    """Find the adapters that began from the same random A (or B, where B began at random), from the files alone.
-
-    Recorded initial factors stand in for the trained ones where an adapter has them. Only factors of one shape are
-    compared. The test is the one of `same_start`; a rank above 1 and rank x d above about 100 let it see shared starts
-    after a movement of 70 percent.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> start, other = torch.randn(2, 4, 64, generator=generator)
-    >>> run = lambda name, A: Adapter.from_factors({"q": (A, torch.ones(16, 4))}, name=name)
-    >>> shared_initialization([run("a", start), run("b", start), run("c", other)]).groups
-    (('a', 'b'),)
-    """
-    runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
-    sources = [adapter.initial if adapter.initial is not None else adapter for adapter in runs]
-    begun = [random_factors(adapter) for adapter in runs]
-    cosines: dict[tuple[str, str], np.ndarray] = {}
-    marks: dict[tuple[str, str], np.ndarray] = {}
-    sizes: dict[tuple[str, str], tuple[int, ...]] = {}
-    for module in runs.modules:
-        held = {index: source[module] for index, source in enumerate(sources) if module in source}
-        for factor in ("A", "B"):
-            rows = {
-                index: update.A if factor == "A" else update.B.mT
-                for index, update in held.items()
-                if factor in begun[index]
-            }
-            if len(rows) > 1:
-                cosines[module, factor], marks[module, factor] = _compare(rows, len(runs))
-                sizes[module, factor] = tuple(rows[i].numel() if i in rows else 0 for i in range(len(runs)))
-    settings = {
-        "null_standard_deviations": DEVIATIONS,
-        "least_cosine": LEAST_COSINE,
-        "least_cosine_rank_one": LEAST_COSINE_RANK_ONE,
-        "random_factors": {name: sorted(factors) for name, factors in zip(runs.names, begun, strict=True)},
-        "recorded": [name for name, run in zip(runs.names, runs, strict=True) if run.initial is not None],
-        "versions": versions(),
-    }
-    return SharedInitialization(runs.names, cosines, marks, sizes, settings)
-
-
-def _compare(rows: Mapping[int, Tensor], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compare the factors of one module among all `count` adapters, shape by shape."""
     cosine = np.full((count, count), np.nan, dtype=np.float32)
-    shared = np.zeros((count, count), dtype=bool)
-    for shape in {tuple(factor.shape) for factor in rows.values()}:
-        members = [index for index, factor in rows.items() if tuple(factor.shape) == shape]
-        of_pairs, same = same_start(torch.stack([rows[index].float() for index in members]))
-        grid = np.ix_(members, members)
-        cosine[grid], shared[grid] = of_pairs.numpy(), same.numpy()
-    return cosine, shared
+    trace, square = np.full((2, count, count), np.nan, dtype=np.float16)  # as comparisons keep them
+    level = np.full((count, count), INCOMPARABLE, dtype=np.int8)
+    held = {index: u.A if factor == "A" else u.B.mT for index, u in updates.items() if has_initialization(u)}
+    apart = [index for index in held if factor not in randomly[index]]
+    members = [index for index in held if factor in randomly[index]]
+    level[np.ix_(apart, members)] = level[np.ix_(members, apart)] = NONE
+    for size in {held[index].shape[1] for index in members}:
+        alike = [index for index in members if held[index].shape[1] == size]
+        grid = np.ix_(alike, alike)
+        cosine[grid], found = initialization_evidence([held[index] for index in alike])
+        trace[grid], square[grid], level[grid] = found.trace, found.square, found.level
+    return cosine, Evidence(trace, square, level)

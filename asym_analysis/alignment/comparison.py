@@ -43,9 +43,9 @@ class SubspaceComparison(Result):
     spreads
         (Tr C, Tr C^3) of each one's Gram operator C scaled to norm 1, module x factor x adapter; NaN for measures that
         do not see singular values.
-    same_start
-        Module x pair: 1 where both began from the same factor, 0 where not, -1 where that was not looked at (all but
-        eight modules, evenly spread) or cannot be told.
+    initialization_marks
+        Module x pair: 1 where both were initialized from the same A, or the same B, 0 where there is no sign of it, -1
+        where it cannot be told. The rule is the one of `asym_analysis.adapters.initialization`.
     settings
         Arguments and versions.
     """
@@ -58,7 +58,7 @@ class SubspaceComparison(Result):
     ranks: Int[np.ndarray, "modules factors adapters"]
     sizes: Int[np.ndarray, "modules factors"]
     spreads: Float[np.ndarray, "modules factors adapters 2"]
-    same_start: Int[np.ndarray, "modules pairs"]
+    initialization_marks: Int[np.ndarray, "modules pairs"]
     settings: Mapping[str, Any]
 
     @property
@@ -74,14 +74,15 @@ class SubspaceComparison(Result):
 
     @cached_property
     def same_initialization(self) -> Bool[np.ndarray, "pairs"]:
-        """True for pairs that began from the same factor in at least half of the modules where that was looked at."""
-        told = (self.same_start >= 0).sum(0)
-        return (told > 0) & (2 * (self.same_start == 1).sum(0) >= told)
+        """True for pairs that share their initialization in at least half of the modules where that can be told."""
+        told = (self.initialization_marks >= 0).sum(0)
+        return (told > 0) & (2 * (self.initialization_marks == 1).sum(0) >= told)
 
     def labels(self, by: str) -> Int[np.ndarray, "adapters"]:
         """A number for each distinct value of a column of `adapters`, -1 where it is missing.
 
-        "initialization" numbers the groups that are linked by a shared start, unless the table has such a column.
+        "initialization" numbers the groups that are linked by a shared initialization, unless the table has such a
+        column.
 
         Raises
         ------
@@ -129,7 +130,7 @@ class SubspaceComparison(Result):
             A column of `adapters`, or "initialization".
         within
             Another of these: labels are permuted only among adapters that agree in it. With "initialization", what a
-            shared start explains is not counted as an effect of `by`.
+            shared initialization explains is not counted as an effect of `by`.
         resamples
             Number of bootstrap samples of adapters, and of permutations of their labels.
         correction
@@ -173,9 +174,9 @@ class SubspaceComparison(Result):
         """One row a module, factor and pair.
 
         Columns: adapter_i, adapter_j, module, layer, projection, factor, measure, value, null_mean, null_std, p_value,
-        rank_i, rank_j, same_initialization. Pairs of which one adapter lacks the module have no row. Where the measure
-        sees singular values, the null keeps each adapter's own, in random directions; haar_mean and haar_std are those
-        of equal singular values.
+        rank_i, rank_j, same_initialization (in this module; missing where that cannot be told). Pairs of which one
+        adapter lacks the module have no row. Where the measure sees singular values, the null keeps each adapter's own,
+        in random directions; haar_mean and haar_std are those of equal singular values.
         """
         return self._frame(range(len(self.modules)))
 
@@ -221,10 +222,15 @@ class SubspaceComparison(Result):
             **{name: chunk(null[name]) for name in ("null_mean", "null_std", "p_value")},
             "rank_i": rank_i if everything else rank_i[present],
             "rank_j": rank_j if everything else rank_j[present],
-            "same_initialization": rows(self.same_initialization, 2),
+            "same_initialization": self._shared_column(chosen)[slice(None) if everything else present],
             **{name: chunk(null[name]) for name in null if name.startswith("haar")},
         }
         return pd.DataFrame(columns, copy=False)
+
+    def _shared_column(self, chosen: range) -> pd.arrays.BooleanArray:
+        """Marks of the modules, factor by factor, missing where they cannot be told."""
+        marks = np.repeat(self.initialization_marks[chosen.start : chosen.stop], len(self.factors), axis=0).reshape(-1)
+        return pd.arrays.BooleanArray(marks == 1, marks < 0)
 
     def _null_columns(self, chosen: range, values: np.ndarray) -> dict[str, np.ndarray]:
         names = ("null_mean", "null_std", "p_value") + (
@@ -248,27 +254,35 @@ class SubspaceComparison(Result):
     def summary(self) -> pd.DataFrame:
         """A and B against chance: all pairs, then same and different task and initialization where both occur.
 
+        A pair that shares its initialization in some modules counts there among the same, elsewhere among the
+        different; where it cannot be told, among neither.
+
         Columns: factor, pairs (which), count (of pairs), value, null_mean, null_std (of one value), times_null, and
         significant, the share of values that chance would exceed with probability below 0.01.
         """
         groups: list[tuple[str, np.ndarray]] = [("all", np.ones(len(self.pairs[0]), dtype=bool))]
-        for by in ("task", "initialization"):
-            if by in self.adapters or by == "initialization":
-                same = self.same(by)
-                if same.any() and not same.all():
-                    groups += [(f"same {by}", same), (f"different {by}", ~same)]
+        if "task" in self.adapters:
+            same = self.same("task")
+            groups += [("same task", same), ("different task", ~same)] if same.any() and not same.all() else []
+        if "initialization" in self.adapters:
+            shared, apart = self.same("initialization"), ~self.same("initialization")
+        else:
+            shared, apart = self.initialization_marks == 1, self.initialization_marks == 0
+        if shared.any() and apart.any():
+            groups += [("same initialization", shared), ("different initialization", apart)]
         records = []
         for row, factor in enumerate(self.factors):
             for group, chosen in groups:
-                records.append((factor, group, int(chosen.sum()), *self._moments(row, chosen)))
+                of_modules = np.broadcast_to(chosen, (len(self.modules), chosen.shape[-1]))
+                records.append((factor, group, int(of_modules.any(0).sum()), *self._moments(row, of_modules)))
         columns = ["factor", "pairs", "count", "value", "null_mean", "null_std", "times_null", "significant"]
         return pd.DataFrame(records, columns=columns)
 
-    def _moments(self, row: int, chosen: np.ndarray) -> tuple[float, float, float, float, float]:
+    def _moments(self, row: int, of_modules: np.ndarray) -> tuple[float, float, float, float, float]:
         """Mean value, null mean and deviation, their ratio and the share of significant values, module by module."""
         totals = np.zeros(4)
         count = 0
-        for index in range(len(self.modules)):
+        for index, chosen in enumerate(of_modules):
             values = np.asarray(self.values[index, row][chosen], dtype=np.float64)
             mean, std = (part[chosen] for part in self.nulls.moments(index, row))
             critical = self.nulls.critical_values(index, row, LEVEL)[chosen]

@@ -131,7 +131,7 @@ def _exact_rows(adapter: Adapter, initial: Adapter) -> list[dict[str, Any]]:
             distance = moved.norm().item()
             row = _row(adapter, module, factor, now, method="exact") | {"initial_norm": length}
             if length == 0:
-                row["note"] = "began at zero: its norm is the movement"
+                row["note"] = "initialized at zero: its norm is the movement"
             else:
                 row["value"] = distance / length
                 row["correlation"] = (moved * then).sum().item() / (distance * length) if distance else math.nan
@@ -140,14 +140,16 @@ def _exact_rows(adapter: Adapter, initial: Adapter) -> list[dict[str, Any]]:
 
 
 def _inferred_rows(adapter: Adapter) -> list[dict[str, Any]]:
-    begun = random_factors(adapter)
+    randomly = random_factors(adapter)
     updates = {module: adapter[module] for module in adapter}
     schemes = {
         factor: identify_start(
-            [_factor(update, factor) for update in updates.values()], factor, adapter.metadata.get("init_lora_weights")
+            [_factor(update, factor) for module, update in updates.items() if factor in randomly[module]],
+            factor,
+            adapter.metadata.get("init_lora_weights"),
         )
         for factor in FACTORS
-        if factor in begun
+        if any(factor in of_module for of_module in randomly.values())
     }
     rows = []
     for module, update in updates.items():
@@ -157,8 +159,8 @@ def _inferred_rows(adapter: Adapter) -> list[dict[str, Any]]:
             row = _row(adapter, module, factor, values, method="none")
             if trained is not None and factor not in trained:
                 row |= {"value": 0.0, "std_error": 0.0, "method": "frozen"}
-            elif factor not in begun:
-                row["note"] = "taken to have begun at zero: its norm is the movement"
+            elif factor not in randomly[module]:
+                row["note"] = "initialized at zero: its norm is the movement"
             else:
                 row |= _inferred(values, factor, *schemes[factor])
             rows.append(row)

@@ -11,19 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import ModuleSource
-from asym_analysis.adapters.initialization import same_start
+from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, pairs_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError, AdapterValueError
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
 from asym_analysis.subspaces.updates import thin_svd
+from asym_analysis.vocabulary import FACTORS, Factor
 
-__all__ = ["ModulePairs", "ModuleTask", "all_pairs", "compare_module", "factor_frames"]
+__all__ = ["ModulePairs", "ModuleTask", "all_pairs", "compare_module", "factor_frames", "initialization_marks"]
 
 Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 ABSENT = -1
-FLAT = 0.6  # flatness that tells a factor that began at random from one that began at zero
+CERTAIN = 3  # evidence that one module gives by itself
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class ModuleTask:
     """What one module's comparison needs; it can be sent to another process.
 
     `sources` holds, for each adapter in order, its factors still in their file, the factors themselves, or None where
-    the adapter lacks the module; `starts` the same of the factors from which training started, and is empty where they
-    are not asked for. `mark_starts` asks which pairs began from the same factor.
+    the adapter lacks the module; `initial` the same of the recorded initial factors.
+    `random` holds the factors of each adapter that were initialized at random; where it is empty, nothing is said of
+    shared initializations.
     """
 
     module: str
@@ -41,21 +43,21 @@ class ModuleTask:
     factors: tuple[str, ...]
     measure: str
     device: str
-    starts: tuple[Source, ...] = ()
+    initial: tuple[Source, ...] = ()
     subtract_initial: bool = False
-    mark_starts: bool = True
+    random: tuple[frozenset[Factor], ...] = ()
 
     def with_factors_read(self) -> ModuleTask:
         """The same task with every tensor in memory, for workers that cannot open the files."""
-        return replace(self, sources=self._all(self.sources), starts=self._all(self.starts))
+        return replace(self, sources=self._all(self.sources), initial=self._all(self.initial))
 
     def updates(self) -> dict[int, LowRankUpdate]:
         """Read the module of every adapter that has it: index -> update."""
         return {index: update for index, update in enumerate(self._all(self.sources)) if update is not None}
 
-    def initial(self) -> dict[int, LowRankUpdate]:
-        """Read the recorded starts: index -> update."""
-        return {index: start for index, start in enumerate(self._all(self.starts)) if start is not None}
+    def initial_updates(self) -> dict[int, LowRankUpdate]:
+        """Read the recorded initial factors: index -> update."""
+        return {index: start for index, start in enumerate(self._all(self.initial)) if start is not None}
 
     def _all(self, sources: tuple[Source, ...]) -> tuple[LowRankUpdate | None, ...]:
         return tuple(self._read(index, source) for index, source in enumerate(sources))
@@ -83,15 +85,16 @@ class ModulePairs:
         Dimension d of the space that each factor's subspaces lie in; d_in times d_out for the whole update.
     spreads
         (Tr C, Tr C^3) by factor and adapter, for measures whose law under chance depends on it; NaN for others.
-    same_start
-        1 where two adapters began from the same factor, 0 where not, -1 where that cannot be told or was not asked for.
+    initialization
+        What the module says of a shared initialization of A, then of B: trace, square and level of
+        `adapters.initialization.Evidence`, as one array.
     """
 
     values: Float[np.ndarray, "factors pairs"]
     ranks: Int[np.ndarray, "factors adapters"]
     sizes: Int[np.ndarray, "factors"]
     spreads: Float[np.ndarray, "factors adapters 2"]
-    same_start: Int[np.ndarray, "pairs"]
+    initialization: Float[np.ndarray, "2 3 pairs"]
 
 
 def compare_module(task: ModuleTask) -> ModulePairs:
@@ -100,14 +103,15 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     Raises
     ------
     AdapterError
-        If two adapters have the module in different sizes, a factor holds NaN or infinity, or a start that is to be
-        subtracted is not known.
+        If two adapters have the module in different sizes, a factor holds NaN or infinity, or an initialization that is
+        to be subtracted is not known.
     """
     updates = task.updates()
     members = list(updates)
-    started = _same_start([updates[index] for index in members]) if task.mark_starts else -1
+    initial = task.initial_updates()
+    initialization = _initialization(task, updates | initial)
     if task.subtract_initial:
-        updates = _movements(task, updates)
+        updates = _movements(task, updates, initial)
     count = len(task.sources)
     measure = measure_named(task.measure)
     upper = np.triu_indices(count, 1)
@@ -124,9 +128,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         ranks[row, members] = frames.rank.cpu().numpy()
         if "spread" in frames.other:
             spreads[row, members] = frames.other["spread"].cpu().numpy()
-    marks = np.full((count, count), -1, dtype=np.int8)
-    marks[np.ix_(members, members)] = started
-    return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), spreads, marks[upper])
+    return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), spreads, initialization)
 
 
 def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
@@ -173,22 +175,23 @@ def all_pairs(measure: Measure, frames: Frames) -> Float[Tensor, "n n"]:
     return values
 
 
-def _movements(task: ModuleTask, updates: dict[int, LowRankUpdate]) -> dict[int, LowRankUpdate]:
-    """Each update with A - A0 and B - B0 for its factors; starts that were not recorded are those of a relative.
+def _movements(
+    task: ModuleTask, updates: dict[int, LowRankUpdate], initial: dict[int, LowRankUpdate]
+) -> dict[int, LowRankUpdate]:
+    """Each update with A - A0 and B - B0 for its factors; an initialization not recorded is that of a relative.
 
     Raises
     ------
     AdapterError
-        If an adapter has no recorded start and shares its start with none that has.
+        If an adapter has no recorded initialization and shares it with none that has.
     """
-    known = task.initial()
     moved = {}
     for index, update in updates.items():
-        start = known.get(index) or _borrowed(update, list(known.values()))
+        start = initial.get(index) or _borrowed(update, list(initial.values()))
         if start is None or start.A.shape != update.A.shape or start.B.shape != update.B.shape:
             raise AdapterError(
-                f"{task.names[index]} has no recorded start for {task.module}, and began as no adapter that has one: "
-                "give its initial factors, or compare without subtract_initial"
+                f"{task.names[index]} has no recorded initialization for {task.module}, and shares it with no adapter "
+                "that has one: give its initial factors, or compare without subtract_initial"
             )
         moved[index] = replace(update, A=update.A - start.A.to(update.A), B=update.B - start.B.to(update.B))
     return moved
@@ -198,8 +201,8 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
     alike = [start for start in starts if start.A.shape == update.A.shape]
     if not alike:
         return None
-    _, shared = same_start(torch.stack([update.A.float(), *(start.A.float() for start in alike)]))
-    found = shared[0, 1:].nonzero()
+    _, evidence = initialization_evidence([update.A, *(start.A for start in alike)])
+    found = np.flatnonzero(evidence.level[0, 1:] == CERTAIN)
     return alike[int(found[0])] if len(found) else None
 
 
@@ -223,28 +226,38 @@ def _common_size(task: ModuleTask, factor: str, shapes: dict[int, tuple[int, int
     return {"A": d_in, "right": d_in, "B": d_out, "left": d_out, "update": d_in * d_out}[factor]
 
 
-def _same_start(updates: list[LowRankUpdate]) -> np.ndarray:
-    """1, 0 or -1 for each pair: whether their random factors, A as a rule, began as one.
+def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[np.ndarray, "2 3 pairs"]:
+    """What this module says of shared initializations, with recorded ones in place of the trained factors."""
+    count = len(task.sources)
+    upper = np.triu_indices(count, 1)
+    found = np.full((len(FACTORS), 3, len(upper[0])), np.nan, dtype=np.float16)
+    found[:, 2] = ABSENT
+    if not task.random:
+        return found
+    randomly = dict(enumerate(task.random))
+    for row, factor in enumerate(FACTORS):
+        if sum(factor in randomly[index] for index in held) > 1:
+            _, evidence = pairs_evidence(held, randomly, factor, count)
+            found[row] = [part[upper] for part in (evidence.trace, evidence.square, evidence.level)]
+    return found
 
-    A factor that began at zero holds a few directions of the gradients, one that began at random has nearly equal
-    singular values. Factors of different shapes cannot have begun as one, nor an A and a B.
+
+def initialization_marks(modules: Sequence[Float[np.ndarray, "2 3 pairs"]]) -> Int[np.ndarray, "modules pairs"]:
+    """Decide from what all modules say which pairs share an initialization, of A or of B, in which module.
+
+    Parameters
+    ----------
+    modules
+        `ModulePairs.initialization` of every module.
+
+    Returns
+    -------
+    ndarray
+        int8: 1 where it is shared, 0 where there is no sign of it, -1 where it cannot be told.
     """
-    marks = np.zeros((len(updates), len(updates)), dtype=np.int8)
-    alike: dict[tuple[str, torch.Size], list[int]] = {}
-    rows = []
-    for index, update in enumerate(updates):
-        of_A, of_B = _flatness(update.A), _flatness(update.B.mT)
-        factor = "B" if of_A < FLAT < of_B else "A"
-        rows.append((update.A if factor == "A" else update.B.mT).float())
-        alike.setdefault((factor, rows[-1].shape), []).append(index)
-    for indices in alike.values():
-        cosine, shared = same_start(torch.stack([rows[i] for i in indices]))
-        marks[np.ix_(indices, indices)] = torch.where(cosine.isnan(), -1, shared.to(torch.int8)).cpu().numpy()
-    return marks
+    whole = np.stack(modules)
+    return np.maximum(*(_marks_of(whole[:, row]) for row in range(len(FACTORS))))
 
 
-def _flatness(rows: Float[Tensor, "rank d"]) -> float:
-    """(sum s^2)^2 / (rank sum s^4) of the singular values: 1 where they are equal, 0 for a zero factor."""
-    gram = rows @ rows.mT
-    size = gram.square().sum().item()
-    return gram.diagonal().sum().item() ** 2 / (len(gram) * size) if size > 0 else 0.0
+def _marks_of(factor: Float[np.ndarray, "modules 3 pairs"]) -> Int[np.ndarray, "modules pairs"]:
+    return marks([Evidence(trace, square, level.astype(np.int8)) for trace, square, level in factor])

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.initialization import random_factors
 from asym_analysis.alignment.comparison import SubspaceComparison
-from asym_analysis.alignment.module_pairs import ModulePairs, ModuleTask, compare_module
+from asym_analysis.alignment.module_pairs import ModulePairs, ModuleTask, compare_module, initialization_marks
 from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import versions
@@ -23,7 +24,6 @@ from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
 
 __all__ = ["compare_subspaces"]
 
-START_MODULES = 8  # modules, evenly spread, that tell which pairs share a start; `shared_initialization` looks at all
 IN_FLIGHT = 8  # modules handed to an executor at a time, so that their factors never fill the memory
 
 
@@ -55,8 +55,8 @@ def compare_subspaces(
         A name of `asym_analysis.subspaces.measures.MEASURES`; by default the paper's, the mean squared cosine of the
         principal angles.
     subtract_initial
-        Compare A - A0 and B - B0, what training added, instead of A and B. The start of an adapter is its own recorded
-        one, or that of an adapter it shares its start with.
+        Compare A - A0 and B - B0, what training added, instead of A and B. The initialization of an adapter is its own
+        recorded one, or that of an adapter with which it shares it.
     executor
         Any `concurrent.futures.Executor`, such as `dask.distributed.Client(...).get_executor()`; modules are shared
         out over it. None computes here, with torch's own threads.
@@ -77,7 +77,7 @@ def compare_subspaces(
     ------
     AdapterError
         If fewer than two adapters are given, they share no module, two have a module in different sizes, a factor holds
-        NaN or infinity, a start is not known though it is to be subtracted, or `store` holds another comparison.
+        NaN or infinity, an initialization is to be subtracted and not known, or `store` holds another comparison.
     ValueError
         If the measure is unknown, or is not one of that factor.
 
@@ -98,7 +98,7 @@ def compare_subspaces(
     if not modules:
         raise AdapterError("no two adapters share a module name: were they trained on the same base model?")
     if subtract_initial and not set(chosen) <= {"A", "B"}:
-        raise ValueError(f"only A and B have a start to subtract, not {', '.join(chosen)}")
+        raise ValueError(f"only A and B have an initialization to subtract, not {', '.join(chosen)}")
     settings = {
         "factors": list(chosen),
         "measure": measure,
@@ -106,9 +106,24 @@ def compare_subspaces(
         "adapters": runs.table.to_dict(orient="list"),
         "modules": list(modules),
     }
-    marked = {modules[index] for index in np.linspace(0, len(modules) - 1, START_MODULES).round().astype(int)}
+    randomly = [random_factors(run) for run in runs]
     tasks = {
-        module: _task(runs, module, chosen, measure, subtract_initial, device or "cpu", module in marked)
+        module: ModuleTask(
+            module=module,
+            names=runs.names,
+            sources=tuple(run.source(module) if module in run else None for run in runs),
+            initial=tuple(
+                run.initial.source(module)
+                if module in run and run.initial is not None and module in run.initial
+                else None
+                for run in runs
+            ),
+            factors=chosen,
+            measure=measure,
+            subtract_initial=subtract_initial,
+            device=device or "cpu",
+            random=tuple(of_run.get(module, frozenset()) for of_run in randomly),
+        )
         for module in modules
     }
     bar = partial(tqdm, total=len(modules), unit="module", disable=not progress)
@@ -129,7 +144,7 @@ def compare_subspaces(
         ranks=np.stack([part.ranks for part in parts]),
         sizes=np.stack([part.sizes for part in parts]),
         spreads=np.stack([part.spreads for part in parts]),
-        same_start=np.stack([part.same_start for part in parts]),
+        initialization_marks=initialization_marks([part.initialization for part in parts]),
         settings={**settings, "device": device or "cpu", "versions": versions()},
     )
 
@@ -160,29 +175,6 @@ def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]
             f"{measure.name} cannot be taken of {', '.join(asked) or 'nothing'}: choose among {', '.join(allowed)}"
         )
     return tuple(asked)
-
-
-def _task(
-    runs: AdapterSet,
-    module: str,
-    factors: tuple[str, ...],
-    measure: str,
-    subtract_initial: bool,
-    device: str,
-    mark_starts: bool,
-) -> ModuleTask:
-    starts: tuple[Adapter | None, ...] = tuple(run.initial for run in runs) if subtract_initial else ()
-    return ModuleTask(
-        module=module,
-        names=runs.names,
-        sources=tuple(run.source(module) if module in run else None for run in runs),
-        starts=tuple(start.source(module) if start is not None and module in start else None for start in starts),
-        factors=factors,
-        measure=measure,
-        subtract_initial=subtract_initial,
-        device=device,
-        mark_starts=mark_starts,
-    )
 
 
 def _results(tasks: Iterable[ModuleTask], executor: Executor | None) -> Iterator[tuple[str, ModulePairs]]:

@@ -1,4 +1,4 @@
-"""How much of many adapters lies in one common subspace of inputs or outputs, with and without the shared start.
+"""How much of many adapters lies in one common subspace, with and without the shared initialization.
 
 Adapters that began from the same A0 share its rows whatever they learned. The energy of A alone then shows a common
 subspace that training had no part in; the energies of A - A0, and of the updates B(A - A0), do not (theory notes,
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.initialization import same_start
+from asym_analysis.adapters.initialization import same_initialization
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
@@ -147,7 +147,7 @@ def _quantities(held: list[tuple[LowRankUpdate, Tensor | None]]) -> dict[str, li
         found["A - A0"] = moved
         learned = [updates.thin_svd(change, B) for change, B in zip(moved, Bs, strict=True)]
         found["inputs - A0"] = [S[:, None] * Vh for _, S, Vh in learned]
-    elif len({A.shape for A in As}) == 1 and bool(same_start(torch.stack(As))[1].all()):
+    elif len({A.shape for A in As}) == 1 and bool((same_initialization(As) == 1).all()):
         mean = torch.stack(As).mean(0)
         found["A - mean"] = [A - mean for A in As]
     found["inputs"] = [S[:, None] * Vh for _, S, Vh in spectra]

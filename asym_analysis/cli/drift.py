@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def drift(
     paths: PathsArgument = None,
     initial: Annotated[
-        str | None, typer.Option(help="The factors that training began from: an adapter saved before the first step.")
+        str | None, typer.Option(help="The initial factors: an adapter saved before the first step.")
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figure.")] = None,
     as_json: JsonFlag = False,
@@ -40,8 +40,8 @@ def drift(
     """Measure how far each factor moved from its start: exactly where that is known, otherwise from the entries."""
     import pandas as pd
 
-    from asym_analysis.adapters.initialization import shared_initialization
     from asym_analysis.adapters.load import load_adapter
+    from asym_analysis.adapters.shared_initialization import shared_initialization
     from asym_analysis.alignment.drift import InitializationDrift, initialization_drift
 
     if not paths:
@@ -63,9 +63,11 @@ def drift(
         written = save_figure(plot_drift(result), figures / "drift")
         say_drawn(written)
     if as_json:
-        write_json({"summary": result.summary().to_dict("records"), "shared_starts": groups.to_dict("records")})
+        write_json(
+            {"summary": result.summary().to_dict("records"), "shared_initializations": groups.to_dict("records")}
+        )
     else:
         show_frame(result.summary(), title="relative distance from the start")
         if not groups.empty:
-            show_frame(groups, title="\nadapters that began from the same random factor")
+            show_frame(groups, title="\nadapters that share the initialization of a factor")
     return DONE if read.complete else PARTLY_REFUSED

@@ -82,7 +82,7 @@ def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
             mean=float(rows["value"].mean()),
             chance=float(rows["null_mean"].mean()),
             significant=float((rows["p_value"] < SIGNIFICANCE).mean()),
-            same_initialization=float(rows["same_initialization"].mean()),
+            same_initialization=float(rows["same_initialization"].fillna(False).mean()),
         )
     return findings
 
@@ -90,14 +90,14 @@ def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
 def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison | None = None) -> list[str]:
     """Say in plain words what A and B did in one family of adapters.
 
-    Pairs that began from the same factor are told apart from those that did not: the one kind would hide the other.
+    Pairs and modules that share their initialization are told apart from the others: the one kind would hide the other.
 
     Parameters
     ----------
     comparison
         A and B of the family.
     moved
-        A - A0 of the same adapters, where the start is known and shared: what training added to it.
+        A - A0 of the same adapters, where A0 is known and shared: what training added to it.
     """
     frame = comparison.frame
     shared = frame["same_initialization"]
@@ -106,9 +106,12 @@ def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison |
     together, apart = find(frame[shared]), find(frame[~shared])
     pairs = next(iter(together.values())).pairs
     overlaps = " and ".join(f"{finding.mean:.3f} in {factor}" for factor, finding in together.items())
+    marked = (comparison.initialization_marks == 1).any(0)
+    share = (comparison.initialization_marks[:, marked] == 1).mean()
+    where = "all their modules" if share == 1 else f"{share:.0%} of their modules"
     return [
-        f"{pairs} of {len(comparison.pairs[0])} pairs began from the same start (one run's checkpoints, or one seed). "
-        f"They overlap by {overlaps}: where they started comes before what they learned. The rest is about the others.",
+        f"{pairs} of {len(comparison.pairs[0])} pairs share their initialization (checkpoints of one run, or one seed) "
+        f"in {where}. There they overlap by {overlaps}, whatever they learned. The rest is about the others.",
         *finding_sentences(apart),
     ]
 
@@ -131,15 +134,15 @@ def _reading(A: FactorFinding, B: FactorFinding) -> str:
     if A.same_initialization > 0.5:
         if A.level == "nearly the same subspace":
             return (
-                "These adapters began from the same A and still share it: their similar A says where they started, not "
-                "what they learned."
+                "These adapters share the initialization of A and still share A: their similar A says how they were "
+                "initialized, not what they learned."
             )
         return (
-            f"These adapters began from the same A. Training moved it: {A.mean:.0%} of the squared cosines is left, "
-            "which says where they started, not what they learned."
+            f"These adapters share the initialization of A. Training moved it: {A.mean:.0%} of the squared cosines is "
+            "left, which says how they were initialized, not what they learned."
         )
     if B.same_initialization > 0.5:
-        return "These adapters began from the same B: a similar B says where they started, not what they learned."
+        return "These adapters share the initialization of B: a similar B does not say what they learned."
     if A.level == B.level == "near chance":
         return "Neither factor is more alike than random subspaces are: the runs share no directions."
     if A.mean / A.chance >= B.mean / B.chance:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.initialization import shared_initialization
+from asym_analysis.adapters.shared_initialization import shared_initialization
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.pairwise import compare_subspaces

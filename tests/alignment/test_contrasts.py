@@ -34,7 +34,7 @@ def family(tasks: str, seeds: range | list[int], *, shared: dict[int, int] | Non
         for module, strength in (("layer.0.q", 1.0), ("layer.1.q", 0.0)):
             A = start + 0.1 * torch.randn(4, 120, generator=noise)
             factors[module] = (A, strength * direction + torch.randn(80, 4, generator=noise))
-        made.append(Adapter.from_factors(factors, name=f"{task}{index}"))
+        made.append(Adapter.from_factors(factors, name=f"{task}{index}", metadata={"init_lora_weights": True}))
     return AdapterSet(made, {"task": list(tasks), "seed": list(seeds)})
 
 

@@ -15,6 +15,8 @@ from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import read_result
 
+STOCK = {"init_lora_weights": True}  # PEFT's default: A is random, B is zero
+
 
 def runs(count: int = 6, modules: int = 5) -> AdapterSet:
     generator = torch.Generator().manual_seed(0)
@@ -24,7 +26,9 @@ def runs(count: int = 6, modules: int = 5) -> AdapterSet:
 
     return AdapterSet(
         [
-            Adapter.from_factors({f"layer.{m}.q": (draw(4, 64), draw(48, 4)) for m in range(modules)}, name=f"run {i}")
+            Adapter.from_factors(
+                {f"layer.{m}.q": (draw(4, 64), draw(48, 4)) for m in range(modules)}, name=f"run {i}", metadata=STOCK
+            )
             for i in range(count)
         ],
         {"task": [i % 2 for i in range(count)]},
@@ -41,7 +45,7 @@ def interrupted(whole: AdapterSet) -> AdapterSet:
         sources = {module: adapter.source(module) for module in adapter}
         one = sources["layer.2.q"]
         sources["layer.2.q"] = ModuleSource(one.d_out, one.d_in, one.rank, one.dtype, refuse)
-        return Adapter(sources, name=adapter.name)
+        return Adapter(sources, name=adapter.name, metadata=STOCK)
 
     return AdapterSet([spoiled(adapter) for adapter in whole], whole.table)
 
@@ -130,9 +134,9 @@ def test_training_is_compared_without_its_start() -> None:
     assert moved.same_initialization.all()
     assert moved.settings["subtract_initial"] is True
     stranger = Adapter.from_factors({"q": (torch.randn(4, 300, generator=generator), B[0])}, name="stranger")
-    with pytest.raises(AdapterError, match="stranger has no recorded start for q"):
+    with pytest.raises(AdapterError, match="stranger has no recorded initialization for q"):
         compare_subspaces([*made, stranger], subtract_initial=True)
-    with pytest.raises(ValueError, match="only A and B have a start"):
+    with pytest.raises(ValueError, match="only A and B have an initialization"):
         compare_subspaces(made, measure="cosine", subtract_initial=True)
 
 

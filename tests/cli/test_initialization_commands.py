@@ -48,7 +48,7 @@ def test_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(out)
     medians = {row["adapter"]: row["median"] for row in found["summary"] if row["factor"] == "A"}
     assert medians == pytest.approx({"a": 0.3, "b": 0.3}, abs=0.1)
-    assert found["shared_starts"][0]["adapters"] == "a, b"
+    assert found["shared_initializations"][0]["adapters"] == "a, b"
     found = read_result(table)
     frame, settings = found.frame, found.settings
     assert len(frame) == 8

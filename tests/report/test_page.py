@@ -24,7 +24,7 @@ def _family(shared_A: bool, shared_B: bool, family: str, seed: int) -> list[Adap
                 for name, (A, B) in common.items()
             },
             name=f"{family}{index}",
-            metadata={"family": family},
+            metadata={"family": family, "init_lora_weights": True},
         )
         for index in range(3)
     ]
@@ -57,13 +57,13 @@ def test_plain_words_follow_the_numbers(adapters: AdapterSet, tmp_path: Path) ->
     seeds, tasks = " ".join(sentences["seeds"]), " ".join(sentences["tasks"])
     assert "near chance" in seeds
     assert "The runs agree on B and not on A" in seeds
-    assert "began from the same A and still share it" in tasks
+    assert "share the initialization of A and still share A" in tasks
 
 
 def test_pairs_of_one_start_are_told_apart(adapters: AdapterSet, tmp_path: Path) -> None:
     mixed = AdapterSet([*adapters[:3], *adapters[3:]], {"name": list("abcdef"), "family": ["one"] * 6})
     sentences = write_report(mixed, tmp_path / "r.html", tmp_path / "f").sentences["one"]
-    assert sentences[0].startswith("3 of 15 pairs began from the same start")
+    assert sentences[0].startswith("3 of 15 pairs share their initialization")
     assert "near chance" in sentences[1]
 
 
@@ -74,7 +74,7 @@ def test_pairs_of_one_start_are_told_apart(adapters: AdapterSet, tmp_path: Path)
         (0.02, 0.021, 0.0, "share no directions"),
         (0.3, 0.1, 0.0, "do not show the asymmetry"),
         (0.05, 0.3, 0.0, "A is above chance too"),
-        (0.9, 0.1, 1.0, "still share it"),
+        (0.9, 0.1, 1.0, "still share A"),
         (0.2, 0.1, 1.0, "20% of the squared cosines is left"),
         (0.02, 0.05, 0.0, "agree on B and not on A"),
     ],

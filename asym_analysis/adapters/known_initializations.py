@@ -1,0 +1,155 @@
+"""From which distribution each trainer draws A and B, with the source of each entry, and what a file records of it.
+
+A law is the name of a distribution (see `LAWS`). `known_laws` looks at the recorded initialization first: PEFT writes
+`init_lora_weights` into adapter_config.json. Where nothing is recorded, the dialect names the library that wrote the
+file, and with it the library's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asym_analysis.adapters.module_names import projection_of
+
+__all__ = ["LAWS", "KnownLaws", "known_laws"]
+
+#: Name of a law -> what it is. d is d_in for A and d_out for B; fan_in is d_in for A and the rank for B.
+LAWS: Mapping[str, str] = {
+    "zero": "all entries zero",
+    "kaiming_uniform": "uniform on plus or minus 1/sqrt(fan_in): torch.nn.init.kaiming_uniform_(a=sqrt(5))",
+    "gaussian": "normal with standard deviation 1/rank",
+    "xavier_normal": "normal with standard deviation sqrt(2/(rank + d))",
+    "normal_0.02": "normal with standard deviation 0.02",
+    "standard_normal": "normal with standard deviation 1",
+    "orthonormal": "orthonormal rows of A or columns of B",
+    "peft_orthogonal": "normal vectors times half of a random orthogonal matrix, entries of mean square 1/200",
+    "weights": "computed from the base weights or from data",
+    "random": "drawn at random, from a law that the file does not tell",
+}
+
+#: Modules that PEFT and loralib adapt as embeddings, where A is zero and B is random.
+_EMBEDDINGS = frozenset(
+    {
+        *("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings"),
+        *("tok_embeddings", "embedding", "embeddings", "embed_in", "token_embedding", "position_embedding"),
+        *("embed_positions", "shared"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class KnownLaws:
+    """The laws from which the factors of one module were initialized.
+
+    Attributes
+    ----------
+    A, B
+        A name of `LAWS`.
+    recorded
+        True where the file's own config names the initialization; False where it is the default of the library that
+        wrote the file.
+    source
+        Who says so, for messages and tables.
+    """
+
+    A: str
+    B: str
+    recorded: bool
+    source: str
+
+    def law(self, factor: str) -> str:
+        """The law of factor "A" or "B"."""
+        return self.A if factor == "A" else self.B
+
+
+# Default of each library, by the name of the dialect that reads its files: A, B, where its source says so.
+_BY_DIALECT: Mapping[str, tuple[str, str, str]] = {
+    "peft": ("kaiming_uniform", "zero", "PEFT's default (peft/tuners/lora/layer.py, reset_lora_parameters)"),
+    "loralib": ("kaiming_uniform", "zero", "loralib's default (loralib/layers.py, Linear.reset_parameters)"),
+    "lit-gpt": ("kaiming_uniform", "zero", "LitGPT's default (litgpt/lora.py, LoRALinear.reset_parameters)"),
+    "torchtune": (
+        "kaiming_uniform",
+        "zero",
+        "torchtune's default (torchtune/modules/peft/lora.py, _lora_a_init_params)",
+    ),
+    "mlx": ("kaiming_uniform", "zero", "MLX's default (mlx_lm/tuner/lora.py: uniform on 1/sqrt(input_dims))"),
+    "kohya": ("kaiming_uniform", "zero", "kohya's default (networks/lora.py: kaiming_uniform_(a=sqrt(5)))"),
+    "cloneofsimo": (
+        "gaussian",
+        "zero",
+        "cloneofsimo's default (lora_diffusion/lora.py: normal_(lora_down, std=1/r))",
+    ),
+    "nemo": (
+        "xavier_normal",
+        "zero",
+        "NeMo's default (parallel_adapters.py: column_init_method='xavier', row_init_method='zero')",
+    ),
+    # diffusers' own layers draw normal(1/rank); its training scripts pass either that or PEFT's default.
+    "diffusers": ("random", "zero", "diffusers (models/lora.py and its training scripts: B is zero)"),
+}
+_LORA_DEFAULT = ("kaiming_uniform", "zero")
+_PEFT_LORA: Mapping[str, tuple[str, str]] = {
+    "true": _LORA_DEFAULT,
+    "gaussian": ("gaussian", "zero"),
+    "orthogonal": ("peft_orthogonal", "peft_orthogonal"),
+    "false": ("kaiming_uniform", "kaiming_uniform"),  # both stay as torch.nn.Linear initializes them
+    "mica": ("zero", "weights"),
+    "eva": ("weights", "zero"),
+}
+_FROM_WEIGHTS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_EMBEDDING_LAWS = ("zero", "standard_normal")
+
+
+def known_laws(metadata: Mapping[str, Any], module: str) -> KnownLaws | None:
+    """Say from which laws the factors of a module were initialized, as far as the file tells.
+
+    Parameters
+    ----------
+    metadata
+        The adapter's: `init_lora_weights`, `peft_type` and `dialect` are looked at.
+    module
+        The module's name: embeddings have another initialization than linear layers.
+
+    Returns
+    -------
+    KnownLaws or None
+        None where neither the config nor the dialect tells.
+
+    Examples
+    --------
+    >>> known_laws({"init_lora_weights": "gaussian"}, "layers.0.q_proj").A
+    'gaussian'
+    >>> known_laws({"dialect": "mlx"}, "layers.0.q_proj").B
+    'zero'
+    >>> known_laws({}, "layers.0.q_proj") is None
+    True
+    """
+    dialect, kind = str(metadata.get("dialect") or ""), str(metadata.get("peft_type") or "LORA").upper()
+    if kind == "ADALORA":
+        # The trained singular values, zero at first, are multiplied into A.
+        return KnownLaws("random", "normal_0.02", False, "AdaLoRA's default (peft/tuners/adalora/layer.py)")
+    if kind != "LORA":
+        return None
+    name = metadata.get("init_lora_weights")
+    if name is not None:
+        return _recorded(str(name).lower(), module)
+    if dialect not in _BY_DIALECT:
+        return None
+    A, B, source = _BY_DIALECT[dialect]
+    if dialect in ("peft", "loralib") and projection_of(module) in _EMBEDDINGS:
+        A, B = _EMBEDDING_LAWS
+    return KnownLaws(A, B, False, source)
+
+
+def _recorded(name: str, module: str) -> KnownLaws | None:
+    source = f"init_lora_weights={name} in the config"
+    if name.startswith(_FROM_WEIGHTS):
+        return KnownLaws("weights", "weights", True, source)
+    if name not in _PEFT_LORA:
+        return None
+    A, B = _PEFT_LORA[name]
+    if name in ("true", "gaussian") and projection_of(module) in _EMBEDDINGS:
+        A, B = _EMBEDDING_LAWS
+    return KnownLaws(A, B, True, source)
