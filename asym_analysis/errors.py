@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AdapterError", "AdapterFormatError", "AdapterValueError", "NotAnAdapterError"]
+__all__ = ["AdapterError", "AdapterFormatError", "AdapterValueError", "NotAnAdapterError", "NothingReadError"]
 
 
 class AdapterError(Exception):
@@ -28,3 +28,25 @@ class NotAnAdapterError(AdapterError):
 
 class AdapterValueError(AdapterError):
     """A tensor holds values, or a shape, that no computation can use: NaN, infinity, factors that do not fit."""
+
+
+class NothingReadError(AdapterError):
+    """None of several adapters could be read; `refused` holds (source, sentence) of each.
+
+    Parameters
+    ----------
+    refused
+        Source and reason of every adapter.
+
+    Examples
+    --------
+    >>> print(NothingReadError((("a", "a is empty: fetch it again"), ("b", "b is empty: fetch it again"))))
+    none of 2 adapters could be read: a is empty: fetch it again (and 1 more)
+    """
+
+    def __init__(self, refused: tuple[tuple[str, str], ...]) -> None:
+        self.refused = refused
+        sentences = list(dict.fromkeys(sentence for _, sentence in refused))
+        more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+        many = f"none of {len(refused)} adapters could be read: " if len(refused) > 1 else ""
+        super().__init__(f"{many}{sentences[0]}{more}")

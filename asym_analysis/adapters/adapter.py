@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Adapter", "ModuleSource", "Part", "TensorSource"]
+
+_DESCRIPTION = ("name", "metadata", "extras", "coverage", "initial", "assumptions")
 
 
 @dataclass(frozen=True)
@@ -200,12 +203,15 @@ class Adapter(Mapping[str, LowRankUpdate]):
     ) -> Adapter:
         """Make an adapter from factors in memory: module name -> (A of shape (rank, d_in), B of shape (d_out, rank)).
 
-        Factors of a smaller dtype than float32 are cast up.
+        The factors are copied; those of a smaller dtype than float32 are cast up.
         """
         modules = {}
-        for module, (A, B) in factors.items():
+        for module, pair in factors.items():
+            A, B = (factor.detach().clone() for factor in pair)
             parts = {
-                factor: Part(tuple(value.shape), _dtype(value), partial(_same, value), tensor=f"{module}.{factor}")
+                factor: Part(
+                    tuple(value.shape), _dtype(value), partial(torch.clone, value), tensor=f"{module}.{factor}"
+                )
                 for factor, value in (("A", A), ("B", B))
             }
             make = partial(_plain_update, scaling)
@@ -261,6 +267,62 @@ class Adapter(Mapping[str, LowRankUpdate]):
     def __contains__(self, module: object) -> bool:
         return module in self._modules
 
+    def copy(self) -> Adapter:
+        """Read every module into memory: an adapter that depends on no file, model or tensor of anybody else.
+
+        Returns
+        -------
+        Adapter
+            The same modules, in float32 or float64; its initial factors are copied too.
+
+        Raises
+        ------
+        AdapterError
+            If a module cannot be read.
+        """
+        return self._like(
+            {module: _in_memory(source, self[module]) for module, source in self._modules.items()},
+            extras={name: replace(source, read=_held(source)) for name, source in self.extras.items()},
+            initial=None if self.initial is None else self.initial.copy(),
+        )
+
+    def with_modules(self, modules: Mapping[str, ModuleSource]) -> Adapter:
+        """Replace some modules, or add them; everything else stays as it is.
+
+        Parameters
+        ----------
+        modules
+            Module name -> `ModuleSource`.
+        """
+        return self._like({**self._modules, **modules})
+
+    def without(self, modules: Mapping[str, str]) -> Adapter:
+        """Leave out some modules, whose tensors the coverage then counts as refused.
+
+        Parameters
+        ----------
+        modules
+            Module name -> why it is left out.
+
+        Examples
+        --------
+        >>> pair = torch.ones(1, 3), torch.ones(2, 1)
+        >>> adapter = Adapter.from_factors({"q": pair, "v": pair}).without({"v": "not wanted"})
+        >>> list(adapter), dict(adapter.coverage.refused)
+        (['q'], {'v.A': 'not wanted', 'v.B': 'not wanted'})
+        """
+        left = {module: source for module, source in self._modules.items() if module not in modules}
+        kept = {part.tensor for source in left.values() for part in source.parts.values()}
+        gone = {p.tensor: modules[module] for module in modules for p in self.source(module).parts.values()}
+        refused = {tensor: reason for tensor, reason in gone.items() if tensor not in kept}
+        used = {tensor: part for tensor, part in self.coverage.used.items() if tensor not in refused}
+        coverage = replace(self.coverage, used=used, refused={**self.coverage.refused, **refused})
+        return self._like(left, coverage=coverage)
+
+    def _like(self, modules: Mapping[str, ModuleSource], **changed: Any) -> Adapter:
+        own = {name: getattr(self, name) for name in _DESCRIPTION}
+        return Adapter(modules, **own | changed)
+
     @property
     def frame(self) -> pd.DataFrame:
         """One row a module, from the header alone: module, layer, projection, d_out, d_in, rank, scaling, dtype."""
@@ -284,23 +346,28 @@ class Adapter(Mapping[str, LowRankUpdate]):
         return f"Adapter({self.name!r}: {len(self)} modules, rank {ranks}, {base}; {self.coverage})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{repr(self).removeprefix('Adapter(').removesuffix(')')}</p>" + self.frame.to_html(
-            index=False, max_rows=12, border=0
-        )
+        title = html.escape(repr(self).removeprefix("Adapter(").removesuffix(")"))
+        return f"<p>{title}</p>" + self.frame.to_html(index=False, max_rows=12, border=0)
 
 
 def _plain_update(scaling: float, parts: Mapping[str, Tensor]) -> LowRankUpdate:
     A, B = parts["A"], parts["B"]
     dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
-    return LowRankUpdate(A.to(dtype), B.to(dtype), scaling)
+    # Copies, so that nobody changes what others read.
+    return LowRankUpdate(A.to(dtype, copy=True), B.to(dtype, copy=True), scaling)
+
+
+def _in_memory(source: ModuleSource, update: LowRankUpdate) -> ModuleSource:
+    parts = {name: replace(part, read=_held(part)) for name, part in source.parts.items()}
+    return replace(source, read=update.copy, parts=parts)
+
+
+def _held(source: TensorSource) -> Callable[[], Tensor]:
+    return partial(torch.clone, source.read().clone())
 
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 class AdapterModuleMissing(AdapterError, KeyError):  # noqa: N818 - a missing key, named as Mapping callers expect it

@@ -23,6 +23,8 @@ class AdapterSet(Sequence[Adapter]):
     table
         One row an adapter, in the same order: task, seed, rank, step, anything the user gives. The columns of the
         adapters' own metadata that hold plain values are added where the table has no such column.
+    refused
+        What could not be read: (source, sentence) of each, as `load_adapters` collects them.
 
     Raises
     ------
@@ -39,9 +41,14 @@ class AdapterSet(Sequence[Adapter]):
     """
 
     def __init__(
-        self, adapters: Iterable[Adapter], table: pd.DataFrame | Mapping[str, Sequence[Any]] | None = None
+        self,
+        adapters: Iterable[Adapter],
+        table: pd.DataFrame | Mapping[str, Sequence[Any]] | None = None,
+        *,
+        refused: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._adapters = tuple(adapters)
+        self.refused = tuple(refused)
         if not self._adapters:
             raise AdapterError("an AdapterSet needs at least one adapter; none was given")
         given = pd.DataFrame(table if table is not None else {}, index=None).reset_index(drop=True)

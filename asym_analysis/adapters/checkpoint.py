@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.assumption import Assumption
+from asym_analysis.adapters.config_files import read_config
 from asym_analysis.adapters.coverage import Coverage
 
 __all__ = ["Checkpoint", "Dialect", "Reading"]
@@ -15,7 +17,7 @@ __all__ = ["Checkpoint", "Dialect", "Reading"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors still in their file, with everything else the checkpoint says.
+    """Named tensors still in their file, with everything else the checkpoint and its user say.
 
     Attributes
     ----------
@@ -27,12 +29,37 @@ class Checkpoint:
         The container's own text metadata: safetensors' ``__metadata__``, GGUF's key-value pairs.
     source
         What the user named, for messages.
+    container
+        The kind of file: "safetensors", "torch zip", "npz", "gguf", "legacy pickle", "sharded ..." or "memory".
+    folder
+        Where the weights lie, for `beside`; None in memory.
+    alpha, scale
+        What the user gives for every module: an alpha takes the place of a recorded one and is divided as the
+        dialect divides it; a scale is the whole factor of B·A. None: what the checkpoint records.
+    in_features
+        Pattern for the end of a module's name -> its input size, from the user, for files that do not record it.
     """
 
     tensors: Mapping[str, TensorSource]
     config: Mapping[str, Any] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    container: str = ""
+    folder: Path | None = None
+    alpha: float | int | None = None
+    scale: float | int | None = None
+    in_features: Mapping[str, int] = field(default_factory=dict)
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """Read a trainer's config file that lies beside the weights (hyperparameters.yaml); empty if there is none.
+
+        Raises
+        ------
+        AdapterFormatError
+            If the file is there but damaged.
+        """
+        path = None if self.folder is None else self.folder / name
+        return read_config(path) if path is not None and path.is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from torch import Tensor
@@ -15,23 +15,71 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect
-from asym_analysis.adapters.containers import Contents, InMemoryTensor, open_container, read_json
+from asym_analysis.adapters.config_files import read_config
+from asym_analysis.adapters.containers import open_container
 from asym_analysis.adapters.dialects import read_checkpoint
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.metadata import Metadata
+from asym_analysis.adapters.open_models import (
+    active_adapter,
+    is_peft_model,
+    keep_values,
+    memory_checkpoint,
+    model_checkpoint,
+    with_current_scales,
+)
 from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names, natural_order
-from asym_analysis.errors import AdapterError
+from asym_analysis.errors import AdapterError, NothingReadError
+from asym_analysis.vocabulary import choose, finite, whole
 
-__all__ = ["adapter_paths", "load_adapter", "load_adapters"]
+__all__ = ["adapter_paths", "as_adapter", "as_adapters", "load_adapter", "load_adapters"]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor] | Any
+Config = Mapping[str, Any] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the user says about the files, once checked."""
+
+    dialect: str | Dialect = "auto"
+    config: Mapping[str, Any] | None = None
+    alpha: float | int | None = None
+    scale: float | int | None = None
+    in_features: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        dialect: str | Dialect,
+        config: Config | None,
+        alpha: float | int | None,
+        scale: float | int | None,
+        in_features: int | Mapping[str, int] | None,
+    ) -> _Options:
+        if isinstance(in_features, int):
+            in_features = {".*": in_features}
+        return cls(
+            dialect,
+            read_config(config) if isinstance(config, str | os.PathLike) else config,
+            None if alpha is None else finite(alpha, "alpha"),
+            None if scale is None else finite(scale, "scale"),
+            {str(name): whole(size, f"in_features of {name}", least=1) for name, size in (in_features or {}).items()},
+        )
+
+    def read(self, checkpoint: Checkpoint) -> tuple[str, Any]:
+        given = {"alpha": self.alpha, "scale": self.scale, "in_features": self.in_features or {}}
+        return read_checkpoint(replace(checkpoint, **given), self.dialect)
 
 
 def load_adapter(
     source: Source,
     *,
     dialect: str | Dialect = "auto",
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
+    alpha: float | int | None = None,
+    scale: float | int | None = None,
+    in_features: int | Mapping[str, int] | None = None,
     revision: str | None = None,
     subfolder: str | None = None,
     name: str | None = None,
@@ -42,12 +90,20 @@ def load_adapter(
     ----------
     source
         A folder, a file, the id of a model on the Hugging Face Hub ("owner/name"), an open PEFT model (its active
-        adapter), or a state dict (parameter name -> tensor).
+        adapter), or a state dict (parameter name -> tensor). Models and state dicts are copied as they are now.
     dialect
         The key grammar: "auto", the name of one, or a `PatternDialect` of your own.
     config
-        The adapter's config, where the source has none (PEFT's keys: r, lora_alpha, ...). Replaces a config that lies
-        beside the weights.
+        The adapter's config (PEFT's keys: r, lora_alpha, ...), as a mapping or as the path of a JSON or YAML file of
+        any name. Replaces a config that lies beside the weights.
+    alpha
+        Alpha of every module, instead of what the file records: the scale is then alpha/rank, or whatever the
+        dialect makes of an alpha.
+    scale
+        The factor of B·A in every module, instead of what the file records.
+    in_features
+        Input size of the modules: one number, or pattern for the end of a module's name -> number. Only for files
+        that do not record it (VeRA).
     revision
         Branch, tag or commit on the hub.
     subfolder
@@ -55,11 +111,18 @@ def load_adapter(
     name
         How tables and figures call it; otherwise the folder's or the file's name.
 
+    Returns
+    -------
+    Adapter
+        The adapter; its `coverage` says what became of every tensor of the file.
+
     Raises
     ------
     AdapterError
         If there is no adapter, several to choose from, or the file is damaged, unsafe or holds something else. The
-        message says which, and what would mend it.
+        message says which, and what to do.
+    ValueError
+        If `alpha`, `scale` or `in_features` is no finite number.
 
     Examples
     --------
@@ -68,12 +131,14 @@ def load_adapter(
     >>> adapter = load_adapter(state, config={"peft_type": "LORA", "r": 2, "lora_alpha": 4}, name="toy")
     >>> adapter["q"].shape, adapter["q"].scaling
     ((4, 8), 2.0)
+    >>> load_adapter(state, scale=0.5)["q"].scaling
+    0.5
     """
+    options = _Options.of(dialect, config, alpha, scale, in_features)
     if not isinstance(source, str | os.PathLike):
-        return _from_memory(source, dialect=dialect, config=config, name=name)
-    path = _local_path(source, revision=revision, subfolder=subfolder)
-    files = adapter_at(path)
-    return _from_files(files, name=name or files.name, dialect=dialect, config=config)
+        return _from_memory(source, options, name)
+    files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
+    return _from_files(files, options, name or files.name)
 
 
 def load_adapters(
@@ -81,7 +146,11 @@ def load_adapters(
     *,
     metadata: pd.DataFrame | Mapping[str, Sequence[Any]] | None = None,
     dialect: str | Dialect = "auto",
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
+    alpha: float | int | None = None,
+    scale: float | int | None = None,
+    in_features: int | Mapping[str, int] | None = None,
+    on_error: Literal["raise", "collect"] = "raise",
 ) -> AdapterSet:
     """Open several adapters as a set.
 
@@ -92,27 +161,117 @@ def load_adapters(
         ``checkpoint-*`` folders in the order of their steps and then the adapter that it holds itself; any other folder
         for every adapter in it and in its subfolders; an open PEFT model for each of its adapters.
     metadata
-        One row an adapter, in order: task, seed, anything that comparisons should know.
-    dialect, config
+        A table that comparisons should know (task, seed, ...): one row an adapter in order, or a column ``name``
+        that holds the adapters' names or paths.
+    dialect, config, alpha, scale, in_features
         As for `load_adapter`, for all of them.
+    on_error
+        "raise" stops at the first adapter that cannot be opened. "collect" leaves out what cannot be read, and says
+        so in the set's `refused`: whole adapters, and single modules that hold NaN or infinity (for this every
+        tensor is read once).
+
+    Returns
+    -------
+    AdapterSet
+        The adapters in the order of the sources.
 
     Raises
     ------
     AdapterError
-        If one of them cannot be opened; the message names it.
+        If one of them cannot be opened (with "collect": if none can); the message names it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = {"q.lora_A.weight": torch.ones(2, 8), "q.lora_B.weight": torch.ones(4, 2)}
+    >>> runs = load_adapters([state, "nowhere"], on_error="collect")
+    >>> len(runs), runs.refused
+    (1, (('nowhere', 'nowhere does not exist: give a folder, a file, a glob pattern, or a Hugging Face id of the form
+    owner/name'),))
     """
-    single = isinstance(sources, str | os.PathLike | Mapping) or _is_model(sources)
-    listed: list[Any] = [sources] if single else [*sources]  # type: ignore[misc]
-    found = [adapter for source in listed for adapter in _each(source, dialect=dialect, config=config)]
-    on_disk = [files for files in found if isinstance(files, AdapterFiles)]
-    names = iter(distinct_names(on_disk))
-    adapters = [
-        _from_files(files, name=next(names), dialect=dialect, config=config)
-        if isinstance(files, AdapterFiles)
-        else files
-        for files in found
-    ]
-    return AdapterSet(adapters, metadata)
+    options = _Options.of(dialect, config, alpha, scale, in_features)
+    collect = choose(on_error, ("raise", "collect"), "on_error") == "collect"
+    refused: list[tuple[str, str]] = []
+    found: list[AdapterFiles | Adapter] = []
+    for source in _listed(sources):
+        try:
+            found += _each(source, options)
+        except (AdapterError, OSError) as error:
+            _refuse(refused, source, error, collect)
+    names = iter(distinct_names([files for files in found if isinstance(files, AdapterFiles)]))
+    adapters: list[Adapter] = []
+    for each in found:
+        name = next(names) if isinstance(each, AdapterFiles) else each.name
+        try:
+            adapter = _from_files(each, options, name) if isinstance(each, AdapterFiles) else each
+            adapters.append(_readable(adapter, refused) if collect else adapter)
+        except (AdapterError, OSError) as error:
+            _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
+    if not adapters and refused:
+        raise NothingReadError(tuple(refused))
+    return AdapterSet(adapters, metadata, refused=refused)
+
+
+def as_adapter(source: Adapter | AdapterSet | Source) -> Adapter:
+    """Give an adapter as it is, and load anything else that `load_adapter` reads.
+
+    Parameters
+    ----------
+    source
+        An `Adapter`, an `AdapterSet` of one, or a source for `load_adapter`.
+
+    Returns
+    -------
+    Adapter
+        The adapter.
+
+    Raises
+    ------
+    AdapterError
+        If a set holds several adapters, or the source cannot be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> adapter = Adapter.from_factors({"q": (torch.ones(2, 8), torch.ones(4, 2))}, name="toy")
+    >>> as_adapter(adapter) is adapter
+    True
+    """
+    if isinstance(source, Adapter):
+        return source
+    if isinstance(source, AdapterSet) or (isinstance(source, list | tuple) and len(source) == 1):
+        if len(source) != 1:
+            raise AdapterError(f"one adapter is needed here, and {len(source)} were given: choose one of them")
+        return as_adapter(source[0])
+    return load_adapter(source)
+
+
+def as_adapters(sources: AdapterSet | Adapter | Source | Iterable[Adapter | Source]) -> AdapterSet:
+    """Give a set of adapters as it is, and load anything else that `load_adapters` reads.
+
+    Parameters
+    ----------
+    sources
+        An `AdapterSet`, an `Adapter`, several adapters, or sources for `load_adapters`.
+
+    Returns
+    -------
+    AdapterSet
+        The adapters.
+
+    Raises
+    ------
+    AdapterError
+        If one of them cannot be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> adapter = Adapter.from_factors({"q": (torch.ones(2, 8), torch.ones(4, 2))}, name="toy")
+    >>> as_adapters([adapter]).names
+    ('toy',)
+    """
+    return sources if isinstance(sources, AdapterSet) else load_adapters(sources)
 
 
 def adapter_paths(source: str | os.PathLike[str]) -> list[Path]:
@@ -126,14 +285,42 @@ def adapter_paths(source: str | os.PathLike[str]) -> list[Path]:
     return [files.weights for files in adapters_at(_local_path(source, revision=None, subfolder=None))]
 
 
-def _each(source: Any, *, dialect: str | Dialect, config: Mapping[str, Any] | None) -> Sequence[AdapterFiles | Adapter]:
+def _listed(sources: Any) -> list[Any]:
+    single = isinstance(sources, str | os.PathLike | Mapping) or hasattr(sources, "state_dict")
+    return [sources] if single else [*sources]
+
+
+def _refuse(refused: list[tuple[str, str]], source: Any, error: Exception, collect: bool) -> None:
+    if not collect:
+        raise error
+    refused.append((str(source) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}", str(error)))
+
+
+def _readable(adapter: Adapter, refused: list[tuple[str, str]]) -> Adapter:
+    """The adapter without the modules that cannot be read, each of which is named in `refused`."""
+    unreadable: dict[str, str] = {}
+    for module in adapter:
+        try:
+            adapter[module]
+        except AdapterError as error:
+            unreadable[module] = str(error)
+    if len(unreadable) == len(adapter) > 0:
+        raise AdapterError(next(iter(unreadable.values())))
+    where = str(adapter.metadata.get("source") or adapter.name)
+    refused += [(where, f"{sentence}; the module is left out") for sentence in unreadable.values()]
+    return adapter.without(unreadable) if unreadable else adapter
+
+
+def _each(source: Any, options: _Options) -> Sequence[AdapterFiles | Adapter]:
     """What one source of a set stands for: files still to be opened, or adapters."""
     if isinstance(source, Adapter):
         return [source]
-    if _is_model(source):
-        return [_from_model(source, adapter, dialect=dialect) for adapter in source.peft_config]
+    if isinstance(source, AdapterSet):
+        return list(source)
+    if is_peft_model(source):
+        return [_from_model(source, adapter, options) for adapter in source.peft_config]
     if not isinstance(source, str | os.PathLike):
-        return [_from_memory(source, dialect=dialect, config=config, name=None)]
+        return [_from_memory(source, options, name=None)]
     return adapters_at(_local_path(source, revision=None, subfolder=None))
 
 
@@ -149,7 +336,7 @@ def _local_path(source: str | os.PathLike[str], *, revision: str | None, subfold
         problem = (
             f"{path} has no folder {subfolder!r}"
             if subfolder and not inside.exists()
-            else (f"{path} is a path here, which has no revision {revision!r}")
+            else (f"{path} is a local path, which has no revision {revision!r}")
         )
         raise AdapterError(f"{problem}: leave that argument out, or correct it")
     raise AdapterError(
@@ -157,91 +344,70 @@ def _local_path(source: str | os.PathLike[str], *, revision: str | None, subfold
     )
 
 
-def _from_files(files: AdapterFiles, *, name: str, dialect: str | Dialect, config: Mapping[str, Any] | None) -> Adapter:
-    contents = open_container(files.weights)
+def _from_files(files: AdapterFiles, options: _Options, name: str) -> Adapter:
+    config = options.config
     if config is None:
-        config = read_json(files.config) if files.config else {}
+        config = read_config(files.config) if files.config else {}
     initial = None
     if files.initial:
-        initial = _from_files(AdapterFiles(files.initial), name=f"{name} (initial)", dialect=dialect, config=config)
-    known = {"source": files.source, "container": contents.container, "step": files.step}
+        initial = _from_files(AdapterFiles(files.initial), replace(options, config=config), f"{name} (initial)")
+    checkpoint = replace(
+        open_container(files.weights), config=config, source=str(files.weights), folder=files.weights.parent
+    )
     single = not files.weights.name.endswith(".index.json")
-    return _build(
-        contents,
-        config,
-        dialect=dialect,
-        name=name,
-        where=str(files.weights),
-        known=known,
+    return _adapter(
+        checkpoint,
+        options,
+        name,
+        origin=files.source,
+        step=files.step,
         weights=files.weights if single else None,
         initial=initial,
     )
 
 
-def _from_memory(source: Any, *, dialect: str | Dialect, config: Mapping[str, Any] | None, name: str | None) -> Adapter:
-    if _is_model(source):
-        active = source.active_adapter if isinstance(getattr(source, "active_adapter", None), str) else None
-        return _from_model(source, active or next(iter(source.peft_config)), dialect=dialect, name=name)
-    if hasattr(source, "state_dict"):
-        source = source.state_dict()
-    if not isinstance(source, Mapping) or not all(isinstance(value, Tensor) for value in source.values()):
-        raise AdapterError(
-            f"an adapter cannot be loaded from a {type(source).__name__}: give a path, a Hugging Face id, an open PEFT "
-            "model, or a mapping of parameter names to tensors"
-        )
-    contents = Contents({key: InMemoryTensor.source(value.detach()) for key, value in source.items()}, {}, "memory")
-    known = {"source": "memory", "container": "memory"}
-    return _build(
-        contents, config or {}, dialect=dialect, name=name or "in memory", where="the state dict", known=known
-    )
+def _from_memory(source: Any, options: _Options, name: str | None) -> Adapter:
+    if is_peft_model(source):
+        return _from_model(source, active_adapter(source), options, name)
+    checkpoint = replace(memory_checkpoint(source), config=options.config or {})
+    return keep_values(_adapter(checkpoint, options, name or "in memory"), checkpoint)
 
 
-def _is_model(source: Any) -> bool:
-    return isinstance(getattr(source, "peft_config", None), dict) and hasattr(source, "state_dict")
+def _from_model(model: Any, adapter: str, options: _Options, name: str | None = None) -> Adapter:
+    checkpoint = model_checkpoint(model, adapter)
+    opened = keep_values(_adapter(checkpoint, options, name or adapter), checkpoint)
+    given = options.scale is not None or options.alpha is not None
+    return opened if given else with_current_scales(opened, model, adapter)
 
 
-def _from_model(model: Any, adapter: str, *, dialect: str | Dialect, name: str | None = None) -> Adapter:
-    """One adapter of an open PEFT model, through PEFT's own export: the keys are those of the file it would save."""
-    peft = sys.modules["peft"]  # a model that PEFT wrapped means that PEFT is imported
-    state = peft.get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    config = {
-        key: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
-        for key, value in model.peft_config[adapter].to_dict().items()
-    }
-    contents = Contents({key: InMemoryTensor.source(value.detach()) for key, value in state.items()}, {}, "memory")
-    known = {"source": "memory", "container": "memory"}
-    where = f"the open model's adapter {adapter!r}"
-    return _build(contents, config, dialect=dialect, name=name or adapter, where=where, known=known)
-
-
-def _build(
-    contents: Contents,
-    config: Mapping[str, Any],
-    *,
-    dialect: str | Dialect,
+def _adapter(
+    checkpoint: Checkpoint,
+    options: _Options,
     name: str,
-    where: str,
-    known: Mapping[str, Any],
+    *,
+    origin: str = "memory",
+    step: int | None = None,
     weights: Path | None = None,
     initial: Adapter | None = None,
 ) -> Adapter:
-    checkpoint = Checkpoint(tensors=contents.tensors, config=config, header=contents.header, source=where)
-    used, reading = read_checkpoint(checkpoint, dialect)
+    used, reading = options.read(checkpoint)
     facts = {
-        "base_model": config.get("base_model_name_or_path"),
-        "task_type": config.get("task_type"),
-        "peft_type": config.get("peft_type"),
+        "base_model": checkpoint.config.get("base_model_name_or_path"),
+        "task_type": checkpoint.config.get("task_type"),
+        "peft_type": checkpoint.config.get("peft_type"),
         "dialect": used,
-        **known,
+        "source": origin,
+        "container": checkpoint.container,
+        "step": step,
         **reading.metadata,
-        "header": dict(contents.header),
+        "header": dict(checkpoint.header),
     }
-    known_facts = {key: value for key, value in facts.items() if value is not None and value != {}}
+    known = {key: value for key, value in facts.items() if value is not None and value != {}}
     # safetensors keeps no order but the alphabet's, in which layer 10 comes before layer 2.
     return Adapter(
         dict(sorted(reading.modules.items(), key=lambda item: natural_order(item[0]))),
         name=name,
-        metadata=Metadata(known_facts, weights=weights),
+        metadata=Metadata(known, weights=weights),
         extras=reading.extras,
         coverage=reading.coverage,
         initial=initial,

@@ -112,6 +112,11 @@ class LowRankUpdate:
         U, S, Vh = updates.thin_svd(self.A, self.B)
         return (U if self.scaling >= 0 else -U), abs(self.scaling) * S, Vh
 
+    def copy(self) -> LowRankUpdate:
+        """The same update in tensors of its own."""
+        magnitude = None if self.magnitude is None else self.magnitude.detach().clone()
+        return replace(self, A=self.A.detach().clone(), B=self.B.detach().clone(), magnitude=magnitude)
+
     def balanced(self) -> LowRankUpdate:
         """The same update with scaling 1 and balanced factors: B^T B = A A^T = diag(S).
 

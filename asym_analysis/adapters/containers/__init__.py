@@ -7,17 +7,18 @@ import re
 import stat
 from pathlib import Path
 
+from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import checked_entries
 from asym_analysis.adapters.containers.gguf import open_gguf
 from asym_analysis.adapters.containers.npz import open_npz
 from asym_analysis.adapters.containers.pickled import InMemoryTensor, open_legacy_pickle
-from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, megabytes
+from asym_analysis.adapters.containers.raw_tensor import FileStamp, megabytes
 from asym_analysis.adapters.containers.safetensors import open_safetensors
-from asym_analysis.adapters.containers.sharded import open_sharded, read_json
+from asym_analysis.adapters.containers.sharded import open_sharded
 from asym_analysis.adapters.containers.torch_zip import open_torch_zip
 from asym_analysis.errors import AdapterError, AdapterFormatError, NotAnAdapterError
 
-__all__ = ["Contents", "FileStamp", "InMemoryTensor", "megabytes", "open_container", "read_json"]
+__all__ = ["FileStamp", "InMemoryTensor", "megabytes", "open_container"]
 
 FOREIGN = {
     b"\x89HDF": "an HDF5 file (Keras)",
@@ -34,7 +35,7 @@ FOREIGN = {
 }
 
 
-def open_container(path: Path) -> Contents:
+def open_container(path: Path) -> Checkpoint:
     """Open a file of any known container, reading no more than its header.
 
     Raises

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
-from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, RawTensor, megabytes
+from asym_analysis.adapters.checkpoint import Checkpoint
+from asym_analysis.adapters.containers.raw_tensor import FileStamp, RawTensor, megabytes
 from asym_analysis.errors import AdapterError, AdapterFormatError
 
 __all__ = ["open_gguf"]
@@ -125,7 +126,7 @@ class _Cursor:
         return None
 
 
-def open_gguf(path: Path) -> Contents:
+def open_gguf(path: Path) -> Checkpoint:
     """Read the metadata and the table of tensors of a GGUF file.
 
     Raises
@@ -158,7 +159,7 @@ def open_gguf(path: Path) -> Contents:
     tensors = {name: _source(name, shape, kind, start + offset, stamp) for name, shape, kind, offset in rows}
     if len(tensors) < len(rows):
         raise AdapterFormatError(f"{path} holds two tensors of one name: it is damaged; fetch it again")
-    return Contents(tensors, header, "gguf")
+    return Checkpoint(tensors, header=header, container="gguf")
 
 
 def _row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

@@ -14,8 +14,8 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import ArchiveEntry, checked_entries
-from asym_analysis.adapters.containers.raw_tensor import Contents
 from asym_analysis.errors import AdapterFormatError
 
 __all__ = ["open_npz"]
@@ -41,7 +41,7 @@ class NpzTensor:
         return torch.from_numpy(np.array(values, dtype=dtype.newbyteorder("="), order="C"))
 
 
-def open_npz(path: Path) -> Contents:
+def open_npz(path: Path) -> Checkpoint:
     """Read the headers of the arrays in an npz archive.
 
     Raises
@@ -56,7 +56,7 @@ def open_npz(path: Path) -> Contents:
         shape, _, dtype, _ = _parse_header(entry.head(LONGEST_HEADER), entry)
         kind = "bfloat16" if dtype == BFLOAT16 else dtype.name
         tensors[entry.name.removesuffix(".npy")] = TensorSource(shape, kind, NpzTensor(entry))
-    return Contents(tensors, {}, "npz")
+    return Checkpoint(tensors, container="npz")
 
 
 def _parse_header(data: bytes | bytearray, entry: ArchiveEntry) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

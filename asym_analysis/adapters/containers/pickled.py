@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
+from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
-from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, megabytes
+from asym_analysis.adapters.containers.raw_tensor import FileStamp, megabytes
 from asym_analysis.errors import AdapterFormatError
 
 __all__ = ["InMemoryTensor", "flatten", "open_legacy_pickle", "weights_only"]
@@ -23,14 +24,18 @@ MOST_NODES, MOST_LEVELS = 500_000, 16
 
 
 class InMemoryTensor:
-    """Reads a tensor that is already in memory."""
+    """Reads a tensor that is already in memory; every read gives a copy, so that nobody changes what others read."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
     def __call__(self) -> Tensor:
-        """Give the tensor."""
-        return self.tensor
+        """Give a copy of the tensor."""
+        return self.tensor.clone()
+
+    def snapshot(self) -> None:
+        """Keep the values of this moment, whatever becomes of the tensor that was given."""
+        self.tensor = self.tensor.detach().clone()
 
     @classmethod
     def source(cls, tensor: Tensor) -> TensorSource:
@@ -38,7 +43,7 @@ class InMemoryTensor:
         return TensorSource(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), cls(tensor))
 
 
-def open_legacy_pickle(path: Path) -> Contents:
+def open_legacy_pickle(path: Path) -> Checkpoint:
     """Read a file in the form that `torch.save` wrote before version 1.6. Its tensors are read at once.
 
     Raises
@@ -60,7 +65,11 @@ def open_legacy_pickle(path: Path) -> Contents:
                 f"{path}: tensor {name!r} of shape {tuple(tensor.shape)} is larger than the file "
                 f"({megabytes(stamp.size)}): it repeats its entries; save it contiguous"
             )
-    return Contents({name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()}, plain, "legacy pickle")
+    return Checkpoint(
+        {name: InMemoryTensor.source(tensor) for name, tensor in tensors.items()},
+        header=plain,
+        container="legacy pickle",
+    )
 
 
 def weights_only(file: Path | BytesIO, path: Path, *, map_location: str) -> Any:

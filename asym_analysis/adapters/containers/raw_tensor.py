@@ -19,16 +19,7 @@ from asym_analysis.errors import AdapterFormatError
 MAPPED_SIZE, ALIGNMENT = 2**18, 8
 Bytes = UInt8[np.ndarray, "size"]
 
-__all__ = ["Contents", "FileStamp", "RawTensor", "megabytes"]
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a container holds: tensor name -> where it lies, the container's own metadata, and its kind."""
-
-    tensors: dict[str, TensorSource]
-    header: dict[str, object]
-    container: str
+__all__ = ["FileStamp", "RawTensor", "megabytes"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from asym_analysis.adapters.adapter import TensorSource
-from asym_analysis.adapters.containers.raw_tensor import Contents, FileStamp, RawTensor, megabytes
+from asym_analysis.adapters.checkpoint import Checkpoint
+from asym_analysis.adapters.containers.raw_tensor import FileStamp, RawTensor, megabytes
 from asym_analysis.errors import AdapterFormatError
 
 __all__ = ["open_safetensors"]
@@ -47,7 +48,7 @@ DTYPES = {
 BYTES_A_VALUE, ALLOWANCE = 200, 32_000_000
 
 
-def open_safetensors(path: Path) -> Contents:
+def open_safetensors(path: Path) -> Checkpoint:
     """Read the header of a safetensors file.
 
     Raises
@@ -74,7 +75,7 @@ def open_safetensors(path: Path) -> Contents:
         raise AdapterFormatError(
             f"{path} has {stamp.size} bytes where its header describes {data_start + end}: it is {problem}"
         )
-    return Contents({name: tensors[name] for name in entries}, header, "safetensors")
+    return Checkpoint({name: tensors[name] for name in entries}, header=header, container="safetensors")
 
 
 def _read_header(stamp: FileStamp) -> tuple[dict[str, Any], int]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
-from asym_analysis.adapters.containers.raw_tensor import Contents, megabytes
+from asym_analysis.adapters.checkpoint import Checkpoint
+from asym_analysis.adapters.config_files import read_json
 from asym_analysis.errors import AdapterFormatError
 
-__all__ = ["open_sharded", "read_json"]
-
-LARGEST_JSON = 50_000_000
+__all__ = ["inside", "open_sharded"]
 
 
-def open_sharded(index: Path, open_file: Callable[[Path], Contents]) -> Contents:
+def open_sharded(index: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoint:
     """Open every file that an index names, and gather the tensors in the index's order.
 
     Parameters
@@ -34,7 +31,7 @@ def open_sharded(index: Path, open_file: Callable[[Path], Contents]) -> Contents
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise AdapterFormatError(f"{index} has no weight_map from tensor names to file names: the index is damaged")
-    shards = {file: open_file(_inside(index, file)) for file in dict.fromkeys(weight_map.values())}
+    shards = {file: open_file(inside(index, file)) for file in dict.fromkeys(weight_map.values())}
     tensors, header = {}, {}
     for name, file in weight_map.items():
         if name not in shards[file].tensors:
@@ -46,37 +43,24 @@ def open_sharded(index: Path, open_file: Callable[[Path], Contents]) -> Contents
             if weight_map.get(name) != file:
                 raise AdapterFormatError(f"{file} holds {name!r}, which {index} does not place there: fetch both again")
     container = next((shard.container for shard in shards.values()), "safetensors")
-    return Contents(tensors, header, f"sharded {container}")
+    return Checkpoint(tensors, header=header, container=f"sharded {container}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of sensible size.
+def inside(index: Path, file: str) -> Path:
+    """The path of a shard, after a check that it lies in the index's own folder.
+
+    Parameters
+    ----------
+    index
+        Path of the index.
+    file
+        File name as the index writes it.
 
     Raises
     ------
     AdapterFormatError
-        If it is too large or no JSON object.
+        If the name is not a plain file name, the file is missing, or it is a link that leaves the folder.
     """
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_JSON:
-            raise AdapterFormatError(f"{path} has {megabytes(size)}, far more than any config or index: it is not read")
-        text = path.read_bytes()
-    except OSError as error:
-        raise AdapterFormatError(f"{path} cannot be read: {error.strerror}") from error
-    if text.startswith(b"version https://git-lfs"):
-        raise AdapterFormatError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` where it came from")
-    try:
-        value = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AdapterFormatError(f"{path} is not valid JSON: mend it or fetch it again") from error
-    if not isinstance(value, dict):
-        raise AdapterFormatError(f"{path} holds no JSON object: mend it or fetch it again")
-    return value
-
-
-def _inside(index: Path, file: str) -> Path:
-    """The path of a shard, once it is sure to lie in the index's own folder."""
     path = index.parent / file
     plain = file == PurePosixPath(file).name == PureWindowsPath(file).name and file not in ("", ".", "..")
     if not plain or "\0" in file:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import ArchiveEntry, checked_entries
 from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
 from asym_analysis.adapters.containers.pickled import flatten, weights_only
-from asym_analysis.adapters.containers.raw_tensor import Contents, RawTensor
+from asym_analysis.adapters.containers.raw_tensor import RawTensor
 from asym_analysis.errors import AdapterFormatError, NotAnAdapterError
 
 __all__ = ["open_torch_zip"]
@@ -24,7 +25,7 @@ __all__ = ["open_torch_zip"]
 LOCAL_HEADER_SIZE = 30
 
 
-def open_torch_zip(path: Path) -> Contents:
+def open_torch_zip(path: Path) -> Checkpoint:
     """Read the names, shapes and places of the tensors in a file that `torch.save` wrote.
 
     Raises
@@ -51,7 +52,7 @@ def open_torch_zip(path: Path) -> Contents:
     outline, places = _outline(pickle, list(records))
     tensors, plain = flatten(weights_only(outline, path, map_location="meta"), path)
     raw = {name: _raw(name, tensor, records, places, path) for name, tensor in tensors.items()}
-    return Contents({name: tensor.source() for name, tensor in raw.items()}, plain, "torch zip")
+    return Checkpoint({name: tensor.source() for name, tensor in raw.items()}, header=plain, container="torch zip")
 
 
 def _outline(pickle: bytes, records: list[str]) -> tuple[io.BytesIO, dict[int, str]]:

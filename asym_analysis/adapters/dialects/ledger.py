@@ -43,6 +43,7 @@ class Ledger:
     def __init__(self, checkpoint: Checkpoint, dialect: str) -> None:
         self.tensors: Mapping[str, TensorSource] = checkpoint.tensors
         self.source = checkpoint.source
+        self.scale = checkpoint.scale
         self.dialect = dialect
         self._scaling: str | None = None
         self._assumed: list[Assumption] = []
@@ -85,6 +86,8 @@ class Ledger:
                 raise AdapterValueError(f"the scaling is {scaling}")
             if module in self._modules:
                 raise AdapterValueError(f"a second update of module {module}")
+            if self.scale is not None:
+                scaling = self.scale
             sources = {part: self.part(tensor, frozen=part in frozen) for part, tensor in parts.items()}
             sources |= dict(more or {})
             self._modules[module] = update_source(sources, factorize, scaling, layout, trained)
@@ -193,6 +196,8 @@ class Ledger:
                 f"{self.source}: 0 of {len(self.tensors)} tensors make a low-rank update in the {self.dialect} "
                 f"dialect ({tensor}: {reason})"
             )
+        if self.scale is not None:
+            self._scaling, self._assumed = "given", [each for each in self._assumed if each.what != "scale"]
         if self._scaling is not None:
             metadata = {**metadata, "scaling": self._scaling}
         coverage = Coverage(used=self._used, ignored=self._ignored, refused=self._refused)
