@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,62 +13,17 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.checkpoint import Checkpoint, Dialect
-from asym_analysis.adapters.config_files import read_config
-from asym_analysis.adapters.containers import open_container
-from asym_analysis.adapters.dialects import read_checkpoint
+from asym_analysis.adapters.checkpoint import Dialect
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
-from asym_analysis.adapters.metadata import Metadata
-from asym_analysis.adapters.open_models import (
-    active_adapter,
-    is_peft_model,
-    keep_values,
-    memory_checkpoint,
-    model_checkpoint,
-    with_current_scales,
-)
-from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names, natural_order
+from asym_analysis.adapters.open_models import is_peft_model
+from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model
+from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
 from asym_analysis.errors import AdapterError, NothingReadError
-from asym_analysis.vocabulary import choose, finite, whole
+from asym_analysis.vocabulary import choose
 
 __all__ = ["adapter_paths", "as_adapter", "as_adapters", "load_adapter", "load_adapters"]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor] | Any
-Config = Mapping[str, Any] | str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What the user says about the files, once checked."""
-
-    dialect: str | Dialect = "auto"
-    config: Mapping[str, Any] | None = None
-    alpha: float | int | None = None
-    scale: float | int | None = None
-    in_features: Mapping[str, int] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        dialect: str | Dialect,
-        config: Config | None,
-        alpha: float | int | None,
-        scale: float | int | None,
-        in_features: int | Mapping[str, int] | None,
-    ) -> _Options:
-        if isinstance(in_features, int):
-            in_features = {".*": in_features}
-        return cls(
-            dialect,
-            read_config(config) if isinstance(config, str | os.PathLike) else config,
-            None if alpha is None else finite(alpha, "alpha"),
-            None if scale is None else finite(scale, "scale"),
-            {str(name): whole(size, f"in_features of {name}", least=1) for name, size in (in_features or {}).items()},
-        )
-
-    def read(self, checkpoint: Checkpoint) -> tuple[str, Any]:
-        given = {"alpha": self.alpha, "scale": self.scale, "in_features": self.in_features or {}}
-        return read_checkpoint(replace(checkpoint, **given), self.dialect)
 
 
 def load_adapter(
@@ -134,11 +88,11 @@ def load_adapter(
     >>> load_adapter(state, scale=0.5)["q"].scaling
     0.5
     """
-    options = _Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features)
     if not isinstance(source, str | os.PathLike):
-        return _from_memory(source, options, name)
+        return from_memory(source, options, name)
     files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
-    return _from_files(files, options, name or files.name)
+    return from_files(files, options, name or files.name)
 
 
 def load_adapters(
@@ -189,7 +143,7 @@ def load_adapters(
     (1, (('nowhere', 'nowhere does not exist: give a folder, a file, a glob pattern, or a Hugging Face id of the form
     owner/name'),))
     """
-    options = _Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features)
     collect = choose(on_error, ("raise", "collect"), "on_error") == "collect"
     refused: list[tuple[str, str]] = []
     found: list[AdapterFiles | Adapter] = []
@@ -203,7 +157,7 @@ def load_adapters(
     for each in found:
         name = next(names) if isinstance(each, AdapterFiles) else each.name
         try:
-            adapter = _from_files(each, options, name) if isinstance(each, AdapterFiles) else each
+            adapter = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
             adapters.append(_readable(adapter, refused) if collect else adapter)
         except (AdapterError, OSError) as error:
             _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
@@ -311,16 +265,16 @@ def _readable(adapter: Adapter, refused: list[tuple[str, str]]) -> Adapter:
     return adapter.without(unreadable) if unreadable else adapter
 
 
-def _each(source: Any, options: _Options) -> Sequence[AdapterFiles | Adapter]:
+def _each(source: Any, options: Options) -> Sequence[AdapterFiles | Adapter]:
     """What one source of a set stands for: files still to be opened, or adapters."""
     if isinstance(source, Adapter):
         return [source]
     if isinstance(source, AdapterSet):
         return list(source)
     if is_peft_model(source):
-        return [_from_model(source, adapter, options) for adapter in source.peft_config]
+        return [from_model(source, adapter, options) for adapter in source.peft_config]
     if not isinstance(source, str | os.PathLike):
-        return [_from_memory(source, options, name=None)]
+        return [from_memory(source, options, name=None)]
     return adapters_at(_local_path(source, revision=None, subfolder=None))
 
 
@@ -341,75 +295,4 @@ def _local_path(source: str | os.PathLike[str], *, revision: str | None, subfold
         raise AdapterError(f"{problem}: leave that argument out, or correct it")
     raise AdapterError(
         f"{source} does not exist: give a folder, a file, a glob pattern, or a Hugging Face id of the form owner/name"
-    )
-
-
-def _from_files(files: AdapterFiles, options: _Options, name: str) -> Adapter:
-    config = options.config
-    if config is None:
-        config = read_config(files.config) if files.config else {}
-    initial = None
-    if files.initial:
-        initial = _from_files(AdapterFiles(files.initial), replace(options, config=config), f"{name} (initial)")
-    checkpoint = replace(
-        open_container(files.weights), config=config, source=str(files.weights), folder=files.weights.parent
-    )
-    single = not files.weights.name.endswith(".index.json")
-    return _adapter(
-        checkpoint,
-        options,
-        name,
-        origin=files.source,
-        step=files.step,
-        weights=files.weights if single else None,
-        initial=initial,
-    )
-
-
-def _from_memory(source: Any, options: _Options, name: str | None) -> Adapter:
-    if is_peft_model(source):
-        return _from_model(source, active_adapter(source), options, name)
-    checkpoint = replace(memory_checkpoint(source), config=options.config or {})
-    return keep_values(_adapter(checkpoint, options, name or "in memory"), checkpoint)
-
-
-def _from_model(model: Any, adapter: str, options: _Options, name: str | None = None) -> Adapter:
-    checkpoint = model_checkpoint(model, adapter)
-    opened = keep_values(_adapter(checkpoint, options, name or adapter), checkpoint)
-    given = options.scale is not None or options.alpha is not None
-    return opened if given else with_current_scales(opened, model, adapter)
-
-
-def _adapter(
-    checkpoint: Checkpoint,
-    options: _Options,
-    name: str,
-    *,
-    origin: str = "memory",
-    step: int | None = None,
-    weights: Path | None = None,
-    initial: Adapter | None = None,
-) -> Adapter:
-    used, reading = options.read(checkpoint)
-    facts = {
-        "base_model": checkpoint.config.get("base_model_name_or_path"),
-        "task_type": checkpoint.config.get("task_type"),
-        "peft_type": checkpoint.config.get("peft_type"),
-        "dialect": used,
-        "source": origin,
-        "container": checkpoint.container,
-        "step": step,
-        **reading.metadata,
-        "header": dict(checkpoint.header),
-    }
-    known = {key: value for key, value in facts.items() if value is not None and value != {}}
-    # safetensors keeps no order but the alphabet's, in which layer 10 comes before layer 2.
-    return Adapter(
-        dict(sorted(reading.modules.items(), key=lambda item: natural_order(item[0]))),
-        name=name,
-        metadata=Metadata(known, weights=weights),
-        extras=reading.extras,
-        coverage=reading.coverage,
-        initial=initial,
-        assumptions=reading.assumed,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.config_files import read_json
 from asym_analysis.errors import AdapterFormatError
@@ -32,7 +34,8 @@ def open_sharded(index: Path, open_file: Callable[[Path], Checkpoint]) -> Checkp
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise AdapterFormatError(f"{index} has no weight_map from tensor names to file names: the index is damaged")
     shards = {file: open_file(inside(index, file)) for file in dict.fromkeys(weight_map.values())}
-    tensors, header = {}, {}
+    tensors: dict[str, TensorSource] = {}
+    header: dict[str, Any] = {}
     for name, file in weight_map.items():
         if name not in shards[file].tensors:
             raise AdapterFormatError(f"{index} says that {file} holds {name!r}, which it does not: fetch both again")
