@@ -45,7 +45,7 @@ def main() -> None:
             LowRankClassifier(64, 10, rank=4, tuned=tuned, steps=80), x, y,
             pairs=100, supersamples=8, trainings=chosen.trainings, progress=True,
         )  # fmt: skip
-        information.append(conditional_information(found).assign(tuned=tuned))
+        information.append(conditional_information(found).frame.assign(tuned=tuned))
     frame = pd.concat(tables, ignore_index=True)
     outputs = {
         "bounds_hold": frame,

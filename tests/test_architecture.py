@@ -25,7 +25,7 @@ ALLOWED = {
     "least_squares": GROUND,
     "bounds.information": set(),
     "bounds.risk": set(),
-    "bounds.mutual_information": set(),
+    "bounds.estimators": GROUND,
     "adapters": GROUND | {"subspaces"},
     "alignment": GROUND | {"adapters", "subspaces"},
     "bounds": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds"},

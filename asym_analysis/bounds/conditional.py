@@ -5,17 +5,19 @@ trainings with fresh coins one sees how much the outcome on pair i says about U_
 
 - "f": |gap| <= mean over i of sqrt(2 I(f_i; U_i)), f_i the two predictions (Harutyunyan and others 2021)
 - "loss pair" and "loss difference": the same with the two losses, or with their difference (Hellstrom and Durisi 2022;
-  Wang and Mao 2023), each never larger, because each is a function of the one before
+  Wang and Mao 2023). The true information is never larger from line to line, because each quantity is a function of
+  the one before; estimates may be, by their standard errors.
 
 averaged over supersamples. The information is estimated from finitely many trainings, so that these are diagnostics:
-the plain estimate is biased upward, and the square root of a bias is large. The table gives the estimate with Miller
-and Madow's correction and the floor that the plain one would show without any dependence (theory notes, section 5.8).
+the plain estimate is biased upward, and the square root of a bias is large. The table gives the estimate with the
+Miller-Madow correction over occupied cells, and the floor that the plain one would show without any dependence
+(docs/theory.md, section 5.8).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +25,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-__all__ = ["KINDS", "Supersample", "conditional_information", "train_on_supersamples"]
+from asym_analysis.results import TableResult, settings_of
+
+__all__ = ["KINDS", "ConditionalInformation", "Supersample", "conditional_information", "train_on_supersamples"]
 
 KINDS = ("f", "loss pair", "loss difference")
 
@@ -99,15 +103,47 @@ def train_on_supersamples(
     return found
 
 
-def conditional_information(supersamples: list[Supersample]) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConditionalInformation(TableResult):
+    """Bounds on the expected gap from conditional mutual information.
+
+    Attributes
+    ----------
+    frame
+        One row a kind of information:
+
+        - information: "f", "loss pair" or "loss difference"
+        - bound: mean over pairs and supersamples of sqrt(2 I), after the Miller-Madow correction over occupied cells
+        - standard_error: of `bound`, over supersamples; infinite for a single one
+        - plain: the same without the correction
+        - floor: what `plain` shows, on average, where nothing depends on the coins (measured with shuffled coins)
+        - interpolating_risk: for "loss difference" where every training loss was 0, information/ln 2, which then
+          bounds the risk itself
+        - measured_gap: loss outside the training half minus loss inside, mean over trainings
+        - trainings, supersamples: counts
+        - kind: always "diagnostic"
+    settings
+        Counts and versions.
+    """
+
+
+def conditional_information(supersamples: Sequence[Supersample]) -> ConditionalInformation:
     """Bounds on the expected gap, one row for each of the three kinds of information.
 
-    Columns: information ("f", "loss pair", "loss difference"); bound (mean over pairs and supersamples of
-    sqrt(2 I), each I averaged over pairs after Miller and Madow's correction: see Notes); plain (the uncorrected one);
-    floor (what `plain` shows, on average, where nothing depends on the coins: measured with shuffled coins);
-    standard_error (of `bound`, over supersamples, infinite for a single one); interpolating_risk (for "loss
-    difference", where every training loss was 0: information/ln 2, which then bounds the risk itself); measured_gap;
-    trainings; supersamples; kind ("diagnostic").
+    Parameters
+    ----------
+    supersamples
+        From `train_on_supersamples`, or made by hand.
+
+    Returns
+    -------
+    ConditionalInformation
+        Diagnostics: the information is estimated from finitely many trainings.
+
+    Raises
+    ------
+    ValueError
+        If no supersample is given.
 
     Notes
     -----
@@ -115,13 +151,20 @@ def conditional_information(supersamples: list[Supersample]) -> pd.DataFrame:
     back. As the square root is concave, sqrt of twice the mean corrected information over the pairs of a supersample
     bounds the mean of the square roots from above; `bound` is this number, averaged over supersamples.
 
+    References
+    ----------
+    .. [1] H. Harutyunyan and others, Information-theoretic generalization bounds for black-box learning algorithms,
+       arXiv 2110.01584 (2021).
+    .. [2] F. Hellstrom, G. Durisi, arXiv 2210.06422 (2022); Z. Wang, Y. Mao, arXiv 2302.02432 (2023).
+    .. [3] docs/theory.md, section 5.8.
+
     Examples
     --------
     >>> coins = np.random.default_rng(0).integers(0, 2, (400, 6)).astype(bool)
     >>> labels = np.zeros((6, 2), dtype=int)
     >>> wrong_outside = np.stack([coins, ~coins], axis=-1).astype(int)
-    >>> table = conditional_information([Supersample(coins, wrong_outside, labels)])
-    >>> table[["information", "bound", "measured_gap"]].round(2).to_dict("list")
+    >>> found = conditional_information([Supersample(coins, wrong_outside, labels)])
+    >>> found.frame[["information", "bound", "measured_gap"]].round(2).to_dict("list")
     {'information': ['f', 'loss pair', 'loss difference'], 'bound': [1.18, 1.18, 1.18], 'measured_gap': [1.0, 1.0, 1.0]}
     """
     if not supersamples:
@@ -156,7 +199,10 @@ def conditional_information(supersamples: list[Supersample]) -> pd.DataFrame:
                 "kind": "diagnostic",
             }
         )
-    return pd.DataFrame(rows)
+    settings = settings_of(
+        supersamples=count, trainings=len(supersamples[0].coins), pairs=supersamples[0].coins.shape[1]
+    )
+    return ConditionalInformation(pd.DataFrame(rows), settings)
 
 
 def _codes(one: Supersample, kind: str) -> Int[np.ndarray, "trainings n"]:
@@ -179,6 +225,8 @@ def _pairwise(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = table / (table.sum(axis=2, keepdims=True) * table.sum(axis=1, keepdims=True))
         terms = np.where(table > 0, table * np.log(ratio), 0.0)
-    occurring = (table.sum(axis=2) > 0).sum(axis=1)
+    occupied = (table > 0).sum(axis=(1, 2))
+    outcomes = (table.sum(axis=2) > 0).sum(axis=1)
     sides = (table.sum(axis=1) > 0).sum(axis=1)
-    return np.maximum(terms.sum(axis=(1, 2)), 0.0), (occurring - 1) * (sides - 1) / (2 * trainings)
+    bias = (occupied - outcomes - sides + 1) / (2 * trainings)
+    return np.maximum(terms.sum(axis=(1, 2)), 0.0), bias

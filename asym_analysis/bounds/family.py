@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,27 +13,37 @@ from jaxtyping import Float, Int
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.bounds.trained import TUNED
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import TUNED
 
 __all__ = ["FamilyInformation", "mutual_information_of_family"]
 
 PARTS: Mapping[str, tuple[str, ...]] = {"B": ("B",), "A": ("A",), "both": ("A", "B")}
 
 
-@dataclass(frozen=True)
-class FamilyInformation(Result):
-    """Estimates of I(A; S), I(B; S) and I(A, B; S), one row each.
+@dataclass(frozen=True, eq=False, repr=False)
+class FamilyInformation(TableResult):
+    """Estimates of I(A; S), I(B; S) and I(A, B; S), where S is the subset that an adapter was trained on.
 
-    Columns: tuned ("B", "A" or "both": which factors), nats (the estimate above its zero point), raw, shuffled_mean and
-    shuffled_std (of the raw estimate with subsets shuffled among adapters: the zero point and its spread), p_value,
-    standard_error (jackknife over subsets), directions, explained (share of the variance they hold), subsets, seeds,
-    kind (always "diagnostic").
+    Attributes
+    ----------
+    frame
+        One row for "B", "A" and "both":
+
+        - tuned: which factors
+        - nats: the estimate above its zero point, at most `limit`; that of "both" is at least those of A and of B
+        - limit: ln of the number of subsets, which no information about the subset can exceed
+        - raw: the estimate before the zero point is subtracted
+        - shuffled_mean, shuffled_std: of the raw estimate with subsets shuffled among adapters
+        - p_value: of the raw estimate among the shuffled ones
+        - standard_error: in nats, by the jackknife over subsets
+        - directions, explained: principal directions, and the share of the variance that they hold
+        - subsets, seeds: counts
+        - kind: always "diagnostic"
+    settings
+        directions, shuffles, seed and versions.
     """
-
-    frame: pd.DataFrame = field(repr=False)
-    settings: Mapping[str, Any]
 
     def as_mutual_information(self) -> dict[str, float]:
         """What `compute_bound` takes as `mutual_information`; estimates below zero count as zero."""
@@ -118,7 +128,8 @@ def mutual_information_of_family(
         rows.append(
             {
                 "tuned": tuned,
-                "nats": raw - zero.mean(),
+                "nats": min(raw - float(zero.mean()), math.log(groups)),
+                "limit": math.log(groups),
                 "raw": raw,
                 "shuffled_mean": float(zero.mean()),
                 "shuffled_std": float(zero.std(ddof=1)),
@@ -131,8 +142,11 @@ def mutual_information_of_family(
                 "kind": "diagnostic",
             }
         )
-    settings = {"directions": directions, "shuffles": shuffles, "random_state": random_state, "versions": versions()}
-    return FamilyInformation(pd.DataFrame(rows), settings)
+    frame = pd.DataFrame(rows)
+    # I(A, B; S) is at least I(A; S) and I(B; S): the joint estimate looks at other directions than theirs.
+    joint = frame["tuned"] == "both"
+    frame.loc[joint, "nats"] = frame["nats"].max()
+    return FamilyInformation(frame, settings_of(directions=directions, shuffles=shuffles, seed=random_state))
 
 
 def _labels(family: AdapterSet, given: str | Sequence[Any], what: str) -> Int[np.ndarray, "n"]:

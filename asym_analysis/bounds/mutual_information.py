@@ -1,213 +1,165 @@
-"""Estimates of mutual information from samples, in nats, each with a standard error.
+"""Estimate mutual information from samples, in nats, with a standard error and a statement of what it can tell.
 
-Every one of them is an estimate, or a lower bound: put into an upper bound on the generalization gap it gives a
-diagnostic, never a certificate. Theory notes, section 5.10.
+Every value is an estimate: put into an upper bound on the generalization gap it gives a diagnostic, never a
+certificate (docs/theory.md, section 5.10).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
-from scipy.special import digamma
 
-__all__ = [
-    "MutualInformation",
-    "estimate_mutual_information",
-    "gaussian_information",
-    "ksg_information",
-    "plug_in_information",
-]
+from asym_analysis.bounds.estimators.discrete import is_whole, plug_in_estimate
+from asym_analysis.bounds.estimators.gaussian import gaussian_estimate
+from asym_analysis.bounds.estimators.nearest_neighbours import ksg_estimate
+from asym_analysis.results import Result, settings_of
+from asym_analysis.vocabulary import choose, whole
+
+__all__ = ["METHODS", "MutualInformation", "estimate_mutual_information"]
+
+METHODS = ("ksg", "gaussian", "plug-in")
 
 
-@dataclass(frozen=True)
-class MutualInformation:
+@dataclass(frozen=True, eq=False)
+class MutualInformation(Result):
     """An estimate of I(X; Y).
 
     Attributes
     ----------
     nats
-        The estimate; it may be slightly negative where a bias was subtracted.
+        The estimate; it may be slightly negative where a bias was subtracted, and infinite where y determines x.
     standard_error
-        Of the estimate, by the jackknife over ten blocks of samples (closed form where the method has one).
-    method
-        "gaussian", "ksg" or "plug-in".
-    samples
-        Number of pairs.
-    kind
-        Always "diagnostic".
+        Of the estimate, in nats, the estimator's bias included where it can be measured; infinite where the samples
+        cannot tell.
+    reliable
+        False where the data break an assumption of the estimator, or put the value out of its reach.
+    note
+        The reason in one sentence, where `reliable` is False or something was assumed.
+    settings
+        method, samples, neighbours, seed and versions.
+
+    Notes
+    -----
+    `frame` has one row: nats, standard_error, reliable, note, method, samples, kind (always "diagnostic").
     """
 
     nats: float
     standard_error: float
-    method: str
-    samples: int
-    kind: str = "diagnostic"
+    reliable: bool
+    note: str
+    settings: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The estimator: "ksg", "gaussian" or "plug-in"."""
+        return str(self.settings["method"])
+
+    @property
+    def samples(self) -> int:
+        """Number of pairs."""
+        return int(self.settings["samples"])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row; columns as in the class's docstring."""
+        row = {
+            "nats": self.nats,
+            "standard_error": self.standard_error,
+            "reliable": self.reliable,
+            "note": self.note,
+            "method": self.method,
+            "samples": self.samples,
+            "kind": "diagnostic",
+        }
+        return pd.DataFrame([row])
 
     def __str__(self) -> str:
-        return f"{self.nats:.4g} +- {self.standard_error:.2g} nats ({self.method}, {self.samples} samples, diagnostic)"
+        value = f"{self.nats:.4g} ± {self.standard_error:.2g} nats ({self.method}, {self.samples} samples, diagnostic)"
+        return f"{value}; {self.note}" if self.note else value
+
+    __repr__ = __str__
 
 
 def estimate_mutual_information(
-    x: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n"],
-    y: Float[np.ndarray, "m ..."] | Int[np.ndarray, "m"],
+    x: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n ..."],
+    y: Float[np.ndarray, "m ..."] | Int[np.ndarray, "m ..."],
     method: str = "ksg",
     *,
     neighbours: int = 3,
+    seed: int = 0,
 ) -> MutualInformation:
     """Estimate I(X; Y) from n independent pairs.
 
     Parameters
     ----------
     x, y
-        Shape (n,) or (n, dimension); for "plug-in" integers of shape (n,).
+        Shape (n,) or (n, dimension), finite numbers. For "plug-in" whole numbers of shape (n,).
     method
-        "gaussian": exact for jointly Gaussian pairs, a lower bound on the truth for Gaussian marginals, bias removed.
-        "ksg": Kraskov, Stoegbauer and Grassberger's first nearest-neighbour estimate, for a few dimensions; biased low
-        for strong dependence. "plug-in": of discrete values, with Miller and Madow's correction.
+        "ksg": nearest neighbours after each column is replaced by its normal scores; also for columns with ties.
+        "gaussian": exact for jointly Gaussian pairs, with its bias removed. "plug-in": discrete values, with the
+        Miller-Madow correction over occupied cells.
     neighbours
-        k of "ksg".
+        Number of nearest neighbours of "ksg".
+    seed
+        Of the partitions and the calibration of "ksg".
+
+    Returns
+    -------
+    MutualInformation
+        The estimate with its standard error. `reliable` is False, and `note` says why, where the estimate cannot be
+        trusted: continuous values for "gaussian" that are not Gaussian, too many cells for "plug-in", a dimension and
+        dependence beyond what "ksg" resolves with n samples, copied rows.
 
     Raises
     ------
     ValueError
-        For an unknown method, arrays of different lengths, or too few samples.
+        For an unknown method, values that are not finite, arrays of different lengths, too few samples, or continuous
+        values for "plug-in".
+
+    References
+    ----------
+    .. [1] A. Kraskov, H. Stoegbauer, P. Grassberger, Estimating mutual information, Phys. Rev. E 69, 066138 (2004).
+    .. [2] W. Gao, S. Kannan, S. Oh, P. Viswanath, Estimating mutual information for discrete-continuous mixtures,
+       arXiv 1709.06212 (2017).
+    .. [3] docs/theory.md, section 5.8 (the Miller-Madow correction) and section 5.10.
 
     Examples
     --------
     >>> generator = np.random.default_rng(0)
     >>> x = generator.standard_normal(2000)
-    >>> y = 0.5 * x + math.sqrt(0.75) * generator.standard_normal(2000)
+    >>> y = 0.5 * x + 0.75**0.5 * generator.standard_normal(2000)
     >>> found = estimate_mutual_information(x, y, "gaussian")
-    >>> abs(found.nats - 0.1438) < 3 * found.standard_error
-    True
+    >>> abs(found.nats - 0.1438) < 3 * found.standard_error, found.reliable
+    (True, True)
     """
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} values of x and {len(y)} of y are no pairs")
+    choose(method, METHODS, "method")
+    neighbours = whole(neighbours, "neighbours", least=1)
+    a, b = _columns(x, "x"), _columns(y, "y")
+    if len(a) != len(b):
+        raise ValueError(f"x has {len(a)} samples and y has {len(b)}: give one y for each x")
     if method == "plug-in":
-        return plug_in_information(x, y)
-    if method not in ("gaussian", "ksg"):
-        raise ValueError(f"no estimator is called {method!r}; there are 'gaussian', 'ksg' and 'plug-in'")
-    a, b = (np.asarray(part, dtype=np.float64).reshape(len(part), -1) for part in (x, y))
-    if method == "gaussian":
-        return gaussian_information(a, b)
-    return ksg_information(a, b, neighbours=neighbours)
+        for name, part in (("x", a), ("y", b)):
+            if part.shape[1] != 1 or not is_whole(part):
+                raise ValueError(f"{name} is not one column of whole numbers: use method='ksg' for continuous values")
+        found = plug_in_estimate(a[:, 0].astype(np.int64), b[:, 0].astype(np.int64))
+    elif method == "gaussian":
+        found = gaussian_estimate(a, b)
+    else:
+        found = ksg_estimate(a, b, neighbours=neighbours, seed=seed)
+    settings = settings_of(method=method, samples=len(a), neighbours=neighbours, seed=seed)
+    return MutualInformation(found.nats, found.standard_error, found.reliable, found.note, settings)
 
 
-def gaussian_information(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> MutualInformation:
-    """-1/2 sum ln(1 - rho_i^2) over the canonical correlations, less its expectation's bias.
-
-    ln det of a sample covariance of m = n - 1 degrees of freedom exceeds ln det of the true one, on average, by
-    sum_i digamma((m - i + 1)/2) - ln(m/2), whatever that one is; so the bias of 1/2 (ln det S_x + ln det S_y - ln det
-    S_xy) is known exactly, about p q/(2 n).
-
-    Examples
-    --------
-    >>> generator = np.random.default_rng(0)
-    >>> found = gaussian_information(generator.standard_normal((200, 5)), generator.standard_normal((200, 5)))
-    >>> abs(found.nats) < 0.1
-    True
-    """
-    n, p = x.shape
-    q = y.shape[1]
-    if n < p + q + 2:
-        raise ValueError(f"{n} samples are too few for {p} and {q} dimensions: take at least {p + q + 2}")
-
-    def estimate(a: Float[np.ndarray, "m p"], b: Float[np.ndarray, "m q"]) -> float:
-        qa, qb = (np.linalg.qr(part - part.mean(axis=0))[0] for part in (a, b))
-        rho = np.clip(np.linalg.svd(qa.T @ qb, compute_uv=False), 0.0, 1.0 - 1e-15)
-        return float(-0.5 * np.log1p(-(rho**2)).sum() - _gaussian_bias(len(a), a.shape[1], b.shape[1]))
-
-    return MutualInformation(estimate(x, y), _jackknife(estimate, x, y, p + q + 3), "gaussian", n)
-
-
-def ksg_information(
-    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], *, neighbours: int = 3
-) -> MutualInformation:
-    """Kraskov, Stoegbauer and Grassberger 2004, first estimator: psi(k) + psi(n) - mean(psi(n_x + 1) + psi(n_y + 1)).
-
-    Each coordinate is standardized first, which changes the estimate but not the truth.
-
-    Examples
-    --------
-    >>> generator = np.random.default_rng(1)
-    >>> x, y = generator.standard_normal((2, 1000, 1))
-    >>> abs(ksg_information(x, y).nats) < 0.1
-    True
-    """
-    if len(x) <= neighbours + 1:
-        raise ValueError(f"{len(x)} samples are too few for {neighbours} neighbours")
-    a, b = (part / np.maximum(part.std(axis=0), 1e-300) for part in (x, y))
-
-    def each(a: Float[np.ndarray, "m p"], b: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m"]:
-        joint = np.hstack([a, b])
-        distance = np.asarray(cKDTree(joint).query(joint, k=neighbours + 1, p=np.inf)[0])[:, -1]
-        inside = np.nextafter(distance, 0)  # strictly nearer than the k-th neighbour
-        counts = [cKDTree(part).query_ball_point(part, inside, p=np.inf, return_length=True) - 1 for part in (a, b)]
-        terms = digamma(np.asarray(counts[0]) + 1.0) + digamma(np.asarray(counts[1]) + 1.0)
-        return digamma(neighbours) + digamma(len(a)) - terms
-
-    local = each(a, b)
-    error = _jackknife(lambda a, b: float(each(a, b).mean()), a, b, 2 * neighbours + 2)
-    return MutualInformation(float(local.mean()), error, "ksg", len(x))
-
-
-def plug_in_information(x: Int[np.ndarray, "n"], y: Int[np.ndarray, "n"]) -> MutualInformation:
-    """Mutual information of the table of counts, less Miller and Madow's bias (|X| - 1)(|Y| - 1)/(2n).
-
-    |X| and |Y| count the values that occur. The standard error is the delta method's.
-
-    Examples
-    --------
-    >>> x = np.array([0, 0, 1, 1] * 50)
-    >>> round(plug_in_information(x, x).nats, 3)
-    0.691
-    """
-    table = count_table(np.asarray(x), np.asarray(y))
-    n = int(table.sum())
-    joint = table / n
-    outer = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    log_ratio = np.log(joint[seen] / outer[seen])
-    nats = float(joint[seen] @ log_ratio)
-    bias = (table.shape[0] - 1) * (table.shape[1] - 1) / (2 * n)
-    variance = max(float(joint[seen] @ log_ratio**2) - nats**2, 0.0) / n
-    return MutualInformation(nats - bias, math.sqrt(variance), "plug-in", n)
-
-
-def count_table(x: Int[np.ndarray, "n"], y: Int[np.ndarray, "n"]) -> Int[np.ndarray, "rows columns"]:
-    """How often each pair of values occurs; values that never occur have no row or column."""
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError("a table of counts needs at least one pair, and as many x as y")
-    rows, columns = np.unique(x, return_inverse=True)[1], np.unique(y, return_inverse=True)[1]
-    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
-    return table
-
-
-def _gaussian_bias(n: int, p: int, q: int) -> float:
-    m = n - 1
-
-    def excess(size: int) -> float:
-        return float(digamma((m - np.arange(size)) / 2).sum() - size * math.log(m / 2))
-
-    return 0.5 * (excess(p) + excess(q) - excess(p + q))
-
-
-def _jackknife(
-    estimate: Callable[[np.ndarray, np.ndarray], float],
-    x: Float[np.ndarray, "n p"],
-    y: Float[np.ndarray, "n q"],
-    least: int,
-) -> float:
-    """Standard error from leaving out each of ten blocks; infinite where the rest would be too few."""
-    blocks = np.array_split(np.arange(len(x)), min(10, len(x)))
-    if len(x) - len(blocks[0]) < least:
-        return math.inf
-    left = [estimate(np.delete(x, block, axis=0), np.delete(y, block, axis=0)) for block in blocks]
-    count = len(blocks)
-    return float(math.sqrt((count - 1) / count * np.square(np.array(left) - np.mean(left)).sum()))
+def _columns(values: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
+    found = np.asarray(values, dtype=np.float64)
+    found = found.reshape(len(found), -1) if found.ndim else found.reshape(1, 1)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} holds NaN or infinity in {int((~np.isfinite(found)).any(1).sum())} of its samples")
+    if len(found) < 4:
+        raise ValueError(f"{name} has {len(found)} samples: an estimate needs at least 4")
+    return found

@@ -25,7 +25,9 @@ def runs(rule: object, trainings: int, n: int = 30, supersamples: int = 3) -> li
 
 
 def test_memorizing_learner_gives_the_whole_coin() -> None:
-    table = conditional_information(runs(lambda g, shape: np.ones(shape, dtype=bool), 400)).set_index("information")
+    table = conditional_information(runs(lambda g, shape: np.ones(shape, dtype=bool), 400)).frame.set_index(
+        "information"
+    )
     assert table["bound"].to_numpy() == pytest.approx(math.sqrt(2 * math.log(2)), abs=5e-3)
     assert (table["measured_gap"] == 1).all()
 
@@ -33,7 +35,7 @@ def test_memorizing_learner_gives_the_whole_coin() -> None:
 @pytest.mark.parametrize("risk", [0.1, 0.4])
 def test_interpolating_learner_reveals_its_risk(risk: float) -> None:
     """Training loss 0 and errors at random outside: I(loss difference; coin) = risk ln 2 exactly."""
-    table = conditional_information(runs(lambda g, shape: g.random(shape) < risk, 500)).set_index("information")
+    table = conditional_information(runs(lambda g, shape: g.random(shape) < risk, 500)).frame.set_index("information")
     row = table.loc["loss difference"]
     assert row["interpolating_risk"] == pytest.approx(risk, abs=0.015)
     assert row["measured_gap"] == pytest.approx(risk, abs=0.015)
@@ -43,14 +45,14 @@ def test_interpolating_learner_reveals_its_risk(risk: float) -> None:
 
 @pytest.mark.parametrize("trainings", [30, 300])
 def test_learner_without_memory_shows_only_the_floor(trainings: int) -> None:
-    """Predictions at random: the plain bound is the spurious floor of the theory notes, the corrected one is not."""
+    """Predictions at random: the plain bound is the spurious floor of docs/theory.md, the corrected one is not."""
 
     def train(number: int, coins: np.ndarray) -> np.ndarray:
         return np.random.default_rng([3, number]).integers(0, 2, (*coins.shape, 2))
 
     labels = np.zeros((300, 2), dtype=int)
     found = train_on_supersamples(lambda number: labels, train, supersamples=4, trainings=trainings)
-    table = conditional_information(found).set_index("information")
+    table = conditional_information(found).frame.set_index("information")
     expected = {30: (0.312, 0.240), 300: (0.094, 0.073)}[trainings]
     assert table.loc["f", "plain"] == pytest.approx(expected[0], rel=0.06)
     assert table.loc["loss difference", "plain"] == pytest.approx(expected[1], rel=0.08)
@@ -65,7 +67,7 @@ def test_less_is_known_of_less() -> None:
     x = ((x - x.mean(0)) / 8).astype(np.float32)
     model = LowRankClassifier(64, 10, rank=4, tuned="B", steps=40)
     found = low_rank_supersamples(model, x, y, pairs=40, supersamples=2, trainings=200)
-    table = conditional_information(found).set_index("information")
+    table = conditional_information(found).frame.set_index("information")
     assert table.loc["f", "plain"] >= table.loc["loss pair", "plain"] >= table.loc["loss difference", "plain"]
     assert table.loc["loss difference", "bound"] > table.loc["loss difference", "measured_gap"] > 0
     assert set(table["kind"]) == {"diagnostic"}

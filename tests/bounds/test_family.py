@@ -32,7 +32,11 @@ def family(strength: float, seed: int = 0, subsets: int = 6, seeds: int = 4, ran
 def test_information_is_found_where_it_is() -> None:
     frame = mutual_information_of_family(family(3.0), subset="part", seed="run", shuffles=200).frame.set_index("tuned")
     assert frame.loc["B", "p_value"] < 0.01 < frame.loc["A", "p_value"]
-    assert frame.loc["B", "nats"] > 10 * frame.loc["B", "shuffled_std"]
+    assert frame.loc["B", "raw"] - frame.loc["B", "shuffled_mean"] > 10 * frame.loc["B", "shuffled_std"]
+    # No information about one of six subsets exceeds ln 6, and both factors tell at least what one does.
+    assert frame["limit"].tolist() == pytest.approx([math.log(6)] * 3)
+    assert (frame["nats"] <= frame["limit"]).all()
+    assert frame.loc["both", "nats"] == frame["nats"].max()
     assert set(frame["kind"]) == {"diagnostic"}
 
 

@@ -1,0 +1,1 @@
+"""Estimators of mutual information: one file a method."""
