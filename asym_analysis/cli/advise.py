@@ -7,9 +7,22 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import JsonFlag, OutOption, fail, say, show_frame, write_json, write_result
+from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapter
+from asym_analysis.cli.options import AdapterArgument, command
 
 __all__ = ["register"]
+
+_MODULES = {
+    "module": "module",
+    "freeze_A": "freeze A",
+    "random_A": "kept by a random A",
+    "random_B": "kept by a random B",
+    "asymmetry_index": "index",
+    "predicted_cost": "cost so far",
+    "saved_parameters": "saved so far",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +30,10 @@ def register(app: typer.Typer) -> None:
     app.command("advise")(advise)
 
 
+@command("advise", reads="one")
 def advise(
-    checkpoint: Annotated[str, typer.Argument(help="A trained adapter: a folder, a file or a Hugging Face id.")],
+    call: Call,
+    adapter: AdapterArgument,
     model: Annotated[
         str, typer.Option("--model", help="The base model: an id, a folder, a .gguf file or package:NAME/PATH.")
     ],
@@ -28,9 +43,7 @@ def advise(
     rank: Annotated[int | None, typer.Option("--rank", help="Rank of the frozen A; the adapter's if absent.")] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Largest part of the signal that may be lost.")] = 0.1,
     device: Annotated[str, typer.Option("--device", help="Where the model runs.")] = "cpu",
-    json: JsonFlag = False,
-    out: OutOption = None,
-) -> None:
+) -> int:
     """Say which modules could freeze A at random, at what predicted cost, and what that saves.
 
     The cost is the part of the trained update's output, on these data, that a random A of that rank could not carry. A
@@ -39,7 +52,6 @@ def advise(
     """
     if not 0 <= tolerance <= 1:
         fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
-    from asym_analysis.adapters.load import load_adapter
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
     from asym_analysis.prediction.advice import advise as advise_on
@@ -48,23 +60,27 @@ def advise(
     from asym_analysis.prediction.output_sensitivities import output_sensitivities
 
     prepare_training()
-    adapter = load_adapter(checkpoint)
-    batches = read_batches(data, model, column=column, rows=rows)
-    network, has_loss = load_network(model)
-    network.to(device)
-    covariances = input_covariances(network, batches, list(adapter))
-    felt = output_sensitivities(network, map(next_token_labels, batches), list(adapter)) if has_loss else None
-    result = advise_on(predict_asymmetry(adapter, covariances, felt, rank=rank), tolerance=tolerance)
-    write_result(result, out)
-    if json:
-        write_json(result.frame.to_dict(orient="records"))
-        return
-    columns = ["module", "random_A", "random_B", "asymmetry_index", "predicted_cost", "saved_parameters", "freeze_A"]
-    show_frame(result.frame[columns], title=f"{adapter.name}: modules by what freezing a random A loses")
+    read = read_adapter(call, adapter)
+    with arguments_checked():
+        batches = read_batches(data, model, column=column, rows=rows)
+        network, has_loss = load_network(model)
+        network.to(device)
+        covariances = input_covariances(network, batches, list(read))
+        felt = output_sensitivities(network, map(next_token_labels, batches), list(read)) if has_loss else None
+        result = advise_on(predict_asymmetry(read, covariances, felt, rank=rank), tolerance=tolerance)
     whole = result.summary().to_dict(orient="records")[0]
-    say(
+    call.note(
         f"Freezing A in {whole['freeze_A']} of {whole['modules']} modules loses {whole['predicted_cost']:.1%} of the "
         f"update's signal and saves {whole['saved_parameters']:,} trained numbers ({whole['saved_fraction']:.0%}), "
         f"{whole['saved_bytes'] / 2**20:.2f} MiB of gradients and optimizer state; the parameter-count bound is "
         f"multiplied by {whole['bound_factor']:.2f}."
+    )
+    below = (
+        "A row: a module, the cheapest to freeze first; cost and saving are cumulative, from the first row to this one."
+    )
+    title = f"{read.name}: modules by what freezing a random A loses"
+    return call.deliver(
+        result,
+        Table("modules", result.frame, title, _MODULES, below),
+        Table("summary", result.summary(), shown=False),
     )

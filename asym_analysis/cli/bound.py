@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    fail,
-    progress_wanted,
-    say,
-    show_frame,
-    write_json,
-    write_result,
-)
+from asym_analysis.cli.console import Table
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapter
+from asym_analysis.cli.options import AdapterArgument, command
 
 if TYPE_CHECKING:
     from asym_analysis.bounds.report import BoundReport
 
 __all__ = ["register"]
+
+_ROWS = {
+    "rung": "rung",
+    "tuned": "trained",
+    "head": "head charged",
+    "gap": "gap at most",
+    "vacuous": "vacuous",
+    "risk": "risk at most",
+    "kind": "kind",
+    "bits": "bits",
+    "parameters": "numbers",
+    "statement": "holds",
+    "note": "note",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +36,11 @@ def register(app: typer.Typer) -> None:
     app.command("bound")(bound)
 
 
+@command("bound", reads="one", draws=True)
 def bound(
-    path: Annotated[str, typer.Argument(help="An adapter: a folder, a file, or a Hugging Face id.")],
-    n: Annotated[int, typer.Option("--n", help="Number of training samples.")],
+    call: Call,
+    adapter: AdapterArgument,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of training samples.")],
     tuned: Annotated[str, typer.Option(help="Factors that were trained: B, A, both, or auto.")] = "auto",
     bits: Annotated[float | None, typer.Option(help="Bits of one entry; by default the file's dtype.")] = None,
     sub_gaussian: Annotated[float, typer.Option(help="Half the range of the loss.")] = 0.5,
@@ -44,18 +51,17 @@ def bound(
     levels: Annotated[int, typer.Option(help="Levels of the quantizer of the description length.")] = 16,
     relative_noise: Annotated[float, typer.Option(help="Noise of the Gaussian posterior, over the update.")] = 1.0,
     head: Annotated[bool, typer.Option(help="Also charge the trained tensors that belong to no module.")] = True,
-    figure: Annotated[Path | None, typer.Option(help="Also draw the ladder there: a stem for .svg and .png.")] = None,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Also show rows whose assumptions are not known to hold.")
+    ] = False,
 ) -> int:
     """Bound how far the loss on new data can exceed the training loss, from parameter count to Gaussian posterior."""
-    from asym_analysis.adapters.load import load_adapter
     from asym_analysis.bounds.compute import RUNGS, compute_bound
 
-    adapter = load_adapter(path)
-    try:
+    read = read_adapter(call, adapter)
+    with arguments_checked():
         report = compute_bound(
-            adapter,
+            read,
             n,
             tuned=tuned,
             bits=bits,
@@ -67,35 +73,34 @@ def bound(
             rungs=RUNGS if rungs is None else tuple(part.strip() for part in rungs.split(",")),
             levels=levels,
             relative_noise=relative_noise,
-            progress=progress_wanted(),
+            progress=call.progress,
         )
-    except ValueError as error:
-        fail(str(error))
-    write_result(report, out)
-    if figure is not None:
-        from asym_analysis.plots.bounds import plot_bounds
-        from asym_analysis.plots.style import save_figure, styled
+    _note(call, report)
+    frame = report.frame.sort_values("gap", kind="stable", ignore_index=True)
+    certificates = frame[frame["kind"] == "certificate"]
+    if not diagnostics and not certificates.empty and len(certificates) < len(frame):
+        call.note(f"{len(frame) - len(certificates)} diagnostic rows are not shown; --diagnostics shows them")
+    shown = certificates if not diagnostics and not certificates.empty else frame
+    title = f"{read.name}: bounds on the generalization gap, n = {n:,}, the tightest first"
+    below = (
+        "A row: one bound on expected minus training loss, for the factors that were trained; vacuous: no better than "
+        "the loss's own range."
+    )
+    return call.deliver(
+        report,
+        Table("bounds", frame, shown=False),
+        Table("shown", shown.dropna(axis=1, how="all"), title, _ROWS, below),
+        figures={"bounds": "bounds:plot_bounds"},
+    )
 
-        with styled():
-            drawn = plot_bounds(report).get_figure()
-        save_figure(drawn, figure)  # type: ignore[arg-type]
-    if as_json:
-        write_json({"settings": report.settings, "rows": report.frame.to_dict(orient="records")})
-    else:
-        _show(report, repr(adapter))
-    return DONE if adapter.coverage.complete else PARTLY_REFUSED
 
-
-def _show(report: BoundReport, adapter: str) -> None:
-    settings = report.settings
-    say(adapter)
-    say(f"trained: {settings['tuned']} ({settings['tuned_known_from']})")
-    frame = report.frame
-    columns = ["rung", "tuned", "head", "parameters", "bits", "gap", "risk", "statement", "vacuous", "kind", "note"]
-    show_frame(frame[columns].dropna(axis=1, how="all"), title=f"Generalization gap, n = {settings['n_samples']:,}")
+def _note(call: Call, report: BoundReport) -> None:
+    settings, frame = report.settings, report.frame
+    call.note(f"trained: {settings['tuned']} ({settings['tuned_known_from']})")
     count = frame[frame["rung"] == "parameter count"].set_index(["head", "tuned"])["gap"]
     for head in sorted(set(count.index.get_level_values(0))):
         which = "with the head" if head else "without a head"
-        say(f"parameter count {which}: training both costs {count[head, 'both'] / count[head, 'B']:.3f} times B alone")
+        ratio = count[head, "both"] / count[head, "B"]
+        call.note(f"parameter count {which}: training both costs {ratio:.3f} times B alone")
     if frame["vacuous"].all():
-        say("every bound is vacuous: it allows the worst loss there is; see asym certify")
+        call.note("every bound is vacuous: it allows the worst loss there is; see asym certify")

@@ -8,20 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    fail,
-    progress_wanted,
-    say,
-    show_frame,
-    write_json,
-    write_result,
-)
+from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapter
+from asym_analysis.cli.options import AdapterArgument, command
 
 __all__ = ["register"]
+
+_ROWS = {
+    "rung": "rung",
+    "risk": "risk at most",
+    "vacuous": "vacuous",
+    "empirical_risk": "training risk",
+    "kind": "kind",
+    "bits": "bits",
+    "note": "note",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -29,57 +31,54 @@ def register(app: typer.Typer) -> None:
     app.command("certify")(certify_command)
 
 
+@command("certify", reads="one")
 def certify_command(
-    path: Annotated[str, typer.Argument(help="An adapter: a folder, a file, or a Hugging Face id.")],
+    call: Call,
+    adapter: AdapterArgument,
     evaluate: Annotated[
         str,
         typer.Option(help="file.py:function, which takes an adapter and gives its n training losses, each in [0, 1]."),
     ],
-    n: Annotated[int, typer.Option("--n", help="Number of training samples.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of training samples.")],
     tuned: Annotated[str, typer.Option(help="Factors that were trained: B, A, both, or auto.")] = "auto",
     methods: Annotated[str, typer.Option(help="coded, gaussian, or both, separated by commas.")] = "coded,gaussian",
     confidence: Annotated[float, typer.Option(help="1 - delta.")] = 0.95,
     draws: Annotated[int, typer.Option(help="Adapters drawn from each posterior.")] = 200,
     prior: Annotated[str | None, typer.Option(help="An adapter trained on none of the n samples.")] = None,
-    tried: Annotated[int, typer.Option(help="Codes or priors between which the data chose.")] = 1,
+    tried: Annotated[int, typer.Option(help="Number of codes or priors tried on these data.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
 ) -> int:
     """Certify the risk of an adapter, quantized and perturbed, from its losses on the training samples."""
-    from asym_analysis.adapters.load import load_adapter
     from asym_analysis.bounds.certify import certify
 
-    adapter = load_adapter(path)
-    try:
+    function = _function(evaluate)
+    read = read_adapter(call, adapter)
+    with arguments_checked():
         report = certify(
-            adapter,
-            _function(evaluate),
+            read,
+            function,
             n,
             methods=tuple(part.strip() for part in methods.split(",")),
             confidence=confidence,
             tuned=tuned,
             draws=draws,
-            prior=load_adapter(prior) if prior is not None else None,
+            prior=read_adapter(call, prior) if prior is not None else None,
             tried=tried,
             seed=seed,
-            progress=progress_wanted(),
+            progress=call.progress,
         )
-    except ValueError as error:
-        fail(str(error))
-    write_result(report, out)
-    if as_json:
-        write_json({"settings": report.settings, "rows": report.frame.to_dict(orient="records")})
+    frame = report.frame
+    best = report.best()
+    if best is None:
+        call.note("nothing is certified: the head's charge was left out")
     else:
-        frame = report.frame
-        shown = frame.loc[frame["form"] == report.settings["headline"]]
-        show_frame(shown[["rung", "note", "bits", "empirical_risk", "risk", "kind"]], title=adapter.name)
-        best = report.best()
-        if best is None:
-            say("nothing is certified: the head's charge was left out")
-        else:
-            say(f"certified risk at most {best.risk:.4f} {best.statement}: {best.rung}, {best.note}")
-    return DONE if adapter.coverage.complete else PARTLY_REFUSED
+        vacuous = " (vacuous: no better than the largest loss)" if best.vacuous else ""
+        call.note(f"certified risk at most {best.risk:.4f} {best.statement}: {best.rung}, {best.note}{vacuous}")
+    headline = frame.loc[frame["form"] == report.settings["headline"]].sort_values("risk")
+    below = "A row: one code or posterior, the bound on its expected loss, and its loss on the training samples."
+    return call.deliver(
+        report, Table("certificates", frame, shown=False), Table("headline", headline, read.name, _ROWS, below)
+    )
 
 
 def _function(address: str) -> Callable[..., Any]:
@@ -87,6 +86,8 @@ def _function(address: str) -> Callable[..., Any]:
     from importlib.util import module_from_spec, spec_from_file_location
 
     file, _, name = address.rpartition(":")
+    if not file and Path(address).is_file():
+        fail(f"--evaluate {address} names no function: write it as {address}:function")
     if not file or not Path(file).is_file():
         fail(f"--evaluate {address}: there is no file {file or address}; write it as path/to/file.py:function")
     spec = spec_from_file_location(Path(file).stem, file)

@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    console,
-    fail,
-    progress_wanted,
-    say,
-    say_drawn,
-    show_frame,
-    write_json,
-    write_result,
-)
-from asym_analysis.cli.inputs import MetadataOption, PathsArgument, read_adapters
+from asym_analysis.cli.console import DONE, Table, fail, output
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapters
+from asym_analysis.cli.options import PathsArgument, command
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from asym_analysis.alignment.comparison import SubspaceComparison
-
 __all__ = ["register"]
+
+_SUMMARY = {
+    "factor": "factor",
+    "pairs": "pairs",
+    "value": "mean",
+    "null_mean": "chance",
+    "times_null": "times chance",
+    "significant": "share p < .01",
+    "count": "number of pairs",
+    "null_std": "sd of chance",
+}
+_CONTRAST = {
+    "factor": "factor",
+    "same": "same",
+    "different": "different",
+    "difference": "difference",
+    "low": "low",
+    "high": "high",
+    "p_value": "p",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +43,9 @@ def register(app: typer.Typer) -> None:
     app.command("compare")(compare)
 
 
+@command("compare", draws=True)
 def compare(
+    call: Call,
     paths: PathsArgument = None,
     measure: Annotated[str, typer.Option(help="A measure's name, as in `asym compare --list-measures`.")] = "overlap",
     factors: Annotated[
@@ -47,80 +56,64 @@ def compare(
         typer.Option(help="Contrast the pairs that agree in this column with those that do not: task, seed."),
     ] = None,
     subtract_initial: Annotated[
-        bool, typer.Option("--subtract-initial", help="Compare A - A0 and B - B0: what training added to the start.")
+        bool, typer.Option("--subtract-initial", help="Compare A - A0 and B - B0: what training added.")
     ] = False,
     store: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder to keep every module in as it is done: an interrupted comparison goes on from there."
-        ),
+        typer.Option(help="Folder that keeps every finished module: an interrupted comparison continues from there."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to multiply: cpu, cuda, mps.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the heat maps and the figure by layer.")] = None,
-    list_measures: Annotated[bool, typer.Option("--list-measures", help="Name every measure and end.")] = False,
-    metadata: MetadataOption = None,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
+    list_measures: Annotated[bool, typer.Option("--list-measures", help="Name every measure and exit.")] = False,
 ) -> int:
     """Compare the subspaces of A and of B over all pairs of adapters and all modules, against random subspaces."""
     from asym_analysis.subspaces.measures import MEASURES
 
     if list_measures:
         for name, declared in MEASURES.items():
-            console.print(f"[bold]{name}[/]  {declared.source}", highlight=False)
+            output().print(f"[bold]{name}[/]  {declared.source}")
         return DONE
     if not paths:
-        fail("name at least two adapters, for example: asym compare runs/seed-*")
+        read_adapters(call, paths, least=2)
     if measure not in MEASURES:
         fail(f"no measure is called {measure!r}; the measures are {', '.join(MEASURES)}")
     from asym_analysis.alignment.pairwise import compare_subspaces
 
-    read = read_adapters(paths, metadata)
-    if len(read.adapters) < 2:
-        fail(f"only {read.adapters.names[0]} could be read, and a comparison needs two adapters")
-    try:
+    adapters = read_adapters(call, paths, least=2)
+    with arguments_checked():
         comparison = compare_subspaces(
-            read.adapters,
+            adapters,
             factors=tuple(part.strip() for part in factors.split(",")) if factors else None,
             measure=measure,
             subtract_initial=subtract_initial,
             device=device,
             store=store,
-            progress=progress_wanted(),
+            progress=call.progress,
         )
         contrast = comparison.contrast(by=by) if by is not None else None
-    except ValueError as error:
-        fail(str(error))
-    write_result(comparison, out)
-    if figures is not None:
-        _draw(comparison, figures)
-    if as_json:
-        summary = {"summary": comparison.summary().to_dict("records"), "settings": comparison.settings}
-        write_json(summary | ({"contrast": contrast.frame.to_dict("records")} if contrast is not None else {}))
-    else:
-        title = f"{len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
-        show_frame(_what_differs(read.adapters.table), title=title)
-        show_frame(comparison.summary(), title=f"\n{measure} against random subspaces")
-        if contrast is not None:
-            show_frame(contrast.summary(), title=f"\nsame against different {by}")
-    if not read.adapters.missing.empty:
-        say(f"{len(read.adapters.missing)} modules are missing in some adapters and were compared where both have them")
-    return DONE if read.complete else PARTLY_REFUSED
+    if not adapters.missing.empty:
+        count = adapters.missing["module"].nunique()
+        call.note(f"{count} modules are missing in some adapters and were compared where both adapters have them")
+    title = f"{len(adapters)} adapters, {len(adapters.modules)} shared modules"
+    tables = [
+        Table("adapters", _what_differs(adapters.table), title),
+        Table("summary", comparison.summary(), f"{measure} against random subspaces", _SUMMARY, _meaning(measure)),
+    ]
+    if contrast is not None:
+        below = "Low and high bound the difference at 95 %: adapters are resampled, and p permutes their labels."
+        tables.append(Table("contrast", contrast.summary(), f"same against different {by}", _CONTRAST, below))
+
+    figures = {"similarity": "heatmap:plot_similarity", "alignment_by_layer": "alignment:plot_subspace_alignment"}
+    return call.deliver(comparison, *tables, figures=figures)
+
+
+def _meaning(measure: str) -> str:
+    return (
+        f"A row: the mean {measure} of one factor over pairs of adapters and modules; chance: its mean between random "
+        "subspaces of the same sizes."
+    )
 
 
 def _what_differs(table: pd.DataFrame) -> pd.DataFrame:
     """The adapters' names, and the columns in which they are not all alike."""
     others = [column for column in table if column not in ("name", "source", "sha256")]
-    return table[["name", *(column for column in others if len(table[column].unique()) > 1)]]
-
-
-def _draw(comparison: SubspaceComparison, folder: Path) -> None:
-    from asym_analysis.plots.alignment import plot_subspace_alignment
-    from asym_analysis.plots.heatmap import plot_figure_one
-    from asym_analysis.plots.style import save_figure
-
-    written = [
-        *save_figure(plot_figure_one({"": comparison}), folder / "similarity"),
-        *save_figure(plot_subspace_alignment(comparison), folder / "alignment_by_layer"),
-    ]
-    say_drawn(written)
+    return table[["name", *(column for column in others if len(set(table[column].astype(str))) > 1)]]

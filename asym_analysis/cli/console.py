@@ -1,63 +1,107 @@
-"""How the commands speak: tables on a terminal, JSON for programs, one sentence for an error."""
+"""What the commands print: tables that fit the terminal, sentences on standard error, one line for an error."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import pandas as pd
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from asym_analysis.results import Result, plain
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
 
-__all__ = [
-    "DONE",
-    "INPUT_ERROR",
-    "PARTLY_REFUSED",
-    "JsonFlag",
-    "OutOption",
-    "console",
-    "fail",
-    "progress_wanted",
-    "say",
-    "say_drawn",
-    "show_frame",
-    "write_frame",
-    "write_json",
-    "write_result",
-]
+__all__ = ["DONE", "INPUT_ERROR", "PARTLY_REFUSED", "Table", "error", "fail", "output", "progress_wanted", "say"]
 
 DONE, INPUT_ERROR, PARTLY_REFUSED = 0, 1, 2
+PIPED_WIDTH = 200  # a pipe has no width of its own
+GAP = 2
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Also write the table there: .json, .parquet or .csv, by its suffix.")
-]
 
-# Piped output has no width of its own: wide enough that tables are not folded at 80 columns.
-console = Console(width=None if sys.stdout.isatty() else 200)
-errors = Console(stderr=True)
+@dataclass(frozen=True)
+class Table:
+    """A table of a command's output: all of it for programs, and what a terminal shows of it.
+
+    Attributes
+    ----------
+    name
+        Its name in --json.
+    frame
+        The table, one observation a row.
+    title
+        The line above it on a terminal.
+    columns
+        Column -> heading, in the order of importance, of what a terminal shows: columns at the end are left out where
+        the terminal is too narrow. All columns under their own names if empty. The first one names the row.
+    below
+        A sentence that says what a row means.
+    most_rows
+        Rows that a terminal shows.
+    shown
+        False for a table that only programs get.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    title: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    below: str = ""
+    most_rows: int = 60
+    shown: bool = True
+
+
+def terminal_width(stream: Any) -> int:
+    """Columns of a stream: COLUMNS where it is set, the terminal's own, or plenty in a pipe."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return max(20, int(os.environ["COLUMNS"]))
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or PIPED_WIDTH
+    except (OSError, ValueError, AttributeError):
+        return PIPED_WIDTH
+
+
+@cache
+def _consoles() -> tuple[Console, Console]:
+    from rich.console import Console
+
+    return Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+def output() -> Console:
+    """The console of standard output, as wide as the terminal is now."""
+    console = _consoles()[0]
+    console.width = terminal_width(sys.stdout)
+    return console
+
+
+def _errors() -> Console:
+    console = _consoles()[1]
+    console.width = terminal_width(sys.stderr)
+    return console
+
+
+def error(message: str) -> None:
+    """One sentence on standard error, marked as the reason why the command ended."""
+    from rich.markup import escape
+
+    _errors().print(f"[bold red]asym:[/] {escape(message)}", soft_wrap=not sys.stderr.isatty())
 
 
 def fail(message: str) -> NoReturn:
     """End the command with one sentence on standard error and exit code 1."""
-    errors.print(f"[bold red]asym:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    error(message)
     raise typer.Exit(INPUT_ERROR)
 
 
 def say(message: str) -> None:
     """A sentence on standard error, so that standard output holds results alone."""
-    errors.print(escape(message), soft_wrap=True, highlight=False)
+    from rich.markup import escape
 
-
-def say_drawn(paths: Iterable[Path]) -> None:
-    """Say on standard error which figures were written."""
-    say("drew " + ", ".join(map(str, paths)))
+    _errors().print(escape(message), soft_wrap=not sys.stderr.isatty())
 
 
 def progress_wanted() -> bool:
@@ -65,63 +109,100 @@ def progress_wanted() -> bool:
     return sys.stderr.isatty()
 
 
-def show_frame(frame: pd.DataFrame, *, title: str | None = None, digits: int = 4, most_rows: int = 60) -> None:
-    """Print a table; numbers to `digits` significant digits, at most `most_rows` rows and then how many more."""
-    if title:  # not the table's own, which is folded to the width of a narrow table
-        console.print(f"[italic]{escape(title)}[/]", highlight=False)
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for name, column in frame.items():
-        table.add_column(escape(str(name)), justify="right" if pd.api.types.is_numeric_dtype(column) else "left")
-    for row in frame.head(most_rows).itertuples(index=False):
-        table.add_row(*[escape(_cell(value, digits)) for value in row])
-    console.print(table)
-    if len(frame) > most_rows:
-        console.print(f"... and {len(frame) - most_rows:,} more rows (--out writes them all)")
+def show_table(table: Table, digits: int = 4) -> None:
+    """Print a table, its first column whole; where the terminal is narrow, the last columns are left out by name."""
+    from rich.markup import escape
+    from rich.table import Table as Drawn
+
+    console = output()
+    frame = table.frame.head(table.most_rows)
+    names = [name for name in (table.columns or frame.columns) if name in frame.columns]
+    headings = {name: table.columns.get(name, str(name).replace("_", " ")) for name in names}
+    cells = {name: [_cell(value, digits) for value in frame[name]] for name in names}
+    key = names[0] if names else ""
+    lines = []
+    prefix = _common_prefix(cells[key]) if names else ""
+    if prefix:
+        cells[key] = [text.removeprefix(prefix) for text in cells[key]]
+        lines.append(f"{headings[key]} below {prefix.rstrip('./')}")
+    for name in names[1:]:
+        if len(frame) > 1 and not _numeric(frame[name]) and len(set(cells[name])) == 1:
+            text = cells.pop(name)[0]
+            lines += [f"{headings[name]}: {text}"] if text != "-" else []
+    footnotes = _footnotes(frame, cells)
+    kept = _fitting(cells, headings, console.width)
+    left_out = [headings[name] for name in cells if name not in kept]
+    if table.title:  # not the table's own, which is folded to the width of a narrow table
+        console.print(f"\n[bold]{escape(table.title)}[/]")
+    for line in lines:
+        console.print(f"[dim]{escape(line)}[/]")
+    drawn = Drawn(header_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for name in kept:
+        right = _numeric(frame[name])
+        drawn.add_column(escape(headings[name]), justify="right" if right else "left", overflow="fold")
+    for row in zip(*(cells[name] for name in kept), strict=True):
+        drawn.add_row(*map(escape, row))
+    console.print(drawn)
+    if len(table.frame) > table.most_rows:
+        console.print(f"[dim]... and {len(table.frame) - table.most_rows:,} more rows (--out writes them all)[/]")
+    for mark, text in footnotes:
+        console.print(f"[dim]{mark}[/] {escape(text)}")
+    if left_out:
+        console.print(f"[dim]not shown at this width: {escape(', '.join(left_out))} (a wider terminal, or --json)[/]")
+    if table.below:
+        console.print(f"[dim]{escape(table.below)}[/]")
 
 
-def write_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    import json
-
-    if sys.stdout.isatty():
-        console.print_json(data=plain(value))
-    else:  # neither colour nor wrapping in a pipe
-        sys.stdout.write(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
-
-
-def write_result(result: Result, out: Path | None) -> None:
-    """Write a result to `out`, where it is given, and say so; .json and .parquet keep the settings, .csv the frame."""
-    if out is None:
-        return
-    if out.suffix == ".json":
-        result.to_json(out)
-    elif out.suffix == ".parquet":
-        result.to_parquet(out)
-    else:
-        write_frame(result.frame, out)
-    say(f"wrote {len(result.frame):,} rows to {out}")
+def _fitting(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> list[str]:
+    """The columns that fit, from the left; the first one always."""
+    kept: list[str] = []
+    used = 0
+    for name, texts in cells.items():
+        heading = max(map(len, headings[name].split()), default=0)  # headings may break between words
+        needed = max([heading, *map(len, texts)]) + (GAP if kept else 0)
+        if kept and used + needed > width:
+            continue
+        kept.append(name)
+        used += needed
+    return kept
 
 
-def write_frame(frame: pd.DataFrame, out: Path) -> None:
-    """Write a bare table to `out` by its suffix: .json, .parquet or .csv."""
-    import json
+def _footnotes(frame: pd.DataFrame, cells: dict[str, list[str]], longest: int = 24) -> list[tuple[str, str]]:
+    """Replace long texts of the columns after the first by numbers, and give the texts to stand below the table."""
+    found: dict[str, int] = {}
+    for name in [*cells][1:]:
+        if not _numeric(frame[name]) and max(map(len, cells[name]), default=0) > longest:
+            cells[name] = [
+                text if len(text) <= longest else f"({found.setdefault(text, len(found) + 1)})" for text in cells[name]
+            ]
+    return [(f"({number})", text) for text, number in found.items()]
 
-    from asym_analysis.atomic import replacing
 
-    if out.suffix not in (".json", ".parquet", ".csv"):
-        fail(f"--out {out}: the suffix must be .json, .parquet or .csv")
-    with replacing(out) as part:
-        if out.suffix == ".csv":
-            frame.to_csv(part, index=False)
-        elif out.suffix == ".parquet":
-            frame.to_parquet(part, index=False)
-        else:
-            part.write_text(json.dumps(plain(frame.to_dict(orient="records")), indent=1, allow_nan=False))
+def _common_prefix(texts: Sequence[str]) -> str:
+    """The dotted or slashed parts with which every text begins, one part at least being left to each."""
+    if len(texts) < 2:
+        return ""
+    separator = "." if all("." in text for text in texts) else "/"
+    split = [text.split(separator) for text in texts]
+    count = 0
+    while all(len(parts) > count + 1 and parts[count] == split[0][count] for parts in split):
+        count += 1
+    return "".join(f"{part}{separator}" for part in split[0][:count])
+
+
+def _numeric(column: pd.Series) -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_numeric_dtype(column)) and not pd.api.types.is_bool_dtype(column)
 
 
 def _cell(value: Any, digits: int) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+    if value is None or value != value or str(value) in ("", "<NA>"):
         return "-"
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return str(value)

@@ -1,26 +1,29 @@
-"""`asym drift`: how far A and B moved from their start, also where that was not saved."""
+"""`asym drift`: how far A and B moved from their initialization, also where that was not saved."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    fail,
-    say_drawn,
-    show_frame,
-    write_json,
-    write_result,
-)
-from asym_analysis.cli.inputs import PathsArgument, read_adapters
+from asym_analysis.cli.console import Table
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
+from asym_analysis.cli.options import PathsArgument, command
 
 __all__ = ["register"]
+
+_SUMMARY = {
+    "adapter": "adapter",
+    "factor": "factor",
+    "median": "median",
+    "lower_quartile": "quartile 1",
+    "upper_quartile": "quartile 3",
+    "told": "told",
+    "modules": "of modules",
+    "method": "method",
+    "scheme": "scheme",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -28,46 +31,35 @@ def register(app: typer.Typer) -> None:
     app.command("drift")(drift)
 
 
+@command("drift", draws=True)
 def drift(
+    call: Call,
     paths: PathsArgument = None,
     initial: Annotated[
         str | None, typer.Option(help="The initial factors: an adapter saved before the first step.")
     ] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the figure.")] = None,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
 ) -> int:
-    """Measure how far each factor moved from its start: exactly where that is known, otherwise from the entries."""
+    """Measure how far each factor moved from its initialization: exactly if that is known, else from the entries."""
     import pandas as pd
 
-    from asym_analysis.adapters.load import load_adapter
     from asym_analysis.adapters.shared_initialization import shared_initialization
     from asym_analysis.alignment.drift import InitializationDrift, initialization_drift
 
-    if not paths:
-        fail("name an adapter, for example: asym drift runs/seed-0")
-    read = read_adapters(paths)
-    start = load_adapter(initial) if initial is not None else None
-    parts = [
-        initialization_drift(adapter, start).frame.assign(adapter=name)
-        for name, adapter in zip(read.adapters.names, read.adapters, strict=True)
-    ]
-    settings = {"adapters": list(read.adapters.names), "initial": initial}
+    adapters = read_adapters(call, paths)
+    with arguments_checked():
+        start = read_adapter(call, initial) if initial is not None else None
+        parts = [
+            initialization_drift(adapter, start).frame.assign(adapter=name)
+            for name, adapter in zip(adapters.names, adapters, strict=True)
+        ]
+    settings = {"adapters": list(adapters.names), "initial": initial}
     result = InitializationDrift(pd.concat(parts, ignore_index=True), settings)
-    groups = shared_initialization(read.adapters).summary() if len(read.adapters) > 1 else pd.DataFrame()
-    write_result(result, out)
-    if figures is not None:
-        from asym_analysis.plots.drift import plot_drift
-        from asym_analysis.plots.style import save_figure
-
-        written = save_figure(plot_drift(result), figures / "drift")
-        say_drawn(written)
-    if as_json:
-        write_json(
-            {"summary": result.summary().to_dict("records"), "shared_initializations": groups.to_dict("records")}
-        )
-    else:
-        show_frame(result.summary(), title="relative distance from the start")
-        if not groups.empty:
-            show_frame(groups, title="\nadapters that share the initialization of a factor")
-    return DONE if read.complete else PARTLY_REFUSED
+    below = (
+        "A row: ||F - F0||/||F0|| of one factor F, over the modules where it could be told; a factor that was "
+        "initialized at zero has no relative distance."
+    )
+    tables = [Table("summary", result.summary(), "relative distance from the initialization", _SUMMARY, below)]
+    if len(adapters) > 1:
+        shared = shared_initialization(adapters).summary()
+        tables.append(Table("shared_initializations", shared, "adapters that share a random initialization"))
+    return call.deliver(result, *tables, figures={"drift": "drift:plot_drift"})

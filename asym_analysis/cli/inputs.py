@@ -1,15 +1,15 @@
-"""What the commands are given: paths become adapters, and what cannot be read is said and left out."""
+"""What the commands are given: paths become adapters, as in Python, and what cannot be read is noted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from asym_analysis.cli.console import fail, progress_wanted, say
+from asym_analysis.cli.console import fail
+from asym_analysis.cli.deliver import Call
 from asym_analysis.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -18,69 +18,98 @@ if TYPE_CHECKING:
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
 
-__all__ = ["MetadataOption", "PathsArgument", "ReadAdapters", "read_adapters"]
-
-PathsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="Adapters: folders, files, globs, training runs or Hugging Face ids.", show_default=False),
-]
-MetadataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--metadata",
-        help="A CSV with one row an adapter, in the order of the paths or by a column 'name': task, seed, ...",
-    ),
-]
+__all__ = ["arguments_checked", "read_adapter", "read_adapters"]
 
 
-@dataclass(frozen=True)
-class ReadAdapters:
-    """The adapters that could be read, and one sentence for each that could not."""
-
-    adapters: AdapterSet
-    refusals: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """True when every path gave an adapter all of whose tensors could be used."""
-        return not self.refusals and all(adapter.coverage.complete for adapter in self.adapters)
+@contextmanager
+def arguments_checked() -> Iterator[None]:
+    """Turn the ValueError of a wrong argument into one sentence and exit code 1."""
+    try:
+        yield
+    except ValueError as problem:
+        fail(str(problem))
 
 
-def read_adapters(paths: Sequence[str], metadata: Path | None = None) -> ReadAdapters:
-    """Read every adapter that can be read; say on standard error which could not, and why.
+def read_adapter(call: Call, path: str) -> Adapter:
+    """Read one adapter with the call's options, and note what of it could not be used."""
+    from asym_analysis.adapters.load import load_adapter
+
+    adapter = load_adapter(path, config=_config(call))
+    _account(call, adapter)
+    return adapter
+
+
+def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) -> AdapterSet:
+    """Read every adapter that can be read, named as `load_adapters` names them; note which could not, and why.
+
+    Parameters
+    ----------
+    call
+        Holds how to read, and takes the notes.
+    paths
+        What the user named.
+    least
+        How many adapters the command needs.
 
     Raises
     ------
     typer.Exit
-        With code 1, after one sentence, if no path gives an adapter or the metadata do not fit.
+        With code 1, after one sentence, if fewer adapters can be read or the metadata do not fit.
     """
-    from tqdm.auto import tqdm
-
     from asym_analysis.adapters.adapter_set import AdapterSet
-    from asym_analysis.adapters.load import load_adapters
+    from asym_analysis.adapters.load import adapter_paths, load_adapters
 
-    found: list[Adapter] = []
-    refusals: list[str] = []
-    for path in tqdm(paths, desc="reading", unit="path", disable=not progress_wanted()):
+    if not paths:
+        wanted = "at least two adapters" if least > 1 else "an adapter"
+        fail(f"name {wanted}, for example: asym {call.command} runs/seed-*")
+    sources: list[str | Path] = []
+    for path in paths:
         try:
-            found.extend(load_adapters(path))
-        except (AdapterError, OSError) as error:
-            refusals.append(str(error))
-    for refusal in refusals:
-        say(f"refused: {refusal}")
-    if not found:
-        fail("no adapter could be read")
-    table = _metadata(metadata, [adapter.name for adapter in found]) if metadata is not None else None
-    return ReadAdapters(AdapterSet(found, table), tuple(refusals))
+            sources += adapter_paths(path)
+        except (AdapterError, OSError) as problem:
+            call.refuse(path, problem)
+    found: list[Adapter] = []
+    for source in dict.fromkeys(sources):
+        try:
+            found.extend(load_adapters(source, config=_config(call)))
+        except (AdapterError, OSError) as problem:
+            call.refuse(source, problem)
+    if len(found) < least:
+        for refused in call.refused:
+            call.tell(f"refused: {refused['reason']}")
+        fail(
+            f"only {found[0].name} could be read, and this needs two adapters" if found else "no adapter could be read"
+        )
+    for adapter in found:
+        _account(call, adapter)
+    table = _metadata(call.metadata, [adapter.name for adapter in found]) if call.metadata is not None else None
+    return AdapterSet(found, table)
+
+
+def _account(call: Call, adapter: Adapter) -> None:
+    for tensor, reason in adapter.coverage.refused.items():
+        call.refuse(f"{adapter.name}: {tensor}", reason)
+
+
+def _config(call: Call) -> dict[str, Any] | None:
+    if call.config is None:
+        return None
+    try:
+        held = json.loads(call.config.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        fail(f"--config {call.config} is not JSON: {problem}")
+    if not isinstance(held, dict):
+        fail(f"--config {call.config} does not hold an object: give a JSON file like PEFT's adapter_config.json")
+    return held
 
 
 def _metadata(path: Path, names: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        fail(f"--metadata {path} is not a readable CSV: {error}")
+        table = pd.read_csv(path, dtype={"name": str})
+    except (OSError, ValueError) as problem:
+        fail(f"--metadata {path} is not a readable CSV: {problem}")
     if "name" in table.columns:
         absent = [name for name in names if name not in set(table["name"])]
         if absent:

@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from asym_analysis.cli.console import (
-    DONE,
-    INPUT_ERROR,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    console,
-    progress_wanted,
-    say,
-    write_frame,
-    write_json,
-)
-from asym_analysis.errors import AdapterError
+from asym_analysis.cli.console import Table, output
+from asym_analysis.cli.deliver import Call, frame_of
+from asym_analysis.cli.inputs import read_adapters
+from asym_analysis.cli.options import PathsArgument, command
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
     from asym_analysis.adapters.adapter import Adapter
 
 __all__ = ["register"]
 
-MOST_MODULES, MOST_TENSORS, BAR = 60, 12, 16
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """An adapter with its table of modules."""
-
-    adapter: Adapter
-    modules: pd.DataFrame
-
-    @property
-    def unreadable(self) -> int:
-        """Number of modules whose values cannot be used."""
-        return int(self.modules["norm"].isna().sum())
-
-    @property
-    def complete(self) -> bool:
-        """True when no tensor was refused and every module could be read."""
-        return self.adapter.coverage.complete and not self.unreadable
+MOST_MODULES, MOST_REASONS, BAR = 60, 12, 16
+_MODULES = {
+    "module": "module",
+    "update": "ΔW",
+    "rank": "rank",
+    "norm": "‖ΔW‖",
+    "scaling": "scaling",
+    "bar": " ",
+    "note": "note",
+    "norm_A": "‖A‖",
+    "norm_B": "‖B‖",
+    "spectral_norm": "largest σ",
+    "stable_rank": "stable rank",
+}
+_ADAPTERS = {
+    "adapter": "adapter",
+    "modules": "modules",
+    "rank": "rank",
+    "scaling": "scaling",
+    "norm": "‖ΔW‖ median",
+    "tensors": "tensors",
+    "format": "format",
+    "base_model": "base model",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -56,198 +49,118 @@ def register(app: typer.Typer) -> None:
     app.command("inspect")(inspect)
 
 
+@command("inspect")
 def inspect(
-    paths: Annotated[
-        list[str],
-        typer.Argument(help="Adapters: folders, files, globs, training runs or Hugging Face ids.", show_default=False),
-    ],
+    call: Call,
+    paths: PathsArgument = None,
     modules: Annotated[bool, typer.Option("--modules", help="Show every module, of every adapter.")] = False,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
 ) -> int:
     """Show what adapters hold: modules with rank, scale and norms, and whether every tensor could be used."""
     import pandas as pd
 
-    inspected, refusals = _read(paths)
-    if out is not None and inspected:
-        frames = [each.modules.assign(adapter=each.adapter.name) for each in inspected]
-        table = pd.concat(frames, ignore_index=True)
-        write_frame(table[["adapter", *table.columns.drop("adapter")]], out)
-        say(f"wrote {len(table):,} modules to {out}")
-    if as_json:
-        write_json({"adapters": [_as_json(each) for each in inspected], "refused": refusals})
-    else:
-        if len(inspected) > 1:
-            _show_overview(inspected)
-        for each in inspected if modules or len(inspected) == 1 else [e for e in inspected if not e.complete]:
-            _show(each, MOST_MODULES if not modules else len(each.modules))
-        for refusal in refusals:
-            console.print(f"[bold red]refused[/] {escape(refusal)}", highlight=False, soft_wrap=True)
-    if not inspected:
-        return INPUT_ERROR
-    return PARTLY_REFUSED if refusals or not all(each.complete for each in inspected) else DONE
-
-
-def _read(paths: list[str]) -> tuple[list[Inspected], list[str]]:
-    """Open and measure each adapter on its own, so that one broken file hides no other."""
-    from tqdm.auto import tqdm
-
     from asym_analysis.adapters.inspection import inspect_modules
-    from asym_analysis.adapters.load import adapter_paths, load_adapter
 
-    inspected, refusals, sources = [], [], []
-    for path in paths:
-        try:
-            sources += adapter_paths(path)
-        except AdapterError as error:
-            refusals.append(str(error))
-    for source in tqdm(
-        dict.fromkeys(sources), desc="reading", unit="adapter", leave=False, disable=not progress_wanted()
-    ):
-        try:
-            adapter = load_adapter(source)
-            inspected.append(Inspected(adapter, inspect_modules(adapter)))
-        except AdapterError as error:
-            refusals.append(str(error))
-    return inspected, list(dict.fromkeys(refusals))
+    adapters = read_adapters(call, paths)
+    inspected = {name: inspect_modules(each) for name, each in zip(adapters.names, adapters, strict=True)}
+    measured = {name: frame_of(each) for name, each in inspected.items()}
+    for name, frame in measured.items():
+        for row in frame[frame["norm"].isna()].itertuples():
+            call.refuse(f"{name}: {row.module}", row.note)
+    frames = [frame.assign(adapter=name) for name, frame in measured.items()]
+    together = pd.concat([frame[["adapter", *frame.columns.drop("adapter")]] for frame in frames], ignore_index=True)
+    overview = pd.DataFrame([_overview(name, adapters[i], measured[name]) for i, name in enumerate(adapters.names)])
+    tensors = pd.DataFrame(
+        [
+            (name, tensor, status, f"{what!s}")
+            for name, each in zip(adapters.names, adapters, strict=True)
+            for status in ("used", "ignored", "refused")
+            for tensor, what in getattr(each.coverage, status).items()
+        ],
+        columns=["adapter", "tensor", "status", "what"],
+    )
+    shown = [i for i, name in enumerate(adapters.names) if modules or len(adapters) == 1]
+    tables = [
+        Table("adapters", overview, f"{len(adapters)} adapters", _ADAPTERS, shown=len(adapters) > 1),
+        Table("modules", together, shown=False),
+        Table("tensors", tensors, shown=False),
+    ]
+    if not call.as_json:
+        for i in shown:
+            _facts(adapters[i], overview.iloc[i])
+            frame = _with_bars(measured[adapters.names[i]])
+            most = len(frame) if modules else MOST_MODULES
+            tables.append(Table(f"modules of {adapters.names[i]}", frame, "", _MODULES, most_rows=most))
+    return call.deliver(together, *tables)
 
 
-def _as_json(inspected: Inspected) -> dict[str, Any]:
-    adapter, coverage = inspected.adapter, inspected.adapter.coverage
+def _overview(name: str, adapter: Adapter, modules: pd.DataFrame) -> dict[str, Any]:
+    facts, coverage = adapter.metadata, adapter.coverage
+    total = len(coverage.used) + len(coverage.ignored) + len(coverage.refused)
+    unreadable = int(modules["norm"].isna().sum())
+    tensors = [f"{len(coverage.used)} of {total} used"]
+    tensors += [f"{len(coverage.ignored)} ignored"] if coverage.ignored else []
+    tensors += [f"{len(coverage.refused)} refused"] if coverage.refused else []
+    tensors += [f"{unreadable} modules unreadable"] if unreadable else []
+    kinds = dict.fromkeys(str(facts[key]) for key in ("dialect", "peft_type", "container") if facts.get(key))
     return {
-        "name": adapter.name,
-        "metadata": dict(adapter.metadata),
-        "modules": inspected.modules.to_dict("records"),
-        "extras": {name: list(source.shape) for name, source in adapter.extras.items()},
-        "has_initial": adapter.initial is not None,
-        "coverage": {
-            "complete": coverage.complete,
-            "used": dict(coverage.used),
-            "ignored": dict(coverage.ignored),
-            "refused": dict(coverage.refused),
-        },
-    }
-
-
-def _show_overview(inspected: list[Inspected]) -> None:
-    table = _table(["adapter", "modules>", "rank>", "scaling>", "‖ΔW‖ median>", "format", "base model", "tensors"])
-    for each in inspected:
-        adapter, modules = each.adapter, each.modules
-        table.add_row(
-            f"[bold]{escape(adapter.name)}[/]",
-            str(len(adapter)),
-            "/".join(map(str, adapter.ranks)),
-            _distinct(modules["scaling"]),
-            _number(modules["norm"].median()),
-            _format(adapter),
-            escape(str(adapter.metadata.get("base_model") or "-")),
-            _coverage(each),
-        )
-    console.print(table)
-
-
-def _show(inspected: Inspected, most: int) -> None:
-    adapter, modules = inspected.adapter, inspected.modules
-    facts = adapter.metadata
-    lines = {
+        "adapter": name,
         "source": facts.get("source"),
-        "base model": " · ".join(str(facts[key]) for key in ("base_model", "task_type") if facts.get(key)),
-        "format": _format(adapter),
-        "modules": f"{len(adapter)}, rank {'/'.join(map(str, adapter.ranks))}, scaling {_distinct(modules['scaling'])}",
-        "parameters": f"{_parameters(modules, 'd_in'):,} in A, {_parameters(modules, 'd_out'):,} in B",
-        "also trained": ", ".join(f"{name} {_times(each.shape)}" for name, each in list(adapter.extras.items())[:4]),
+        "base_model": facts.get("base_model"),
+        "task_type": facts.get("task_type"),
+        "format": f"{', '.join(kinds)} ({', '.join(dict.fromkeys(modules['dtype']))})",
+        "modules": len(modules),
+        "rank": "/".join(map(str, adapter.ranks)),
+        "scaling": _distinct(modules["scaling"]),
+        "parameters_A": int((modules["rank"] * modules["d_in"]).sum()),
+        "parameters_B": int((modules["rank"] * modules["d_out"]).sum()),
+        "norm": modules["norm"].median(),
+        "also_trained": ", ".join(f"{key} {' × '.join(map(str, each.shape))}" for key, each in adapter.extras.items()),
         "initial": "recorded" if adapter.initial is not None else None,
         "step": facts.get("step"),
         "sha256": facts.get("sha256"),
+        "complete": coverage.complete and not unreadable,
+        "tensors": ", ".join(tensors),
     }
-    console.print(f"\n[bold]{escape(adapter.name)}[/]", highlight=False)
-    for label, value in lines.items():
-        if value:
-            console.print(f"  [dim]{label:<13}[/]{escape(str(value))}", highlight=False, soft_wrap=True)
-    console.print(f"  [dim]{'tensors':<13}[/]{_coverage(inspected)}", highlight=False)
-    _show_left_out(adapter)
-    console.print(_module_table(modules.head(most)))
-    if len(modules) > most:
-        console.print(f"  [dim]... and {len(modules) - most:,} more modules (--modules shows them all)[/]")
 
 
-def _module_table(modules: pd.DataFrame) -> Table:
-    prefix = _common_prefix(list(modules["module"]))
-    noted = modules["note"].any()
-    headings = ["module", "ΔW", "rank>", "scaling>", "‖A‖>", "‖B‖>", "‖ΔW‖>", "largest σ>", "stable rank>", ""]
-    table = _table([*headings, *(["note"] if noted else [])])
-    table.title = f"below {escape(prefix.rstrip('.'))}" if prefix else None
-    table.title_justify, table.title_style = "left", "dim"
+def _facts(adapter: Adapter, row: pd.Series) -> None:
+    """Print the facts about one adapter, and why tensors were left out."""
+    from rich.markup import escape
+
+    console = output()
+    facts = {
+        "source": row["source"],
+        "base model": row["base_model"],
+        "task type": row["task_type"],
+        "format": row["format"],
+        "modules": f"{row['modules']}, rank {row['rank']}, scaling {row['scaling']}",
+        "parameters": f"{row['parameters_A']:,} in A, {row['parameters_B']:,} in B",
+        "also trained": row["also_trained"],
+        "initial": row["initial"],
+        "step": row["step"],
+        "sha256": row["sha256"],
+    }
+    console.print(f"\n[bold]{escape(row['adapter'])}[/]")
+    for label, value in facts.items():
+        if value is not None and value == value and value != "":
+            console.print(f"  [dim]{label:<13}[/]{escape(str(value))}", soft_wrap=True)
+    console.print(f"  [dim]{'tensors':<13}[/][{'green' if row['complete'] else 'red'}]{row['tensors']}[/]")
+    by_reason: dict[str, list[str]] = {}
+    for tensor, reason in adapter.coverage.ignored.items():
+        by_reason.setdefault(f"{reason!s}", []).append(tensor)
+    for reason, names in list(by_reason.items())[:MOST_REASONS]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"  {'':<13}[dim]{escape(f'ignored: {names[0]}{more}: {reason}')}[/]", soft_wrap=True)
+    if len(by_reason) > MOST_REASONS:
+        console.print(f"  {'':<13}[dim]... and {len(by_reason) - MOST_REASONS} more reasons (--json)[/]")
+
+
+def _with_bars(modules: pd.DataFrame) -> pd.DataFrame:
     highest = modules["norm"].max()
-    for row in modules.to_dict("records"):
-        measured = [row[name] for name in ("norm_A", "norm_B", "norm", "spectral_norm", "stable_rank")]
-        table.add_row(
-            escape(row["module"].removeprefix(prefix)),
-            f"{row['d_out']} × {row['d_in']}",
-            str(row["rank"]),
-            f"{row['scaling']:.4g}",
-            *map(_number, measured),
-            f"[cyan]{_bar(row['norm'], highest)}[/]",
-            *([f"[yellow]{escape(row['note'])}[/]"] if noted else []),
-        )
-    return table
-
-
-def _show_left_out(adapter: Adapter) -> None:
-    for status, colour in (("refused", "red"), ("ignored", "dim")):
-        left_out = getattr(adapter.coverage, status)
-        by_reason: dict[str, list[str]] = {}
-        for tensor, reason in left_out.items():
-            by_reason.setdefault(reason, []).append(tensor)
-        for reason, tensors in list(by_reason.items())[:MOST_TENSORS]:
-            more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-            text = f"{status}: {tensors[0]}{more}: {reason}"
-            console.print(f"  {'':<13}[{colour}]{escape(text)}[/]", highlight=False, soft_wrap=True)
-        if len(by_reason) > MOST_TENSORS:
-            console.print(f"  {'':<13}[{colour}]... and {len(by_reason) - MOST_TENSORS} more reasons (--json)[/]")
-
-
-def _coverage(inspected: Inspected) -> str:
-    coverage = inspected.adapter.coverage
-    total = len(coverage.used) + len(coverage.ignored) + len(coverage.refused)
-    text = f"{len(coverage.used)} of {total} used"
-    text += f", {len(coverage.ignored)} ignored" if coverage.ignored else ""
-    if inspected.complete:
-        return f"[green]{text} ✓[/]"
-    text += f", {len(coverage.refused)} refused" if coverage.refused else ""
-    text += f", {inspected.unreadable} modules unreadable" if inspected.unreadable else ""
-    return f"[red]{text}[/]"
-
-
-def _format(adapter: Adapter) -> str:
-    facts = adapter.metadata
-    dtypes = ", ".join(dict.fromkeys(adapter.frame["dtype"]))
-    kinds = dict.fromkeys(str(facts[key]) for key in ("dialect", "peft_type", "container") if facts.get(key))
-    return escape(f"{', '.join(kinds)} ({dtypes})")
-
-
-def _table(headings: list[str]) -> Table:
-    """A plain table; a heading that ends in > stands over numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        right = heading.endswith(">")
-        table.add_column(heading.removesuffix(">"), justify="right" if right else "left", no_wrap=right or not heading)
-    return table
-
-
-def _common_prefix(modules: list[str]) -> str:
-    """The dotted parts with which every module begins, one part at least being left to each."""
-    split = [module.split(".") for module in modules]
-    count = 0
-    while len(modules) > 1 and all(len(parts) > count + 1 and parts[count] == split[0][count] for parts in split):
-        count += 1
-    return "".join(f"{part}." for part in split[0][:count]) if modules else ""
-
-
-def _parameters(modules: pd.DataFrame, side: str) -> int:
-    return int((modules["rank"] * modules[side]).sum())
+    update = modules["d_out"].astype(str) + " × " + modules["d_in"].astype(str)
+    noted = {"note": modules["note"]} if modules["note"].astype(bool).any() else {}
+    kept = modules.drop(columns="note").assign(update=update, **noted)
+    return kept.assign(bar=[_bar(value, highest) for value in modules["norm"]])
 
 
 def _distinct(values: pd.Series) -> str:
@@ -255,14 +168,6 @@ def _distinct(values: pd.Series) -> str:
     if len(distinct) > 3:
         return f"{distinct[0]:.4g} to {distinct[-1]:.4g}"
     return "/".join(f"{value:.4g}" for value in distinct)
-
-
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.4g}"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return f"({' × '.join(map(str, shape))})"
 
 
 def _bar(value: float, highest: float) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from asym_analysis.cli.console import DONE, PARTLY_REFUSED, console, fail, progress_wanted
-from asym_analysis.cli.inputs import MetadataOption, PathsArgument, read_adapters
+from asym_analysis.cli.console import Table, output
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import read_adapters
+from asym_analysis.cli.options import PathsArgument, command
 
 __all__ = ["register"]
 
@@ -18,30 +17,30 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-def report(
-    paths: PathsArgument = None,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    figures: Annotated[Path, typer.Option(help="Folder for the figures as SVG and PNG.")] = Path("figures"),
-    metadata: MetadataOption = None,
-) -> int:
+@command("report", draws=True, out="page")
+def report(call: Call, paths: PathsArgument = None) -> int:
     """Write the subspace-alignment report of these adapters; without paths, of those that ship with the package."""
+    import pandas as pd
+
     from asym_analysis.report.page import write_report
 
-    if out.suffix not in (".html", ".htm"):
-        fail(f"--out {out}: the report is one HTML file; give a name that ends in .html")
     if paths:
-        read = read_adapters(paths, metadata)
-        adapters, refusals, complete = read.adapters, read.refusals, read.complete
-        if len(adapters) < 2:
-            fail(f"only {adapters.names[0]} could be read, and a report compares at least two adapters")
+        adapters = read_adapters(call, paths, least=2)
     else:
         from asym_analysis.samples import sample_adapters
 
-        adapters, refusals, complete = sample_adapters(), (), True
-    written = write_report(adapters, out, figures, refusals=refusals, progress=progress_wanted())
-    console.print(f"[bold]{out}[/] and {len(written.figures)} figures in {figures}/", highlight=False)
-    for title, sentences in written.sentences.items():
-        console.print(f"\n[bold]{title}[/]", highlight=False)
-        for sentence in sentences:
-            console.print(f"  {sentence}", highlight=False)
-    return DONE if complete else PARTLY_REFUSED
+        adapters = sample_adapters()
+    assert call.out is not None
+    figures = call.figures or call.out.parent / "figures"
+    refusals = [refused["reason"] for refused in call.refused]
+    written = write_report(adapters, call.out, figures, refusals=refusals, progress=call.progress)
+    rows = [(title, text) for title, sentences in written.sentences.items() for text in sentences]
+    if not call.as_json:
+        output().print(f"[bold]{call.out}[/] and {len(written.figures)} figures in {figures}/")
+        for title, sentences in written.sentences.items():
+            output().print(f"\n[bold]{title}[/]")
+            for sentence in sentences:
+                output().print(f"  {sentence}")
+    frame = pd.DataFrame(rows, columns=["family", "sentence"])
+    settings = {"page": str(call.out), "figures": [str(path) for path in written.figures]}
+    return call.deliver(frame, Table("findings", frame, shown=False), settings=settings)

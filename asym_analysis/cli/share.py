@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    PARTLY_REFUSED,
-    JsonFlag,
-    OutOption,
-    fail,
-    say_drawn,
-    show_frame,
-    write_json,
-    write_result,
-)
-from asym_analysis.cli.inputs import PathsArgument, read_adapters
+from asym_analysis.cli.console import Table
+from asym_analysis.cli.deliver import Call
+from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
+from asym_analysis.cli.options import PathsArgument, command
 
 if TYPE_CHECKING:
     from asym_analysis.adapters.adapter import Adapter
@@ -39,51 +30,51 @@ class Question(StrEnum):
     merging = "merging"
 
 
+_MEANING = {
+    Question.energy: "A row: the share of one quantity's squared norm inside the best common subspace of that "
+    "dimension; chance: the same strengths in random directions.",
+    Question.bases: "A row: the error of one pair of bases for all adapters, as a share of ||dW||².",
+    Question.averaging: "A row: the error of averaging factors instead of updates, as a share of the mean update.",
+    Question.merging: "A row: what the other adapters add on the inputs of one adapter, in the sum of all.",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("share")(share)
 
 
+@command("share", draws=True)
 def share(
+    call: Call,
     paths: PathsArgument = None,
     question: Annotated[
         Question,
         typer.Option(
-            help="energy: in one common subspace of A or B, with and without the start. bases: one pair of bases for "
-            "all (joint diagonalization). averaging: error of averaging the factors. merging: interference in the sum."
+            help="energy: in one common subspace of A or B, with and without the initialization. bases: one pair of "
+            "bases for all (joint diagonalization). averaging: error of averaging the factors. merging: interference "
+            "in the sum."
         ),
     ] = Question.energy,
     rank: Annotated[int, typer.Option(help="Columns of the shared bases, or dimension of the subspace.")] = 16,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="Diagonal cores in joint diagonalization.")] = False,
-    initial: Annotated[str | None, typer.Option(help="The common start of A, where it is known.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the figure of shared energy.")] = None,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
+    initial: Annotated[str | None, typer.Option(help="The common initialization of A, where it is known.")] = None,
 ) -> int:
     """Measure what adapters of one base model have in common, and what sharing would cost."""
-    from asym_analysis.adapters.load import load_adapter
+    adapters = read_adapters(call, paths, least=2)
+    with arguments_checked():
+        start = read_adapter(call, initial) if initial is not None else None
+        result = _answer(adapters, question, rank, diagonal, start)
+    title = f"{question}, {len(adapters)} adapters, {len(adapters.modules)} shared modules"
 
-    if not paths:
-        fail("name at least two adapters, for example: asym share runs/seed-*")
-    read = read_adapters(paths)
-    if len(read.adapters) < 2:
-        fail(f"only {read.adapters.names[0]} could be read, and sharing needs two adapters")
-    start = load_adapter(initial) if initial is not None else None
-    try:
-        result = _answer(read.adapters, question, rank, diagonal, start)
-    except ValueError as error:
-        fail(str(error))
-    write_result(result, out)
-    if figures is not None:
-        from asym_analysis.alignment.shared_energy import SharedEnergy
+    def sharing() -> Any:
+        from asym_analysis.plots.sharing import plot_sharing
 
-        _draw(result if isinstance(result, SharedEnergy) else _energy(read.adapters, rank, start), figures)
-    if as_json:
-        write_json({"summary": result.summary().to_dict("records"), "settings": result.settings})
-    else:
-        title = f"{question}, {len(read.adapters)} adapters, {len(read.adapters.modules)} shared modules"
-        show_frame(result.summary(), title=title)
-    return DONE if read.complete else PARTLY_REFUSED
+        return plot_sharing(_energy(adapters, rank, start))
+
+    table = Table("summary", result.summary(), title, below=_MEANING[question])
+    drawn = "sharing:plot_sharing" if question is Question.energy else sharing
+    return call.deliver(result, table, figures={"sharing": drawn})
 
 
 def _answer(adapters: AdapterSet, question: Question, rank: int, diagonal: bool, start: Adapter | None) -> Result:
@@ -100,18 +91,9 @@ def _answer(adapters: AdapterSet, question: Question, rank: int, diagonal: bool,
 
 def _energy(adapters: AdapterSet, rank: int, start: Adapter | None) -> SharedEnergy:
     from asym_analysis.alignment.shared_energy import shared_energy
+    from asym_analysis.vocabulary import whole
 
-    return shared_energy(adapters, _powers(rank), initial=start)
-
-
-def _powers(rank: int) -> list[int]:
-    if rank < 1:
-        raise ValueError(f"--rank must be at least 1, not {rank}")
-    return sorted({min(2**power, rank) for power in range(rank.bit_length() + 1)})
-
-
-def _draw(energy: SharedEnergy, folder: Path) -> None:
-    from asym_analysis.plots.sharing import plot_sharing
-    from asym_analysis.plots.style import save_figure
-
-    say_drawn(save_figure(plot_sharing(energy), folder / "sharing"))
+    most = whole(rank, "--rank", least=1)
+    return shared_energy(
+        adapters, sorted({min(2**power, most) for power in range(most.bit_length() + 1)}), initial=start
+    )

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import (
-    DONE,
-    JsonFlag,
-    OutOption,
-    fail,
-    progress_wanted,
-    say,
-    say_drawn,
-    show_frame,
-    write_frame,
-    write_json,
-)
+from asym_analysis.cli.console import INPUT_ERROR, Table, fail
+from asym_analysis.cli.deliver import Call, frame_of
+from asym_analysis.cli.inputs import arguments_checked
+from asym_analysis.cli.options import command
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from asym_analysis.least_squares import LeastSquaresProblem
 
 __all__ = ["register"]
@@ -42,7 +31,7 @@ class Spectrum(StrEnum):
 _SHOWN = {
     "setting": "setting",
     "samples": "samples",
-    "tuned": "tuned",
+    "tuned": "trained",
     "rank": "rank",
     "theory": "theory",
     "stated_error": "± stated",
@@ -54,12 +43,20 @@ _SHOWN = {
 }
 
 
+_MEANING = (
+    "A row: the expected loss after training those factors, by theory, and its mean over random frozen factors; z: "
+    "their difference in standard errors."
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("simulate")(simulate)
 
 
+@command("simulate", reads="none", draws=True)
 def simulate(
+    call: Call,
     d_in: Annotated[int, typer.Option(min=1, help="Number of inputs.")] = 128,
     d_out: Annotated[int, typer.Option(min=1, help="Number of outputs.")] = 128,
     spectrum: Annotated[Spectrum, typer.Option(help="Input spectrum.")] = Spectrum.POWER_LAW,
@@ -74,7 +71,7 @@ def simulate(
     noise_variance: Annotated[float, typer.Option(min=0.0, help="Of every output.")] = 0.0,
     rank: Annotated[str, typer.Option(help="Ranks, separated by commas.")] = "2,4,8,16",
     tuned: Annotated[
-        str | None, typer.Option(help="Factors to tune, separated by commas: A, B, both. All; with --samples A,B.")
+        str | None, typer.Option(help="Trained factors, separated by commas: A, B, both. All; with --samples A,B.")
     ] = None,
     samples: Annotated[
         str | None,
@@ -86,56 +83,58 @@ def simulate(
     validate: Annotated[
         bool, typer.Option("--validate", help="Ignore the problem: check every closed form in its regimes (20 s).")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="Draw it there too, .svg and .png (suffix not needed).")] = None,
-    as_json: JsonFlag = False,
-    out: OutOption = None,
 ) -> int:
     """Which factor is better frozen? Expected losses of a least-squares model, and simulated ones beside them.
 
     With --validate the exit code is 1 if any setting disagrees by more than its stated error and three standard errors.
     """
     if validate:
-        return _validate(draws, seed, as_json, out)
+        return _validate(call, draws, seed)
     from asym_analysis.least_squares import asymmetry_index, compare_finite_samples, compare_theory, win_probability
 
     ranks = _integers("--rank", rank)
     sizes = None if samples is None else _integers("--samples", samples)
     if sizes is not None:
         ranks = ranks[:1]
-    ways = [way.strip() for way in (tuned or ("A,B,both" if sizes is None else "A,B")).split(",")]
-    try:
-        problem = _problem(d_in, d_out, spectrum, parameter, alignment, noise_variance, seed)
-        if sizes is None:
-            table = compare_theory(problem, ranks, tuned=ways, draws=draws, seed=seed, device=device)  # type: ignore[arg-type]
-        else:
-            table = compare_finite_samples(problem, ranks[0], sizes, tuned=ways, draws=draws, seed=seed)  # type: ignore[arg-type]
-        index = {r: asymmetry_index(problem, r) for r in ranks}
-        wins = {r: win_probability(problem, r) for r in ranks}
-    except (ValueError, RuntimeError, AssertionError) as error:  # torch asserts that a device exists
-        fail(str(error).splitlines()[0])
-    if figure is not None:
-        _draw(table, "rank" if sizes is None else "samples", figure)
-    _deliver(table, as_json, out, f"least squares, {spectrum.value} inputs, d_in {d_in}, d_out {d_out}")
-    if not as_json:
-        for r in ranks:
-            say(
-                f"rank {r}: tuning B gains {index[r]:.3g} times what tuning A gains, "
-                f"and wins with probability {wins[r]:.3g}"
-            )
-    return DONE
+    factors: Any = [part.strip() for part in (tuned or ("A,B,both" if sizes is None else "A,B")).split(",")]
+    with arguments_checked():
+        try:
+            problem = _problem(d_in, d_out, spectrum, parameter, alignment, noise_variance, seed)
+            if sizes is None:
+                found = compare_theory(problem, ranks, tuned=factors, draws=draws, seed=seed, device=device)
+            else:
+                found = compare_finite_samples(problem, ranks[0], sizes, tuned=factors, draws=draws, seed=seed)
+            index = {r: asymmetry_index(problem, r) for r in ranks}
+            wins = {r: win_probability(problem, r) for r in ranks}
+        except (RuntimeError, AssertionError) as error:  # torch asserts that a device exists
+            fail(str(error).splitlines()[0])
+    for r in ranks:
+        call.note(
+            f"rank {r}: training B gains {index[r]:.3g} times what training A gains, and wins with probability "
+            f"{wins[r]:.3g}"
+        )
+    frame = frame_of(found)
+
+    def draw() -> Any:
+        from asym_analysis.plots.least_squares import plot_least_squares
+
+        return plot_least_squares(found, x="rank" if sizes is None else "samples")
+
+    title = f"least squares, {spectrum.value} inputs, d_in {d_in}, d_out {d_out}"
+    table = Table("losses", frame, title, _SHOWN, _MEANING, most_rows=200)
+    return call.deliver(found, table, figures={"least_squares": draw})
 
 
-def _validate(draws: int, seed: int, as_json: bool, out: Path | None) -> int:
+def _validate(call: Call, draws: int, seed: int) -> int:
     from asym_analysis.least_squares import validate
 
-    table = validate(draws, seed, progress=say if progress_wanted() else None)
-    _deliver(table, as_json, out, "closed forms against simulation")
-    agreeing = int(table["agrees"].sum())
-    verdict = f"{agreeing} of {len(table)} settings agree within their stated error and three standard errors"
-    if agreeing < len(table):
-        fail(verdict)
-    say(verdict)
-    return DONE
+    found = validate(draws, seed, progress=call.tell if call.progress else None)
+    frame = frame_of(found)
+    agreeing = int(frame["agrees"].sum())
+    verdict = f"{agreeing} of {len(frame)} settings agree within their stated error and three standard errors"
+    call.note(verdict)
+    code = call.deliver(found, Table("losses", frame, "closed forms against simulation", _SHOWN, most_rows=200))
+    return INPUT_ERROR if agreeing < len(frame) else code
 
 
 def _problem(
@@ -167,23 +166,3 @@ def _integers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         fail(f"{option} {text!r}: give whole numbers separated by commas, such as 2,4,8")
-
-
-def _deliver(table: pd.DataFrame, as_json: bool, out: Path | None, title: str) -> None:
-    if out is not None:
-        write_frame(table, out)
-        say(f"wrote {len(table)} rows to {out}")
-    if as_json:
-        write_json(table.to_dict("records"))
-    else:
-        shown = table[[name for name in _SHOWN if name in table]].rename(columns=_SHOWN)
-        show_frame(shown, title=title, most_rows=200)
-
-
-def _draw(table: pd.DataFrame, x: str, figure: Path) -> None:
-    from asym_analysis.plots.least_squares import plot_least_squares
-    from asym_analysis.plots.style import save_figure
-
-    stem = figure.with_suffix("") if figure.suffix in (".svg", ".png") else figure
-    paths = save_figure(plot_least_squares(table, x), stem)
-    say_drawn(paths)

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import JsonFlag, OutOption, fail, show_frame, write_json, write_result
+from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.deliver import Call, frame_of
+from asym_analysis.cli.inputs import arguments_checked
+from asym_analysis.cli.options import command
 
 __all__ = ["register"]
 
@@ -17,7 +20,9 @@ def register(app: typer.Typer) -> None:
     app.command("variants")(variants)
 
 
+@command("variants", reads="none")
 def variants(
+    call: Call,
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Tables runs.csv or folders of them; the shipped runs if none.")
     ] = None,
@@ -27,9 +32,7 @@ def variants(
     lower_is_better: Annotated[
         bool | None, typer.Option("--lower-is-better/--higher-is-better", help="Of --metric; the task's if absent.")
     ] = None,
-    json: JsonFlag = False,
-    out: OutOption = None,
-) -> None:
+) -> int:
     """Compare the variants of a sweep, each at its best learning rate, over seeds.
 
     Means are printed with standard errors over seeds, and the paper's claims are held against them.
@@ -48,24 +51,21 @@ def variants(
         table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     else:
         table = sample_runs()
-    scores = score_variants(table, metric=metric, lower_is_better=lower_is_better)
-    claims = check_claims(scores)
-    write_result(scores, out)
-    if json:
-        write_json({"scores": scores.frame.to_dict(orient="records"), "claims": claims.to_dict(orient="records")})
-        return
+    with arguments_checked():
+        scores = score_variants(table, metric=metric, lower_is_better=lower_is_better)
+        claims = check_claims(scores)
+    claims = frame_of(claims)
+    tables = [Table("scores", scores.frame, shown=False), Table("claims", claims, shown=False)]
     for name, part in scores.frame.groupby("metric", sort=False):
         shown = scores.summary()[["run", *part["task"].unique()]]
         made = (shown.drop(columns="run") != "").any(axis=1)
-        show_frame(shown[made], title=f"{name}: mean ± standard error over seeds")
+        title = f"{name}: mean ± standard error over seeds"
+        tables.append(Table(f"summary: {name}", shown[made].replace("", None), title))
     edges = scores.frame[scores.frame["rate_at_edge"].astype(bool)] if "rate_at_edge" in scores.frame else None
-    if edges is not None and len(edges):
-        show_frame(
-            edges[["task", "run", "learning_rate", "rate_grid"]],
-            title="Best learning rate at an end of its grid: a wider one might do better",
-        )
-    if len(claims):
-        show_frame(
-            claims.drop(columns=["first", "second"]),
-            title="The paper's claims on these runs: tasks where the first is better, not told apart, worse",
-        )
+    if edges is not None:
+        title = "Best learning rate at an end of its grid: a wider one might do better"
+        tables.append(Table("at_edge", edges[["task", "run", "learning_rate", "rate_grid"]], title))
+    title = "The paper's claims on these runs: tasks where the first is better, no difference is found, it is worse"
+    columns = {name: name.replace("_", " ") for name in claims.columns if name not in ("first", "second")}
+    tables.append(Table("claims_shown", claims[list(columns)], title, columns))
+    return call.deliver(scores, *tables)

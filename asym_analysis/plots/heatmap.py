@@ -114,6 +114,17 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     return figure
 
 
+def plot_similarity(comparison: SubspaceComparison) -> Figure:
+    """Draw the similarity of A above that of B, for one comparison.
+
+    Examples
+    --------
+    >>> from asym_analysis import compare_subspaces, sample_adapters
+    >>> _ = plot_similarity(compare_subspaces(sample_adapters()[:3]))
+    """
+    return plot_figure_one({"": comparison})
+
+
 def _chance(comparison: SubspaceComparison, factor: str) -> float:
     """Mean of the null over all pairs and modules of a factor."""
     summary = comparison.summary()

@@ -10,14 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from asym_analysis.cli import main
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
-
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
@@ -40,10 +32,11 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_compare_prints_a_table_and_writes_every_row(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_a_table_and_writes_every_row(runs: Path, asym) -> None:
     out = runs / "table.csv"
-    assert run("compare", *sorted(runs.glob("run-*")), "--out", out) == 0
-    assert "overlap" in capsys.readouterr().out
+    done = asym("compare", *sorted(runs.glob("run-*")), "--out", out)
+    assert done.code == 0
+    assert "overlap" in done.out
     frame = pd.read_csv(out)
     assert len(frame) == 3 * 2 * 2
     shared = frame[(frame["adapter_i"] == "run-0") & (frame["adapter_j"] == "run-1") & (frame["factor"] == "A")]
@@ -51,19 +44,20 @@ def test_compare_prints_a_table_and_writes_every_row(runs: Path, capsys: pytest.
     assert shared["same_initialization"].tolist() == [True, True]
 
 
-def test_json_goes_to_standard_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("compare", *sorted(runs.glob("run-*")), "--json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["settings"]["measure"] == "overlap"
-    assert {row["factor"] for row in document["summary"]} == {"A", "B"}
+def test_json_goes_to_standard_output_alone(runs: Path, asym) -> None:
+    done = asym("compare", *sorted(runs.glob("run-*")), "--json")
+    assert done.code == 0
+    assert done.document["settings"]["measure"] == "overlap"
+    assert {row["factor"] for row in done.records("summary")} == {"A", "B"}
 
 
-def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(runs: Path, asym) -> None:
     (runs / "empty.safetensors").write_bytes(b"")
-    assert run("compare", runs / "run-0", runs / "run-1", runs / "empty.safetensors") == 2
-    assert "empty.safetensors" in capsys.readouterr().err
+    done = asym("compare", runs / "run-0", runs / "run-1", runs / "empty.safetensors")
+    assert done.code == 2
+    assert "empty.safetensors" in done.err
+    told = asym("compare", runs / "run-0", runs / "run-1", runs / "empty.safetensors", "--json")
+    assert [refused["source"] for refused in told.document["refused"]] == [str(runs / "empty.safetensors")]
 
 
 @pytest.mark.parametrize(
@@ -75,31 +69,39 @@ def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(
         (("compare", "nowhere-at-all-7"), "no adapter could be read"),
         (("compare", "run-0", "run-1", "--by", "task"), "task"),
         (("report", "--out", "x.pdf"), "ends in .html"),
-        (("inspect",), ""),
+        (("compare", "run-0", "run-1", "--out", "table.xlsx"), "--out table.xlsx: the suffix must be"),
+        (("drift", "run-0", "--out", "run-1"), "--out run-1: the suffix must be"),
+        (("drift", "run-0", "--figures", "run-0/adapter_config.json"), "is a file: give a folder"),
+        (("drift", "run-0", "--figures", "run-0/adapter_config.json/x"), "not a folder that you may write to"),
+        (("drift", "run-0", "--alpha", "-1"), "finite numbers above 0"),
+        (("inspect", "run-0", "--config", "broken.json"), "--config broken.json is not JSON"),
+        (("finetune", "copy", "nothing"), "there is no shipped config nothing; the names are"),
+        (("inspect",), "name an adapter"),
         (("nonsense",), "nonsense"),
     ],
 )
 def test_errors_are_one_sentence_and_exit_code_one(
-    runs: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    message: str,
+    runs: Path, monkeypatch: pytest.MonkeyPatch, asym, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(runs)
-    assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert message in " ".join(captured.err.split())
-    assert "Traceback" not in captured.err
+    (runs / "broken.json").write_text("{")
+    before = sorted(runs.rglob("*"))
+    done = asym(*arguments)
+    assert done.code == 1
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+    assert sorted(runs.rglob("*")) == before
 
 
-def test_metadata_joins_by_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_joins_by_name(runs: Path, asym) -> None:
     pd.DataFrame({"name": ["run-2", "run-0", "run-1"], "task": ["y", "x", "x"]}).to_csv(runs / "runs.csv", index=False)
-    assert run("compare", *sorted(runs.glob("run-*")), "--metadata", runs / "runs.csv", "--by", "task") == 0
-    assert "same against different task" in capsys.readouterr().out
+    done = asym("compare", *sorted(runs.glob("run-*")), "--metadata", runs / "runs.csv", "--by", "task")
+    assert done.code == 0
+    assert "same against different task" in done.out
 
 
-def test_metadata_that_do_not_fit_are_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_that_do_not_fit_are_refused(runs: Path, asym) -> None:
     pd.DataFrame({"task": ["y"]}).to_csv(runs / "short.csv", index=False)
-    assert run("compare", runs / "run-0", runs / "run-1", "--metadata", runs / "short.csv") == 1
-    assert "1 rows for 2 adapters" in " ".join(capsys.readouterr().err.split())
+    done = asym("compare", runs / "run-0", runs / "run-1", "--metadata", runs / "short.csv")
+    assert done.code == 1
+    assert "1 rows for 2 adapters" in " ".join(done.err.split())

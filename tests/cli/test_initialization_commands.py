@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from asym_analysis.cli import main
 from asym_analysis.results import read_result
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": True}
@@ -33,22 +32,14 @@ def write(folder: Path, seed: int, start_seed: int, *, keep_start: bool = False)
     return folder
 
 
-def asym(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
-
-
-def test_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drift(tmp_path: Path, asym) -> None:
     runs = [write(tmp_path / name, index, 7) for index, name in enumerate("ab")]
     table = tmp_path / "drift.json"
-    code, out, _ = asym(capsys, "drift", *runs, "--json", "--out", table, "--figures", tmp_path / "figures")
-    assert code == 0
-    found = json.loads(out)
-    medians = {row["adapter"]: row["median"] for row in found["summary"] if row["factor"] == "A"}
+    done = asym("drift", *runs, "--json", "--out", table, "--figures", tmp_path / "figures")
+    assert done.code == 0
+    medians = {row["adapter"]: row["median"] for row in done.records("summary") if row["factor"] == "A"}
     assert medians == pytest.approx({"a": 0.3, "b": 0.3}, abs=0.1)
-    assert found["shared_initializations"][0]["adapters"] == "a, b"
+    assert done.records("shared_initializations")[0]["adapters"] == "a, b"
     found = read_result(table)
     frame, settings = found.frame, found.settings
     assert len(frame) == 8
@@ -56,45 +47,45 @@ def test_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "figures" / "drift.png").stat().st_size > 1000
 
 
-def test_drift_with_a_recorded_start_and_with_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = asym(capsys, "drift", write(tmp_path / "kept", 0, 7, keep_start=True))
-    assert code == 0
-    assert "exact" in out
+def test_drift_with_a_recorded_start_and_with_bad_input(tmp_path: Path, asym) -> None:
+    done = asym("drift", write(tmp_path / "kept", 0, 7, keep_start=True))
+    assert done.code == 0
+    assert "exact" in done.out
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"")
-    code, _, err = asym(capsys, "drift", tmp_path / "kept", tmp_path / "broken")
-    assert code == 2
-    assert "refused" in err
-    assert asym(capsys, "drift")[0] == 1
+    done = asym("drift", tmp_path / "kept", tmp_path / "broken")
+    assert done.code == 2
+    assert "refused" in done.err
+    assert asym("drift").code == 1
 
 
-def test_intruders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intruders(tmp_path: Path, asym) -> None:
     adapter = write(tmp_path / "run", 0, 7)
     generator = torch.Generator().manual_seed(0)
     weights = {f"encoder.layer.{i}.query.weight": torch.randn(32, 256, generator=generator) for i in range(2)}
     (tmp_path / "base").mkdir()
     save_file(weights, tmp_path / "base" / "model.safetensors")
     command = ("intruders", adapter, "--base", tmp_path / "base", "--top-k", 4)
-    code, out, _ = asym(capsys, *command, "--cache", tmp_path / "cache", "--json")
-    assert code == 0
-    assert json.loads(out)["summary"][0]["examined"] == 8
+    done = asym(*command, "--cache", tmp_path / "cache", "--json")
+    assert done.code == 0
+    assert done.records("summary")[0]["examined"] == 8
     assert len(list((tmp_path / "cache").iterdir())) == 2
     save_file({"encoder.layer.0.query.weight": weights["encoder.layer.0.query.weight"]}, tmp_path / "half.safetensors")
-    code, _, err = asym(capsys, "intruders", adapter, "--base", tmp_path / "half.safetensors", "--top-k", 4)
-    assert code == 2
-    assert "encoder.layer.1.query" in err
-    assert asym(capsys, *command[:-1], 0)[0] == 1
-    assert asym(capsys, "intruders", adapter, "--base", tmp_path / "nowhere")[0] == 1
+    done = asym("intruders", adapter, "--base", tmp_path / "half.safetensors", "--top-k", 4)
+    assert done.code == 2
+    assert "encoder.layer.1.query" in done.err
+    assert asym(*command[:-1], 0).code == 1
+    assert asym("intruders", adapter, "--base", tmp_path / "nowhere").code == 1
 
 
 @pytest.mark.parametrize(
     ("question", "column"),
     [("energy", "energy"), ("bases", "mean_error"), ("averaging", "both_averaged"), ("merging", "on_own_inputs")],
 )
-def test_share(tmp_path: Path, capsys: pytest.CaptureFixture[str], question: str, column: str) -> None:
+def test_share(tmp_path: Path, asym, question: str, column: str) -> None:
     runs = [write(tmp_path / name, index, 7) for index, name in enumerate("abc")]
-    code, out, _ = asym(capsys, "share", *runs, "--question", question, "--rank", 4, "--json")
-    assert code == 0
-    assert column in json.loads(out)["summary"][0]
-    assert asym(capsys, "share", runs[0])[0] == 1
-    assert asym(capsys, "share", *runs, "--rank", 0)[0] == 1
+    done = asym("share", *runs, "--question", question, "--rank", 4, "--json")
+    assert done.code == 0
+    assert column in done.records("summary")[0]
+    assert asym("share", runs[0]).code == 1
+    assert asym("share", *runs, "--rank", 0).code == 1

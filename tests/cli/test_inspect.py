@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from asym_analysis import load_adapter
 from asym_analysis.adapters.inspection import inspect_modules
-from asym_analysis.cli import main
+from asym_analysis.results import read_result
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "base_model_name_or_path": "roberta-base"}
 
@@ -30,13 +30,6 @@ def write(folder: Path, **changes: torch.Tensor) -> Path:
     return folder
 
 
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main(["inspect", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return caught.value.code, captured.out, captured.err
-
-
 def test_norms_are_those_of_the_dense_update(tmp_path):
     adapter = load_adapter(write(tmp_path))
     table = inspect_modules(adapter)
@@ -49,80 +42,78 @@ def test_norms_are_those_of_the_dense_update(tmp_path):
         assert row["norm_A"] == pytest.approx(adapter[row["module"]].A.norm().item(), rel=1e-6)
 
 
-def test_one_adapter_is_shown_module_by_module(tmp_path, capsys):
-    code, out, _ = run(capsys, write(tmp_path / "mrpc"))
-    assert code == 0
-    assert "mrpc" in out
-    assert "24 of 24 used" in out
-    assert "roberta-base" in out
-    lines = [
-        line.split()[0] for line in out.splitlines() if line.strip().endswith(("█", "▏", "▎", "▍", "▌", "▋", "▊", "▉"))
-    ]
+def test_one_adapter_is_shown_module_by_module(tmp_path, asym):
+    done = asym("inspect", write(tmp_path / "mrpc"))
+    assert done.code == 0
+    assert "mrpc" in done.out
+    assert "24 of 24 used" in done.out
+    assert "roberta-base" in done.out
+    lines = [line.split()[0] for line in done.out.splitlines() if any(eighth in line for eighth in "█▏▎▍▌▋▊▉")]
     assert lines == [f"{layer}.query" for layer in range(12)]
 
 
-def test_json_holds_the_table_and_the_coverage(tmp_path, capsys):
-    code, out, _ = run(capsys, write(tmp_path / "mrpc"), "--json")
-    document = json.loads(out)
-    assert code == 0
+def test_json_holds_the_table_and_the_coverage(tmp_path, asym):
+    done = asym("inspect", write(tmp_path / "mrpc"), "--json")
+    document = done.document
+    assert done.code == 0
     assert document["refused"] == []
-    adapter = document["adapters"][0]
-    assert len(adapter["modules"]) == 12
-    assert adapter["coverage"]["complete"] is True
-    assert len(adapter["coverage"]["used"]) == 24
-    assert len(adapter["metadata"]["sha256"]) == 64
+    adapter = done.records("adapters")[0]
+    assert len(done.records("modules")) == 12
+    assert adapter["complete"] is True
+    assert [row["status"] for row in done.records("tensors")] == ["used"] * 24
+    assert len(adapter["sha256"]) == 64
 
 
-def test_refused_tensors_and_files_give_code_two(tmp_path, capsys):
+def test_refused_tensors_and_files_give_code_two(tmp_path, asym):
     lone = {"base_model.model.encoder.layer.99.query.lora_A.weight": torch.ones(2, 6)}
     part = write(tmp_path / "part", **lone)
-    code, out, _ = run(capsys, part)
-    assert code == 2
-    assert "1 refused" in out
-    assert "layer.99" in out
+    done = asym("inspect", part)
+    assert done.code == 2
+    assert "1 refused" in done.out
+    assert "layer.99" in done.err
     whole = write(tmp_path / "whole")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"")
-    code, out, _ = run(capsys, whole, tmp_path / "broken")
-    assert code == 2
-    assert "is empty" in out
-    assert "whole" in out
-    code, out, _ = run(capsys, tmp_path / "broken")
-    assert code == 1
-    code, out, _ = run(capsys, tmp_path / "nowhere")
-    assert code == 1
-    assert "does not exist" in out
+    done = asym("inspect", whole, tmp_path / "broken")
+    assert done.code == 2
+    assert "is empty" in done.err
+    assert "whole" in done.out
+    done = asym("inspect", tmp_path / "broken")
+    assert done.code == 1
+    done = asym("inspect", tmp_path / "nowhere")
+    assert done.code == 1
+    assert "does not exist" in done.err
 
 
-def test_nan_is_shown_at_its_module_and_gives_code_two(tmp_path, capsys):
+def test_nan_is_shown_at_its_module_and_gives_code_two(tmp_path, asym):
     bad = {"base_model.model.encoder.layer.3.query.lora_B.weight": torch.full((4, 2), float("nan"))}
-    code, out, _ = run(capsys, write(tmp_path, **bad))
-    assert code == 2
-    assert "1 modules unreadable" in out
-    assert "NaN or infinity" in out
+    done = asym("inspect", write(tmp_path, **bad))
+    assert done.code == 2
+    assert "1 modules unreadable" in done.out
+    assert "NaN or infinity" in done.out
 
 
-def test_zero_factors_are_noted_and_sound(tmp_path, capsys):
+def test_zero_factors_are_noted_and_sound(tmp_path, asym):
     zero = {"base_model.model.encoder.layer.3.query.lora_B.weight": torch.zeros(4, 2)}
-    code, out, _ = run(capsys, write(tmp_path, **zero))
-    assert code == 0
-    assert "B is zero" in out
+    done = asym("inspect", write(tmp_path, **zero))
+    assert done.code == 0
+    assert "B is zero" in done.out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
-def test_out_writes_every_module_of_every_adapter(tmp_path, capsys, suffix):
+def test_out_writes_every_module_of_every_adapter(tmp_path, asym, suffix):
     one, two, out = write(tmp_path / "one"), write(tmp_path / "two"), tmp_path / f"table{suffix}"
-    code, shown, _ = run(capsys, one, two, "--out", out)
-    assert code == 0
-    assert "one" in shown
-    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_json}[suffix](out)
+    done = asym("inspect", one, two, "--out", out)
+    assert done.code == 0
+    assert "one" in done.out
+    read = pd.read_csv(out) if suffix == ".csv" else read_result(out).frame
     assert read["adapter"].tolist() == ["one"] * 12 + ["two"] * 12
     assert read["norm"].notna().all()
 
 
-def test_the_real_files(shared_adapters, capsys):
-    code, out, _ = run(capsys, f"{shared_adapters}/variety/*", "--json")
-    assert code == 2
-    document = json.loads(out)
+def test_the_real_files(shared_adapters, asym):
+    done = asym("inspect", f"{shared_adapters}/variety/*", "--json")
+    assert done.code == 2
+    document = done.document
     assert len(document["refused"]) == 5
-    assert all(adapter["coverage"]["complete"] for adapter in document["adapters"])
+    assert all(row["complete"] for row in done.records("adapters"))
