@@ -78,14 +78,3 @@ def _copy(name: str | None, shipped: dict[str, str]) -> int:
     path.write_text(shipped[name], encoding="utf-8")
     output().print(f"wrote {path}; train it with: asym finetune {path}")
     return DONE
-
-
-def _copy(name: str | None, shipped: dict[str, str]) -> int:
-    if name not in shipped:
-        fail(f"there is no shipped config {name or 'without a name'}; the names are {', '.join(shipped)}")
-    path = Path(f"{name}.toml")
-    if path.exists():
-        fail(f"{path} exists: remove or rename it first")
-    path.write_text(shipped[name], encoding="utf-8")
-    output().print(f"wrote {path}; train it with: asym finetune {path}")
-    return DONE

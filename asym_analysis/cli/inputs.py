@@ -35,7 +35,7 @@ def read_adapter(call: Call, path: str) -> Adapter:
     from asym_analysis.adapters.load import load_adapter
 
     adapter = load_adapter(path, config=_config(call))
-    _account(call, adapter)
+    _account(call, [adapter])
     return adapter
 
 
@@ -80,15 +80,22 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
         fail(
             f"only {found[0].name} could be read, and this needs two adapters" if found else "no adapter could be read"
         )
-    for adapter in found:
-        _account(call, adapter)
+    _account(call, found)
     table = _metadata(call.metadata, [adapter.name for adapter in found]) if call.metadata is not None else None
     return AdapterSet(found, table)
 
 
-def _account(call: Call, adapter: Adapter) -> None:
-    for tensor, reason in adapter.coverage.refused.items():
-        call.refuse(f"{adapter.name}: {tensor}", reason)
+def _account(call: Call, adapters: Sequence[Adapter]) -> None:
+    """Note what of the adapters was refused, and what had to be assumed."""
+    assumed: dict[str, list[str]] = {}
+    for adapter in adapters:
+        for tensor, reason in adapter.coverage.refused.items():
+            call.refuse(f"{adapter.name}: {tensor}", reason)
+        for assumption in adapter.assumptions:
+            assumed.setdefault(str(assumption), []).append(adapter.name)
+    for sentence, names in assumed.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        call.note(f"assumed for {names[0]}{more}: {sentence}")
 
 
 def _config(call: Call) -> dict[str, Any] | None:

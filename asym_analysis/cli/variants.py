@@ -47,7 +47,7 @@ def variants(
         paths = [path / "runs.csv" if path.is_dir() else path for path in runs]
         absent = [path for path in paths if not path.is_file()]
         if absent:
-            fail(f"there is no {absent[0]}; give the folder that `asym finetune --out` wrote, or its runs.csv")
+            fail(f"there is no {absent[0]}; give the folder that `asym finetune --runs` wrote, or its runs.csv")
         table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     else:
         table = sample_runs()

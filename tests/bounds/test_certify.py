@@ -136,12 +136,8 @@ def test_same_seed_same_table(task: Task, tmp_path: Path) -> None:
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-def test_command(
-    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command(task: Task, tmp_path: Path, asym) -> None:
     from safetensors.torch import save_file
-
-    from asym_analysis.cli import main
 
     update = task.adapter["classifier"]
     save_file(
@@ -160,12 +156,12 @@ def test_command(
         "    return (np.argmax(data['x'] @ update.delta().numpy().T, axis=1) != data['y']).astype(float)\n"
     )
     arguments = ["certify", str(tmp_path), "--evaluate", f"{tmp_path / 'losses.py'}:evaluate", "--n", str(N)]
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--draws", "10"])
-    shown = capsys.readouterr()
-    assert stop.value.code == 0, shown.err
+    shown = asym(*arguments, "--draws", "10")
+    assert shown.code == 0, shown.err
     assert "certified risk at most" in shown.err
-    with pytest.raises(SystemExit) as stop:
-        main(["certify", str(tmp_path), "--evaluate", "nowhere.py:evaluate", "--n", str(N)])
-    assert stop.value.code == 1
-    assert "nowhere.py" in capsys.readouterr().err
+    assert asym(*arguments, "--draws", "10", "--json").records("certificates")[0]["tuned"] == "both"
+    refused = asym("certify", tmp_path, "--evaluate", "nowhere.py:evaluate", "--n", N)
+    assert refused.code == 1
+    assert "nowhere.py" in refused.err
+    forgotten = asym("certify", tmp_path, "--evaluate", tmp_path / "losses.py", "--n", N)
+    assert "names no function" in " ".join(forgotten.err.split())

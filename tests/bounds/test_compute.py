@@ -167,10 +167,8 @@ def test_real_adapter_with_its_head(shared_adapters: Path) -> None:
     assert counted["B", True] - counted["B", False] == heads
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, asym) -> None:
     """T11 from a file, in a shell: 48 modules and the head, in one table and one JSON document."""
-    from asym_analysis.cli import main
-
     prefix = "base_model.model."
     tensors = {}
     for layer in range(24):
@@ -188,14 +186,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         '"modules_to_save": ["classifier"], "base_model_name_or_path": "roberta-large"}'
     )
     out = tmp_path / "bounds.json"
-    with pytest.raises(SystemExit) as stop:
-        main(["bound", str(tmp_path), "--n", "2490", "--rungs", "parameter count", "--out", str(out)])
-    shown = capsys.readouterr()
-    assert stop.value.code == 0, shown.err
+    options = ("--n", "2490", "--rungs", "parameter count")
+    shown = asym("bound", tmp_path, *options, "--diagnostics", "--out", out)
+    assert shown.code == 0, shown.err
     assert "parameter count with the head: training both costs 1.128 times B alone" in shown.err
     assert "41.85" in shown.out
     assert "59.18" in shown.out
     assert out.exists()
-    with pytest.raises(SystemExit) as stop:
-        main(["bound", str(tmp_path), "--n", "2490", "--tuned", "C"])
-    assert stop.value.code == 1
+    assert {row["rung"] for row in asym("bound", tmp_path, *options, "--json").records("bounds")} == {"parameter count"}
+    assert asym("bound", tmp_path, "--n", "2490", "--tuned", "C").code == 1

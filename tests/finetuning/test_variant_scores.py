@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from asym_analysis.cli import main
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import Claim, check_claims, paper_claims, paper_results, score_variants
 
@@ -132,19 +130,14 @@ def test_the_papers_numbers_are_named_as_the_shipped_runs_are() -> None:
     assert average["b-only-r16"] > average["b-only-r8"] > average["lora-r8"] > average["a-only-r8"]
 
 
-def test_the_command_compares_a_folder_and_refuses_an_empty_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_compares_a_folder_and_refuses_an_empty_one(tmp_path: Path, asym) -> None:
     runs = table({("b-only-r8", "t"): [0.5, 0.6], ("a-only-r8", "t"): [0.4, 0.5]}, baseline=0.1)
     runs.to_csv(tmp_path / "runs.csv", index=False)
-    with pytest.raises(SystemExit) as ended:
-        main(["variants", str(tmp_path), "--json", "--out", str(tmp_path / "scores.csv")])
-    assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["run"] for row in told["scores"]] == ["b-only-r8", "a-only-r8"]
-    assert [row["verdict"] for row in told["claims"]] == ["holds"]
+    done = asym("variants", tmp_path, "--json", "--out", tmp_path / "scores.csv")
+    assert done.code == 0
+    assert [row["run"] for row in done.records("scores")] == ["b-only-r8", "a-only-r8"]
+    assert [row["verdict"] for row in done.records("claims")] == ["holds"]
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 2
-    with pytest.raises(SystemExit) as ended:
-        main(["variants", str(tmp_path / "nothing")])
-    assert ended.value.code == 1
-    assert "asym finetune --out" in " ".join(capsys.readouterr().err.split())
+    absent = asym("variants", tmp_path / "nothing")
+    assert absent.code == 1
+    assert "asym finetune --runs" in " ".join(absent.err.split())

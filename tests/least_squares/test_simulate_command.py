@@ -10,28 +10,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-PROGRAM = (
-    "import sys, typer\n"
-    "from asym_analysis.cli.simulate import register\n"
-    "app = typer.Typer()\n"
-    "app.callback()(lambda: None)\n"
-    "register(app)\n"
-    "sys.exit(app(standalone_mode=False) or 0)\n"
-)
-
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, "simulate", *arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "asym_analysis", "simulate", *arguments], capture_output=True, text=True, timeout=300
     )
 
 
+def records(printed: str) -> list[dict]:
+    table = json.loads(printed)["tables"]["losses"]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
 def test_table_file_and_figure(tmp_path: Path) -> None:
-    out, figure = tmp_path / "table.csv", tmp_path / "figure"
+    out, figure = tmp_path / "table.csv", tmp_path / "figures" / "least_squares"
     small = ["--d-in", "24", "--d-out", "16", "--rank", "2,4", "--draws", "100", "--seed", "3"]
-    done = run(*small, "--json", "--out", str(out), "--figure", str(figure))
+    done = run(*small, "--json", "--out", str(out), "--figures", str(figure.parent))
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = records(done.stdout)
     table = pd.read_csv(out)
     assert len(rows) == len(table) == 6
     assert table["theory"].tolist() == pytest.approx([row["theory"] for row in rows])
@@ -42,7 +38,7 @@ def test_table_file_and_figure(tmp_path: Path) -> None:
 def test_finite_samples_at_the_first_rank() -> None:
     done = run("--d-in", "12", "--d-out", "8", "--rank", "2,4", "--samples", "20,40", "--draws", "40", "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = records(done.stdout)
     assert [(row["samples"], row["tuned"], row["rank"]) for row in rows] == [
         (20, "A", 2),
         (20, "B", 2),
