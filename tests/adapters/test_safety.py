@@ -343,7 +343,7 @@ def foreign_files() -> dict[str, tuple[bytes, str]]:
         "tar": (tar.getvalue(), "tar archive"),
         "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
         "npy": (b"\x93NUMPY" + bytes(100), "single NumPy array"),
-        "words": (b"These are not the weights that you look for.", "no checkpoint"),
+        "words": (b"These are not the weights that you look for.", "is text, not a checkpoint"),
     }
 
 
@@ -353,9 +353,7 @@ def test_foreign_files_are_refused_by_their_own_name(tmp_path, name, suffix):
     data, words = foreign_files()[name]
     path = tmp_path / f"adapter{suffix}"
     path.write_bytes(data)
-    with pytest.raises(
-        AdapterError, match=words if name != "words" or suffix != ".safetensors" else "claims a header"
-    ) as caught:
+    with pytest.raises(AdapterError, match=words) as caught:
         load_adapter(path)
     assert "\n" not in str(caught.value)
 

@@ -1,5 +1,7 @@
 """Spoiled adapters by the thousand: each loads right or is refused with AdapterError, in bounded time and memory.
 
+Every fifth file is sound, with a header of any length: it must load.
+
     python tests/fuzz/harness.py --files 20000 --seed 0
 
 "Right" is what the container's own library reads from the same bytes. Prints one JSON document, with the bytes of every
@@ -30,11 +32,12 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mutations import seeds, spoil
+from sound_files import KINDS, sound_files
 
 from asym_analysis import AdapterError, load_adapter
 from asym_analysis.adapters.containers import open_container
 
-SECONDS_A_FILE = 20
+SECONDS_A_FILE, SOUND_EVERY = 20, 5
 MEMORY_FACTOR, MEMORY_ALLOWANCE = 3, 50_000_000
 
 
@@ -64,22 +67,27 @@ def alarm(*_: object) -> None:
 def fuzz(count: int, seed: int, keep: Path | None) -> dict[str, object]:
     rng, sound = random.Random(seed), seeds()
     pool = [data for files in sound.values() for data in files.values()]
-    outcomes: dict[str, collections.Counter] = {container: collections.Counter() for container in sound}
+    outcomes: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     failures, slowest, largest = [], 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for container, files in sound.items():
             assert try_load(write(Path(folder), files))[0] == "loaded", f"the sound {container} does not load"
         before = peak_memory()
         for number in range(count):
-            container = list(sound)[number % len(sound)]
-            files = spoiled_files(rng, sound[container], pool)
+            must_load = number % SOUND_EVERY == 0
+            if must_load:
+                kind = list(KINDS)[number // SOUND_EVERY % len(KINDS)]
+                container, files = f"sound {kind}", sound_files(rng, kind)
+            else:
+                container = list(sound)[number % len(sound)]
+                files = spoiled_files(rng, sound[container], pool)
             path = write(Path(folder), files)
             largest = max(largest, sum(map(len, files.values())))
             began = time.perf_counter()
             outcome, detail = try_load(path)
             slowest = max(slowest, time.perf_counter() - began)
             outcomes[container][outcome] += 1
-            if not outcome.startswith(("loaded", "refused")):
+            if not outcome.startswith("loaded" if must_load else ("loaded", "refused")):
                 failures.append({"number": number, "container": container, "outcome": outcome, "detail": detail})
                 if keep:
                     shutil.copytree(folder, keep / f"{seed}-{number}", dirs_exist_ok=True)
@@ -130,7 +138,7 @@ def try_load(path: Path) -> tuple[str, str]:
             return "silent", "nothing was used and nothing refused"
         return compare(path)
     except AdapterError as error:
-        return ("refused", "") if str(error) and "\n" not in str(error) else ("unclear", repr(str(error)))
+        return ("refused", str(error)) if str(error) and "\n" not in str(error) else ("unclear", repr(str(error)))
     except Hang:
         return "hang", "".join(traceback.format_exc().splitlines()[-4:])
     except BaseException as error:

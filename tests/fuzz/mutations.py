@@ -124,7 +124,7 @@ def npz_bytes(write: Callable[..., None]) -> bytes:
     return buffer.getvalue()
 
 
-def gguf_bytes() -> bytes:
+def gguf_bytes(note: str = "") -> bytes:
     import gguf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +134,8 @@ def gguf_bytes() -> bytes:
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", 4.0)
         writer.add_array("general.tags", ["one", "two"])
+        if note:
+            writer.add_string("general.description", note)
         random_numbers = np.random.default_rng(0)
         for layer in range(2):
             A = random_numbers.standard_normal((2, 32)).astype(np.float32)

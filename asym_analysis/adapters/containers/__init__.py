@@ -48,7 +48,8 @@ def open_container(path: Path) -> Checkpoint:
     head, size = _head(path)
     if path.name.endswith(".index.json"):
         return open_sharded(path, open_container)
-    _refuse_foreign(path, head, size)
+    if _has_json_header(head):
+        return open_safetensors(path)
     if head.startswith(b"PK\3\4"):
         names = [entry.name for entry in checked_entries(path)]
         return open_npz(path) if all(name.endswith(".npy") for name in names) else open_torch_zip(path)
@@ -56,11 +57,22 @@ def open_container(path: Path) -> Checkpoint:
         return open_gguf(path)
     if re.match(rb"\x80[\x02-\x05]", head):
         return open_legacy_pickle(path)
+    _refuse_foreign(path, head, size)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return open_safetensors(path)
     raise AdapterFormatError(
-        f"{path} begins with {head[:8]!r}, as no checkpoint does: give a safetensors, torch, npz or GGUF file"
+        f"{path} is not a known checkpoint format (it starts with {head[:8]!r}): give a safetensors, torch, npz or "
+        "GGUF file"
     )
+
+
+def _has_json_header(head: bytes) -> bool:
+    """Whether a file starts as safetensors does: a length of less than 4 GB in 8 bytes, then a JSON object.
+
+    The length may be any number, so that its first bytes may be those by which another format is known (640 is 80 02,
+    a pickle's). No other format has four zeros and then a brace there.
+    """
+    return head[4:9] == b"\0\0\0\0{"
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -87,8 +99,25 @@ def _refuse_foreign(path: Path, head: bytes, size: int) -> None:
         raise NotAnAdapterError(f"{path} is a web page, perhaps an error or login page: fetch the file itself")
     if size < 16:
         raise AdapterFormatError(f"{path} has only {size} bytes, fewer than any checkpoint: fetch it again")
+    text = _text(head)
+    if text is not None:
+        raise NotAnAdapterError(
+            f"{path} is text, not a checkpoint (it starts with {text[:60].strip()!r}), perhaps an error message that "
+            "was saved in its place: fetch the file itself"
+        )
     if head[257:262] == b"ustar":
         raise NotAnAdapterError(f"{path} is a tar archive: unpack it and name what lies in it")
     for magic, kind in FOREIGN.items():
         if head.startswith(magic):
             raise NotAnAdapterError(f"{path} is {kind}: give a safetensors, torch, npz or GGUF file")
+
+
+def _text(head: bytes) -> str | None:
+    """The first characters of a file that is text, or None."""
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else the last character is cut
+            return None
+        text = head[: error.start].decode("utf-8-sig")
+    return text if all(character.isprintable() or character.isspace() for character in text) else None
