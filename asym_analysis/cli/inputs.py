@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from asym_analysis.cli.console import fail
 from asym_analysis.cli.deliver import Call
-from asym_analysis.errors import AdapterError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
+
+_CHECKPOINT = re.compile(r"/checkpoint-\d+(?=/|$)")
 
 __all__ = ["arguments_checked", "read_adapter", "read_adapters"]
 
@@ -31,10 +32,14 @@ def arguments_checked() -> Iterator[None]:
 
 
 def read_adapter(call: Call, path: str) -> Adapter:
-    """Read one adapter with the call's options, and note what of it could not be used."""
-    from asym_analysis.adapters.load import load_adapter
+    """Read one adapter with the call's options, and note what of it could not be used and what was assumed."""
+    from asym_analysis.adapters.load import load_adapter, load_adapters
 
-    adapter = load_adapter(path, config=_config(call))
+    with arguments_checked():
+        if call.last:
+            adapter = _last([*load_adapters(path, **_options(call))])[-1]
+        else:
+            adapter = load_adapter(path, **_options(call))
     _account(call, [adapter])
     return adapter
 
@@ -57,32 +62,41 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
         With code 1, after one sentence, if fewer adapters can be read or the metadata do not fit.
     """
     from asym_analysis.adapters.adapter_set import AdapterSet
-    from asym_analysis.adapters.load import adapter_paths, load_adapters
+    from asym_analysis.adapters.load import load_adapters
 
     if not paths:
         wanted = "at least two adapters" if least > 1 else "an adapter"
         fail(f"name {wanted}, for example: asym {call.command} runs/seed-*")
-    sources: list[str | Path] = []
-    for path in paths:
-        try:
-            sources += adapter_paths(path)
-        except (AdapterError, OSError) as problem:
-            call.refuse(path, problem)
-    found: list[Adapter] = []
-    for source in dict.fromkeys(sources):
-        try:
-            found.extend(load_adapters(source, config=_config(call)))
-        except (AdapterError, OSError) as problem:
-            call.refuse(source, problem)
+    with arguments_checked():
+        adapters = load_adapters(paths, on_error="collect", **_options(call))
+    for source, reason in adapters.refused:
+        call.refuse(source, reason)
+    found = _last([*adapters]) if call.last else [*adapters]
     if len(found) < least:
         for refused in call.refused:
             call.tell(f"refused: {refused['reason']}")
-        fail(
-            f"only {found[0].name} could be read, and this needs two adapters" if found else "no adapter could be read"
-        )
+        fail(f"only {found[0].name} could be read, and this needs two adapters")
     _account(call, found)
     table = _metadata(call.metadata, [adapter.name for adapter in found]) if call.metadata is not None else None
-    return AdapterSet(found, table)
+    return AdapterSet(found, table, refused=adapters.refused)
+
+
+def _options(call: Call) -> dict[str, Any]:
+    return {"config": call.config, "alpha": call.alpha, "scale": call.scale, "in_features": call.in_features}
+
+
+def _last(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters without all but the last checkpoint of each training run; a run's own adapter comes last."""
+    runs: dict[str, list[Adapter]] = {}
+    for adapter in adapters:
+        folder = str(Path(str(adapter.metadata.get("source", adapter.name))).parent)
+        run = _CHECKPOINT.sub("", folder)
+        runs.setdefault(run, []).append(adapter)
+    kept: list[Adapter] = []
+    for members in runs.values():
+        has_steps = any(_CHECKPOINT.search(str(member.metadata.get("source", ""))) for member in members)
+        kept += members[-1:] if has_steps else members
+    return kept
 
 
 def _account(call: Call, adapters: Sequence[Adapter]) -> None:
@@ -96,18 +110,6 @@ def _account(call: Call, adapters: Sequence[Adapter]) -> None:
     for sentence, names in assumed.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         call.note(f"assumed for {names[0]}{more}: {sentence}")
-
-
-def _config(call: Call) -> dict[str, Any] | None:
-    if call.config is None:
-        return None
-    try:
-        held = json.loads(call.config.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        fail(f"--config {call.config} is not JSON: {problem}")
-    if not isinstance(held, dict):
-        fail(f"--config {call.config} does not hold an object: give a JSON file like PEFT's adapter_config.json")
-    return held
 
 
 def _metadata(path: Path, names: list[str]) -> pd.DataFrame:

@@ -78,13 +78,17 @@ _GIVEN: dict[str, dict[str, _Option]] = {
         "config": (
             Annotated[
                 Path | None,
-                typer.Option(exists=True, dir_okay=False, help="The adapters' config, a JSON file with PEFT's keys."),
+                typer.Option(exists=True, dir_okay=False, help="The adapters' config, JSON or YAML with PEFT's keys."),
             ],
             None,
         ),
         "in_features": (
             Annotated[int | None, typer.Option(min=1, help="Input width, where both orientations would fit.")],
             None,
+        ),
+        "last": (
+            Annotated[bool, typer.Option("--last", help="Read only the last checkpoint of a training run.")],
+            False,
         ),
     },
     "many": {
@@ -97,10 +101,6 @@ _GIVEN: dict[str, dict[str, _Option]] = {
                 ),
             ],
             None,
-        ),
-        "last": (
-            Annotated[bool, typer.Option("--last", help="Read only the last checkpoint of a training run.")],
-            False,
         ),
     },
     "drawing": {

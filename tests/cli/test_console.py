@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from asym_analysis import load_adapters
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(runs: Path, a
         (("compare",), "at least two adapters"),
         (("compare", "run-0", "--measure", "nearness"), "no measure is called 'nearness'"),
         (("compare", "run-0"), "needs two adapters"),
-        (("compare", "nowhere-at-all-7"), "no adapter could be read"),
+        (("compare", "nowhere-at-all-7"), "nowhere-at-all-7 does not exist"),
         (("compare", "run-0", "run-1", "--by", "task"), "task"),
         (("report", "--out", "x.pdf"), "ends in .html"),
         (("compare", "run-0", "run-1", "--out", "table.xlsx"), "--out table.xlsx: the suffix must be"),
@@ -74,7 +77,7 @@ def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(runs: Path, a
         (("drift", "run-0", "--figures", "run-0/adapter_config.json"), "is a file: give a folder"),
         (("drift", "run-0", "--figures", "run-0/adapter_config.json/x"), "not a folder that you may write to"),
         (("drift", "run-0", "--alpha", "-1"), "finite numbers above 0"),
-        (("inspect", "run-0", "--config", "broken.json"), "--config broken.json is not JSON"),
+        (("inspect", "run-0", "--config", "broken.json"), "broken.json"),
         (("finetune", "copy", "nothing"), "there is no shipped config nothing; the names are"),
         (("inspect",), "name an adapter"),
         (("nonsense",), "nonsense"),
@@ -105,3 +108,66 @@ def test_metadata_that_do_not_fit_are_refused(runs: Path, asym) -> None:
     done = asym("compare", runs / "run-0", runs / "run-1", "--metadata", runs / "short.csv")
     assert done.code == 1
     assert "1 rows for 2 adapters" in " ".join(done.err.split())
+
+
+def test_adapters_have_the_names_that_python_gives_them(runs: Path, asym) -> None:
+    for folder in ("a", "b"):
+        (runs / folder).mkdir()
+        (runs / "run-0").rename(runs / folder / "seed-1") if folder == "a" else (runs / "run-1").rename(
+            runs / folder / "seed-1"
+        )
+    paths = [runs / "a" / "seed-1", runs / "b" / "seed-1"]
+    done = asym("compare", *paths, "--json")
+    assert (
+        [row["name"] for row in done.records("adapters")]
+        == list(load_adapters(paths).names)
+        == ["a/seed-1", "b/seed-1"]
+    )
+
+
+@pytest.fixture
+def training_run(runs: Path) -> Path:
+    """A run with three checkpoints, the second of which is broken."""
+    folder = runs / "training"
+    for step, source in ((10, "run-0"), (20, "run-1"), (30, "run-2")):
+        shutil.copytree(runs / source, folder / f"checkpoint-{step}")
+    (folder / "checkpoint-20" / "adapter_model.safetensors").write_bytes(b"")
+    return folder
+
+
+def test_a_run_with_one_broken_checkpoint_is_read_without_it(training_run: Path, asym) -> None:
+    done = asym("compare", training_run, "--json")
+    assert done.code == 2
+    names = [row["name"] for row in done.records("adapters")]
+    assert names == ["training/checkpoint-10", "training/checkpoint-30"]
+    assert "checkpoint-20" in done.document["refused"][0]["source"]
+    assert "checkpoint-20" in done.err
+
+
+def test_the_last_checkpoint_alone(training_run: Path, asym) -> None:
+    (training_run / "checkpoint-20" / "adapter_model.safetensors").unlink()
+    read = lambda: [row["adapter"] for row in asym("inspect", training_run, "--last", "--json").records("adapters")]  # noqa: E731
+    assert read() == ["training/checkpoint-30"]
+    assert asym("bound", training_run, "--n", 100, "--last").code == 0
+    shutil.copy(training_run.parent / "run-0" / "adapter_model.safetensors", training_run)
+    shutil.copy(training_run.parent / "run-0" / "adapter_config.json", training_run)
+    assert read() == ["training"]  # what the run ended with
+
+
+def test_what_the_file_does_not_say_is_an_option_and_an_assumption_is_said(runs: Path, asym) -> None:
+    (runs / "run-0" / "adapter_config.json").unlink()
+    silent = asym("inspect", runs / "run-0")
+    assert silent.code == 0
+    assert "the scale is assumed to be" in " ".join(silent.err.split())
+    scaled = asym("inspect", runs / "run-0", "--scale", 0.25, "--json")
+    assert scaled.document["notes"] == []
+    assert {row["scaling"] for row in scaled.records("modules")} == {0.25}
+    (runs / "mine.yaml").write_text("peft_type: LORA\nr: 4\nlora_alpha: 8\n")
+    configured = asym("inspect", runs / "run-0", "--config", runs / "mine.yaml", "--json")
+    assert {row["scaling"] for row in configured.records("modules")} == {2.0}
+
+
+def test_quiet_leaves_only_results_and_refusals(runs: Path, asym) -> None:
+    done = asym("drift", runs / "run-0", "--quiet", "--out", runs / "t.csv")
+    assert done.err == ""
+    assert "median" in done.out
