@@ -91,7 +91,10 @@ class Reading:
 class Dialect(Protocol):
     """One key grammar: how a training library names, shapes and scales its factors."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages and `load_adapter(dialect=...)` call it."""
+        ...
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Say from the names and the config alone whether this checkpoint is written in the dialect."""

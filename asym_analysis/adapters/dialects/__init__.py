@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect, Reading
-from asym_analysis.adapters.dialects.cloneofsimo import CloneofsimoDialect
-from asym_analysis.adapters.dialects.diffusers import DiffusersDialect
-from asym_analysis.adapters.dialects.gguf_names import GgufDialect
-from asym_analysis.adapters.dialects.kohya import KohyaDialect
-from asym_analysis.adapters.dialects.lit_gpt import LitGptDialect
-from asym_analysis.adapters.dialects.loralib import LoralibDialect
+from asym_analysis.adapters.dialects.down_up import DIFFUSERS, KOHYA
+from asym_analysis.adapters.dialects.grammar import Grammar, PatternDialect
+from asym_analysis.adapters.dialects.libraries import (
+    CLIP_LORA,
+    CLONEOFSIMO,
+    CLONEOFSIMO_LIST,
+    GGUF,
+    MLX,
+    MLX_VLM,
+    NEMO,
+    SAM_LORA,
+    TORCHTUNE,
+)
+from asym_analysis.adapters.dialects.lit_gpt import LIT_GPT
+from asym_analysis.adapters.dialects.loralib import LORALIB
 from asym_analysis.adapters.dialects.lorasym import LorasymDialect
-from asym_analysis.adapters.dialects.mlx import MlxDialect
-from asym_analysis.adapters.dialects.nemo import NemoDialect
 from asym_analysis.adapters.dialects.not_lora import NotLoraDialect
 from asym_analysis.adapters.dialects.peft import PeftDialect
-from asym_analysis.adapters.dialects.torchtune import TorchtuneDialect
-from asym_analysis.adapters.dialects.user_patterns import PatternDialect
 from asym_analysis.errors import AdapterError
 
-__all__ = ["DIALECTS", "PatternDialect", "PeftDialect", "read_checkpoint"]
+__all__ = ["DIALECTS", "Grammar", "PatternDialect", "PeftDialect", "read_checkpoint"]
 
 #: Every dialect, in the order in which it is asked whether it recognizes a checkpoint: special grammars first.
 DIALECTS: tuple[Dialect, ...] = (
     LorasymDialect(),
-    GgufDialect(),
-    NemoDialect(),
-    TorchtuneDialect(),
-    KohyaDialect(),
-    DiffusersDialect(),
+    GGUF,
+    NEMO,
+    TORCHTUNE,
+    KOHYA,
+    DIFFUSERS,
     PeftDialect(),
-    MlxDialect(),
-    LitGptDialect(),
-    LoralibDialect(),
-    CloneofsimoDialect(),
+    MLX_VLM,
+    MLX,
+    LIT_GPT,
+    CLIP_LORA,
+    SAM_LORA,
+    LORALIB,
+    CLONEOFSIMO,
+    CLONEOFSIMO_LIST,
     NotLoraDialect(),
 )
 
@@ -75,7 +84,7 @@ def _choose(checkpoint: Checkpoint, dialect: str | Dialect) -> Dialect:
             names = ", ".join(list(checkpoint.tensors)[:3]) or "no tensor"
             raise AdapterError(
                 f"{checkpoint.source}: no low-rank pair is named as a known library names it (found {names}); "
-                "describe the names with dialect=PatternDialect(A=..., B=...)"
+                "describe the names with dialect=PatternDialect(A='(.+)[.]down', B='(.+)[.]up')"
             )
         return known
     by_name = {candidate.name: candidate for candidate in DIALECTS}

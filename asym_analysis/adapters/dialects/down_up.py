@@ -1,49 +1,76 @@
-"""Read a file of down and up matrices, or LyCORIS's: the common part of the kohya and diffusers dialects."""
+"""Files of image-generation trainers: down and up matrices, or LyCORIS's, with an alpha for each module."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from asym_analysis.adapters.checkpoint import Reading
+from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.down_up_keys import parse_key
-from asym_analysis.adapters.dialects.ledger import Ledger
+from asym_analysis.adapters.dialects.ledger import GIVE_SCALE, Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
 from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.factorizations.blocks import SplitPair
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.adapters.factorizations.products import TuckerPair
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["SplitPair", "read_down_up"]
+__all__ = ["DIFFUSERS", "KOHYA", "DownUpDialect", "read_down_up"]
 
 
 @dataclass(frozen=True)
-class SplitPair:
-    """A fused projection whose parts have a pair each: A stacked, B block diagonal.
+class DownUpDialect:
+    """Files of image-generation trainers, whose modules are named by one pattern.
 
-    Examples
-    --------
-    >>> parts = {"A.0": torch.ones(1, 3), "B.0": torch.ones(2, 1), "A.1": torch.ones(1, 3), "B.1": torch.ones(4, 1)}
-    >>> A, B = SplitPair(2)(parts)
-    >>> A.shape, B.shape
-    (torch.Size([2, 3]), torch.Size([6, 2]))
+    Parameters
+    ----------
+    name
+        The name of the dialect.
+    module
+        Pattern that the module of one tensor matches.
+    tensor
+        Pattern that is found in this tensor's name.
     """
 
-    count: int
+    name: str
+    module: str
+    tensor: str = ""
 
-    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (A, B)."""
-        numbers = range(self.count)
-        return (
-            torch.cat([tensors[f"A.{number}"] for number in numbers]),
-            torch.block_diag(*(tensors[f"B.{number}"] for number in numbers)),
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a part of an update belongs to such a module."""
+        if checkpoint.config.get("peft_type"):
+            return False
+        module, tensor = re.compile(self.module), re.compile(self.tensor)
+        return any(
+            (key := parse_key(name)) is not None
+            and module.match(key.module) is not None
+            and tensor.search(name) is not None
+            and key.part not in ("alpha", "dense", "bias", "other")
+            for name in checkpoint.tensors
         )
+
+    def read(self, checkpoint: Checkpoint) -> Reading:
+        """Scale each update by its alpha, or by the LoraConfig in the file's header, or by 1."""
+        return read_down_up(Ledger(checkpoint, self.name), checkpoint.header)
+
+
+#: sd-scripts, LyCORIS and what follows them: LoRA, LoCon, LoHa, LoKr, DoRA. Module names stay flattened as in the file,
+#: since the underscores cannot be undone without the model.
+KOHYA = DownUpDialect("kohya", module=r"(?:lora|lycoris)_[^.]*$")
+
+#: diffusers, old and new, and the trainers that write dotted names beside it: ComfyUI's, ai-toolkit's, x-flux's.
+DIFFUSERS = DownUpDialect(
+    "diffusers",
+    module=r".*\.",
+    tensor=r"^(?:model\.)?(?:unet|transformer(?:_2)?|text_encoder(?:_\d)?|prior|diffusion_model|text_encoders"
+    r"|clip_[lg]|t5xxl|controlnet|image_encoder|vae|dit)\.(?!h\.\d)"
+    r"|(?:\blora_down|\blora_up|lora\d*\.down|lora\d*\.up|lora_linear_layer\.(?:down|up))(?:\.\d+)?\."
+    r"|\.(?:hada|lokr)_[wt]\d",
+)
 
 
 def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
@@ -68,19 +95,20 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             groups.setdefault(key.module, {})[part] = tensor
     ledger.require_both(groups)
     configs = _header_configs(header)
+    silent = [module for module, parts in groups.items() if "alpha" not in parts and not configs]
     for module, parts in groups.items():
         try:
             _add_module(ledger, module, dict(parts), configs)
         except AdapterValueError as error:
             ledger.refuse(parts.values(), f"{module}: {error}")
-    recorded = any("alpha" in parts for parts in groups.values()) or bool(configs)
-    ledger.scaling_from(_scaling_source(groups, configs), recorded=recorded)
+    _say_scale(ledger, len(silent), len(groups), from_header=bool(configs))
     return ledger.reading(_metadata(header))
 
 
 def _add_module(ledger: Ledger, module: str, parts: dict[str, str], configs: Mapping[str, PeftConfig]) -> None:
     also = tuple(parts[part] for part in ("alpha", "scalar") if part in parts)
-    alpha = ledger.number(parts.pop("alpha")) if "alpha" in parts else None
+    recorded = parts.pop("alpha", None)
+    alpha = ledger.alpha if ledger.alpha is not None else None if recorded is None else ledger.number(recorded)
     scalar = ledger.number(parts.pop("scalar")) if "scalar" in parts else 1.0
     component, _, path = module.partition(".")
     config = configs.get(component)
@@ -105,12 +133,9 @@ def _add_module(ledger: Ledger, module: str, parts: dict[str, str], configs: Map
 def _pair(ledger: Ledger, parts: Mapping[str, str]) -> tuple[Factorization, int, Layout]:
     shape = {part: ledger.tensors[tensor].shape for part, tensor in parts.items()}
     if "A.0" in shape:
-        count = sum(part.startswith("A.") for part in shape)
-        if set(shape) - {"magnitude"} != {f"{part}.{number}" for part in "AB" for number in range(count)}:
-            raise AdapterValueError("the pairs of a split projection are not all there")
         if any(len(dimensions) != 2 or 0 in dimensions for part, dimensions in shape.items() if part != "magnitude"):
             raise AdapterValueError("the pairs of a split projection are not all matrices")
-        return SplitPair(count), shape["A.0"][0], Layout()
+        return SplitPair(sum(part.startswith("A.") for part in shape)), shape["A.0"][0], Layout()
     if "A" not in shape or "B" not in shape:
         raise AdapterValueError(f"{', '.join(shape) or 'alpha'} without {'B' if 'A' in shape else 'A'}")
     if len(shape["A"]) < 2 or len(shape["B"]) < 2 or 0 in shape["A"]:
@@ -126,7 +151,8 @@ def _drop_input_norms(ledger: Ledger, module: str, parts: dict[str, str]) -> Non
     shape = ledger.tensors[parts["magnitude"]].shape if "magnitude" in parts else ()
     if len(shape) > 1 and shape[0] == 1 and shape[1] > 1:
         ledger.refuse(
-            parts.pop("magnitude"), f"{module}: DoRA magnitudes of the inputs; the update given is B·A before them"
+            parts.pop("magnitude"),
+            f"{module}: its DoRA magnitudes belong to the inputs, only those of outputs are read; B·A is given alone",
         )
 
 
@@ -148,10 +174,13 @@ def _header_configs(header: Mapping[str, Any]) -> dict[str, PeftConfig]:
     return {component: PeftConfig(values) for component, values in components.items()}
 
 
-def _scaling_source(groups: Mapping[str, Mapping[str, str]], configs: Mapping[str, PeftConfig]) -> str:
-    if any("alpha" in parts for parts in groups.values()):
-        return "alpha of each module"
-    return "config in the header" if configs else "1: no alpha is recorded, which stands for the rank"
+def _say_scale(ledger: Ledger, silent: int, modules: int, *, from_header: bool) -> None:
+    if silent == modules:
+        ledger.scaling_from("1: no alpha is recorded, and these trainers then take the rank for it", recorded=False)
+        return
+    ledger.scaling_from("config in the header" if from_header else "alpha of each module")
+    if silent:
+        ledger.assume("scale", f"1 in {silent} of {modules} modules, which have no alpha", GIVE_SCALE)
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout, update_source
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["Ledger"]
+__all__ = ["GIVE_SCALE", "Ledger"]
 
 GIVE_SCALE = "give alpha= or scale= to load_adapter, or --alpha or --scale to asym"
 
@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, checkpoint: Checkpoint, dialect: str) -> None:
         self.tensors: Mapping[str, TensorSource] = checkpoint.tensors
         self.source = checkpoint.source
-        self.scale = checkpoint.scale
+        self.alpha, self.scale = checkpoint.alpha, checkpoint.scale
         self.dialect = dialect
         self._scaling: str | None = None
         self._assumed: list[Assumption] = []
@@ -196,7 +196,7 @@ class Ledger:
                 f"{self.source}: 0 of {len(self.tensors)} tensors make a low-rank update in the {self.dialect} "
                 f"dialect ({tensor}: {reason})"
             )
-        if self.scale is not None:
+        if self.scale is not None or self.alpha is not None:
             self._scaling, self._assumed = "given", [each for each in self._assumed if each.what != "scale"]
         if self._scaling is not None:
             metadata = {**metadata, "scaling": self._scaling}

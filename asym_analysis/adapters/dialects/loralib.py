@@ -1,130 +1,144 @@
-"""loralib, and LoRA written by hand: a pair of parameters for each module, either way round."""
+"""loralib, and LoRA written by hand: pairs that differ in one word of their names, either way round."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asym_analysis.adapters.checkpoint import Checkpoint, Reading
+from asym_analysis.adapters.checkpoint import Checkpoint
+from asym_analysis.adapters.dialects.grammar import Facts, Grammar, Key
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.names import factor_name
-from asym_analysis.adapters.dialects.peft.config import PeftConfig
 from asym_analysis.adapters.factorizations.blocks import MergedLinear
-from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
+from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.errors import AdapterValueError, NotAnAdapterError
 
-__all__ = ["LoralibDialect"]
+__all__ = ["LORALIB", "LoralibGrammar"]
 
-_OWN = re.compile(
-    r"(?:\.(?:linear|base|base_layer|original_layer|original_linear|original|orig|to_wrap|module))?"
-    r"(?:\.parametrizations\.weight\.original|\.weight|\.bias)$"
-)
+_WORDS = {
+    "lora_A": "A",
+    "lora_B": "B",
+    "lora_a": "A",
+    "lora_b": "B",
+    "loraA": "A",
+    "loraB": "B",
+    "lora_down": "A",
+    "lora_up": "B",
+    "lora_in": "A",
+    "lora_out": "B",
+    "linear_a": "A",
+    "linear_b": "B",
+    "weight_a": "A",
+    "weight_b": "B",
+    "w_a": "A",
+    "w_b": "B",
+}
+_WORD = re.compile(rf"(?:(?<=[._:/])|^)({'|'.join(_WORDS)})(?=[._:/]|$)")
+_LETTER = re.compile(r"(?<=[.:/])([AB])(?=$|\.weight$)")
+_WRAPPERS = re.compile(r"(?:\.(?:lora|lora_layer|adapter|default)|\.loras\.[^.]+|\.parametrizations\.weight\.0)$")
+_SEPARATORS = re.compile(r"^[._:/]+|[._:/]+$|(?<=[._:/])[._:/]+")
+_FUSED = ("c_attn", "query_key_value", "Wqkv", "qkv")
+_SECTIONS = ("", "config/")
 
 
 @dataclass(frozen=True)
-class LoralibDialect:
-    """`....lora_A` and `....lora_B` as parameters, `....loraA.weight`, `w_a_000`, `linear_a_q`, ...
+class LoralibGrammar(Grammar):
+    """`....lora_A` and `....lora_B` as parameters, `....loraA.weight`, `w_a`, `linear_a_q`, `....A`, ...
 
-    Which way round the factors are is read from the shapes of all pairs together: (rank, d_in) and (d_out, rank), or
-    (d_in, rank) and (rank, d_out). A fused projection (loralib's MergedLinear) needs `enable_lora` in the config.
+    Which way round the factors are is read from the shapes of all pairs together. A fused projection (loralib's
+    MergedLinear) needs `enable_lora` in the config; the nested configs of AdapterHub's `adapters` are read too.
     """
 
-    name = "loralib"
+    def key(self, tensor: str) -> Key | None:
+        """Find the word for a factor in a name, and take it out.
+
+        Examples
+        --------
+        >>> LORALIB.key("transformer.h.0.attn.c_attn.lora.lora_A")
+        Key(module='transformer.h.0.attn.c_attn', part='A')
+        >>> LORALIB.key("encoder.0.query_lora_b.weight"), LORALIB.key("h.0.attn.query.loras.sst2.lora_A").module
+        (Key(module='encoder.0.query', part='B'), 'h.0.attn.query')
+        """
+        words = list(_WORD.finditer(tensor)) or list(_LETTER.finditer(tensor))
+        if not words:
+            return None
+        word = words[-1]
+        rest = tensor[: word.start()] + tensor[word.end() :].removesuffix(".weight")
+        module = _WRAPPERS.sub("", _SEPARATORS.sub("", rest))
+        return Key(module or "weight", _WORDS.get(word[1], word[1]))
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether a name holds a word for a factor."""
+        """Say whether a name holds a word for a factor; a single letter counts where both factors are there."""
         sides: dict[str, set[str]] = {}
         for tensor in checkpoint.tensors:
-            name = factor_name(tensor)
-            if name is not None and name.certain:
+            if _WORD.search(tensor):
                 return True
-            if name is not None:
-                sides.setdefault(name.module, set()).add(name.part)
+            key = self.key(tensor)
+            if key is not None:
+                sides.setdefault(key.module, set()).add(key.part)
         return any(parts == {"A", "B"} for parts in sides.values())
 
-    def read(self, checkpoint: Checkpoint) -> Reading:
-        """Pair the factors; without an alpha in the config the scale is taken for 1, and the metadata says so."""
-        ledger = Ledger(checkpoint, self.name)
-        groups: dict[str, dict[str, str]] = {}
-        rest = []
-        for tensor in checkpoint.tensors:
-            name = factor_name(tensor)
-            if name is None:
-                rest.append(tensor)
-            elif name.part in groups.setdefault(name.module, {}):
-                ledger.refuse(tensor, f"a second {name.part} of {name.module}")
-            else:
-                groups[name.module][name.part] = tensor
-        _account_for(ledger, rest, groups)
-        config = PeftConfig(_as_peft(checkpoint.config))
-        ledger.require_both(groups)
-        transposed = _transposed(ledger, groups)
-        for module, parts in groups.items():
-            try:
-                _add_module(ledger, config, module, parts, transposed=transposed)
-            except AdapterValueError as error:
-                ledger.refuse(parts.values(), f"{module}: {error}")
-        ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
-        return ledger.reading(config.metadata)
-
-
-def _is_fused(config: PeftConfig, module: str) -> bool:
-    """AdapterHub lists the fused parts for every model, most of which have separate projections."""
-    return "attn_matrices" not in config.values or module.endswith(("c_attn", "query_key_value", "Wqkv", "qkv"))
-
-
-def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, object]) -> None:
-    """Where the adapted modules' own weights are in the file, it is the state dict of a whole model."""
-    whole_model = any(_OWN.sub("", tensor) in groups for tensor in rest)
-    for tensor in rest:
-        if _OWN.sub("", tensor) in groups:
-            ledger.ignore(tensor, "base weight of an adapted module")
-        elif whole_model:
-            ledger.ignore(tensor, "the file is the state dict of a whole model, and does not say what else was trained")
+    def add(self, ledger: Ledger, facts: Facts, module: str, parts: dict[str, str], turned: str) -> None:
+        """Add a plain pair, the pairs of a fused projection, or a convolution of loralib's."""
+        if facts.at("composition_mode", "config/composition_mode") == "scale":
+            raise NotAnAdapterError("this adapter config has composition_mode 'scale', which is IA3: it adds no B·A")
+        shapes = [ledger.tensors[parts[part]].shape for part in "AB" if part in parts]
+        if turned or len(shapes) < 2 or any(len(shape) != 2 or 0 in shape for shape in shapes):
+            super().add(ledger, facts, module, parts, turned)
+            return
+        A, B = shapes
+        enabled = _enabled(facts, module)
+        kernel = _kernel(facts, A, B)
+        if enabled and A[0] == B[1] * sum(enabled):
+            scaling = self.scale(ledger, facts, module, B[1])
+            ledger.add(module, parts, MergedLinear(enabled), scaling)
+        elif kernel:
+            ledger.assume(
+                "layout",
+                f"that of loralib's convolutions of width {kernel}, whose factors have {kernel} times the rank",
+                "give the rank of the tensors as r in config= if they are plain matrices",
+            )
+            scaling = self.scale(ledger, facts, module, A[0] // kernel)
+            layout = Layout((B[0] // kernel, A[1] // kernel, kernel, kernel))
+            ledger.add(module, parts, Pair(), scaling, layout=layout)
+        elif A[0] != B[1] and A[0] % B[1] == 0:
+            raise AdapterValueError(
+                f"A {A} and B {B} are of a merged projection: give the parts that are adapted, such as "
+                "config={'enable_lora': [True, False, True], 'r': 8, 'lora_alpha': 16}, to load_adapter, or the file "
+                "that holds them with --config to asym"
+            )
         else:
-            ledger.keep(tensor, tensor, "trained beside the adapter")
+            super().add(ledger, facts, module, parts, turned)
 
 
-def _as_peft(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of AdapterHub's `adapters`, which is nested and names the fused projections, beside PEFT's own."""
-    inner = config.get("config")
-    values = {**config, **(inner if isinstance(inner, Mapping) else {})}
-    if values.get("composition_mode") == "scale":
-        raise NotAnAdapterError("this adapter config has composition_mode 'scale', which is IA3: it adds no B·A")
-    fused = values.get("attn_matrices")
-    if isinstance(fused, list) and "enable_lora" not in values:
-        values["enable_lora"] = [name in fused for name in "qkv"]
-    return values
+def _enabled(facts: Facts, module: str) -> tuple[bool, ...] | None:
+    """The adapted parts of a fused projection. AdapterHub lists them for every model, most of which have none fused."""
+    enabled: Any = facts.at("enable_lora")
+    fused: Any = facts.at("attn_matrices", "config/attn_matrices")
+    if enabled is None and isinstance(fused, list) and module.endswith(_FUSED):
+        enabled = [name in fused for name in "qkv"]
+    return tuple(map(bool, enabled)) if isinstance(enabled, list | tuple) and any(enabled) else None
 
 
-def _transposed(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether the pairs multiply only the other way round; where all multiply both ways, they stand as loralib's."""
-    upright = turned = 0
-    for parts in groups.values():
-        if parts.keys() == {"A", "B"}:
-            A, B = (ledger.tensors[parts[part]].shape for part in "AB")
-            if len(A) == len(B) == 2:
-                upright += A[0] == B[1]
-                turned += A[1] == B[0]
-    return turned > upright
+def _kernel(facts: Facts, A: tuple[int, ...], B: tuple[int, ...]) -> int | None:
+    """Width of the kernel where the pair is loralib's of a convolution: (rank x k, in x k) and (out x k, rank x k)."""
+    rank = facts.number("r", "lora_r")
+    if not rank or rank < 1 or A[0] != B[1] or A[0] % rank or A[0] == rank:
+        return None
+    width = int(A[0] // rank)
+    return width if width % 2 and A[1] % width == 0 and B[0] % width == 0 else None
 
 
-def _add_module(ledger: Ledger, config: PeftConfig, module: str, parts: Mapping[str, str], *, transposed: bool) -> None:
-    if parts.keys() != {"A", "B"}:
-        raise AdapterValueError(f"{'A' if 'A' in parts else 'B'} without its {'B' if 'A' in parts else 'A'}")
-    A, B = (ledger.tensors[parts[part]].shape for part in "AB")
-    if len(A) < 2 or len(B) < 2 or 0 in A + B:
-        raise AdapterValueError(f"A {A} and B {B} are no matrices")
-    rank = A[1] if transposed else A[0]
-    factorize: Factorization = Pair(transposed, transposed)
-    if not transposed and config.enable_lora and A[0] == B[1] * sum(config.enable_lora) and _is_fused(config, module):
-        factorize, rank = MergedLinear(config.enable_lora), B[1]
-    elif not transposed and A[0] != B[1] and A[0] % B[1] == 0:
-        raise AdapterValueError(
-            f"A {A} and B {B} are of a merged projection; give its enable_lora (and r, lora_alpha) in a config file"
-        )
-    convolution = (B[0], *A[1:]) if len(A) > 2 else None
-    ledger.add(module, parts, factorize, config.scaling(module, rank), layout=Layout(convolution))
+def _paths(*names: str) -> tuple[str, ...]:
+    return tuple(f"{section}{name}" for section in _SECTIONS for name in names)
+
+
+LORALIB = LoralibGrammar(
+    name="loralib",
+    A=r"(.+)\.lora_A",
+    B=r"(.+)\.lora_B",
+    transposed="auto",
+    alpha_at=_paths("lora_alpha", "alpha"),
+    rank_at=_paths("r", "rank", "lora_r"),
+)

@@ -1,4 +1,4 @@
-"""LORASYM, the format of the paper's own code: PEFT's names, an unused lora_E, and a rule of what is trained."""
+"""LORASYM, the format of the paper's own code: PEFT's names, an r x r matrix lora_E, a flag for each trained factor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft import read_peft
-from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, with_alpha
 from asym_analysis.adapters.dialects.peft.keys import parse_key
-from asym_analysis.errors import AdapterError
 
 __all__ = ["LorasymDialect", "trained_factors"]
 
@@ -20,9 +19,14 @@ __all__ = ["LorasymDialect", "trained_factors"]
 class LorasymDialect:
     """Checkpoints of the code released with "Asymmetry in Low-Rank Adapters of Foundation Models".
 
-    Its layers always hold an r x r matrix lora_E. Unless the rule says `use_E`, the forward pass leaves it out, and so
-    does this reading. Which factors were trained comes from `update_rule`, whose flags are those that were executed
-    (the README's strategy string `A_rand_hB_zero` executes as a trained A and a frozen B; theory notes, section 2).
+    Its layers always hold an r x r matrix lora_E. With `use_E` in the rule the update is scaling · B·E·A, in training
+    and when it is merged; without it the released code leaves E out. Which factors were trained comes from
+    `update_rule`, whose flags are those that were executed (the README's strategy string `A_rand_hB_zero` executes as
+    a trained A and a frozen B).
+
+    References
+    ----------
+    [1] Zhu et al. (2024), "Asymmetry in Low-Rank Adapters of Foundation Models", ICML, section 4.
     """
 
     name = "lorasym"
@@ -35,14 +39,11 @@ class LorasymDialect:
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Read the pairs as PEFT's, and the rule into each module's `trained` and the metadata."""
         rule = _rule(checkpoint.config.get("update_rule"))
-        if rule.get("use_E"):
-            raise AdapterError(
-                f"{checkpoint.source}: update_rule has use_E, a variant whose r x r matrix the released code applies "
-                "in training only; its update is not B·A"
-            )
-        kept = {name: tensor for name, tensor in checkpoint.tensors.items() if not _is_unused(name)}
+        used = bool(rule.get("use_E"))
+        kept = {name: tensor for name, tensor in checkpoint.tensors.items() if used or not _is_middle(name)}
         ledger = Ledger(replace(checkpoint, tensors=kept), self.name)
-        reading = read_peft(ledger, PeftConfig({**checkpoint.config, "peft_type": "LORA"}))
+        config = with_alpha(checkpoint.config, checkpoint.alpha)
+        reading = read_peft(ledger, PeftConfig({**config, "peft_type": "LORA"}))
         trained = trained_factors(rule)
         unused = dict.fromkeys(checkpoint.tensors.keys() - kept, "lora_E is not used where update_rule has use_E false")
         ignored = {**reading.coverage.ignored, **{name: unused[name] for name in checkpoint.tensors if name in unused}}
@@ -57,17 +58,32 @@ class LorasymDialect:
 def trained_factors(rule: Mapping[str, Any]) -> frozenset[str] | None:
     """The factors that training changed, or None where the rule does not say.
 
+    Parameters
+    ----------
+    rule
+        The released code's `update_rule`. Where E is used it is taken into A, so that a trained E is a trained A.
+
+    Returns
+    -------
+    frozenset or None
+        ``"A"``, ``"B"`` or both.
+
     Examples
     --------
     >>> sorted(trained_factors({"update_A": False, "update_B": True}))
     ['B']
+    >>> sorted(trained_factors({"update_A": False, "update_B": True, "update_E": True, "use_E": True}))
+    ['A', 'B']
     """
     if "update_A" not in rule or "update_B" not in rule:
         return None
-    return frozenset(factor for factor in "AB" if rule[f"update_{factor}"])
+    trained = {factor for factor in "AB" if rule[f"update_{factor}"]}
+    if rule.get("use_E") and rule.get("update_E"):
+        trained.add("A")
+    return frozenset(trained)
 
 
-def _is_unused(name: str) -> bool:
+def _is_middle(name: str) -> bool:
     key = parse_key(name)
     return key is not None and key.part == "E"
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["BlockDiagonalPair", "BlockwisePair", "FlatExpert", "MergedLinear", "StackedExpert"]
+from asym_analysis.adapters.factorizations.pairs import Pair
+
+__all__ = [
+    "BlockDiagonalPair",
+    "BlockwisePair",
+    "FlatExpert",
+    "MergedLinear",
+    "SplitPair",
+    "StackedExpert",
+    "StackedPart",
+]
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,58 @@ class StackedExpert:
         """Return the expert's (A, B)."""
         A, B = tensors["A"], tensors["B"]
         return A.reshape(B.shape[0], -1, A.shape[-1])[self.expert], B[self.expert]
+
+
+@dataclass(frozen=True)
+class SplitPair:
+    """A fused projection whose parts have a pair each: A stacked, B block diagonal.
+
+    The parts are named ``A.0``, ``B.0``, ``A.1``, ... from the first rows of the projection to its last.
+
+    Examples
+    --------
+    >>> parts = {"A.0": torch.ones(1, 3), "B.0": torch.ones(2, 1), "A.1": torch.ones(1, 3), "B.1": torch.ones(4, 1)}
+    >>> A, B = SplitPair(2)(parts)
+    >>> A.shape, B.shape
+    (torch.Size([2, 3]), torch.Size([6, 2]))
+    """
+
+    count: int
+    pair: Pair = field(default_factory=Pair)
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B).
+
+        Raises
+        ------
+        ValueError
+            If a part has no pair.
+        """
+        if set(tensors) != {f"{factor}.{number}" for factor in "AB" for number in range(self.count)}:
+            raise ValueError("the pairs of a split projection are not all there")
+        pairs = [self.pair({f: tensors[f"{f}.{number}"] for f in "AB"}) for number in range(self.count)]
+        return torch.cat([A for A, _ in pairs]), torch.block_diag(*(B for _, B in pairs))
+
+
+@dataclass(frozen=True)
+class StackedPart:
+    """One part of a stack of pairs: the rows of A and the rows of B that belong to it.
+
+    Examples
+    --------
+    >>> A, B = StackedPart(1, 2, (4, 6))({"A": torch.arange(8.0).reshape(4, 2), "B": torch.arange(12.0).reshape(6, 2)})
+    >>> A[0].tolist(), B[0].tolist()
+    ([4.0, 5.0], [8.0, 9.0])
+    """
+
+    index: int
+    rank: int
+    rows: tuple[int, int]
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the part's (A, B)."""
+        first = self.index * self.rank
+        return tensors["A"][first : first + self.rank], tensors["B"][slice(*self.rows)]
 
 
 def _block_diagonal(stacked: Tensor, blocks: int) -> Tensor:

@@ -33,9 +33,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class DiagonalPair:
-    """B · diag(E) · A, the diagonal taken into A.
+    """B · diag(E) · A, the diagonal taken into A; or B · E · A, where E is a matrix.
 
-    AdaLoRA (Zhang et al., 2023, equation 3) trains E as singular values and zeroes those that it prunes.
+    AdaLoRA (Zhang et al., 2023, equation 3) trains E as singular values and zeroes those that it prunes; the code of
+    Zhu et al. (2024) has a matrix E.
 
     Examples
     --------
@@ -46,9 +47,10 @@ class DiagonalPair:
     """
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (diag(E) · A, B)."""
-        A = tensors["A"].flatten(1)
-        return tensors["E"].reshape(A.shape[0], 1) * A, tensors["B"].flatten(1)
+        """Return (diag(E) · A, B), or (E · A, B)."""
+        A, E = tensors["A"].flatten(1), tensors["E"]
+        middle = E @ A if E.shape == (A.shape[0], A.shape[0]) else E.reshape(A.shape[0], 1) * A
+        return middle, tensors["B"].flatten(1)
 
 
 @dataclass(frozen=True)

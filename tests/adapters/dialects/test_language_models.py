@@ -90,7 +90,6 @@ class TestLoralib:
             ("h.0.attn.lora.lora_A", "h.0.attn.lora.lora_B", "h.0.attn"),
             ("encoder.query_lora_A.weight", "encoder.query_lora_B.weight", "encoder.query"),
             ("blocks.0.attn.qkv.linear_a_q.weight", "blocks.0.attn.qkv.linear_b_q.weight", "blocks.0.attn.qkv.q"),
-            ("w_a_003", "w_b_003", "003"),
             ("3.lora_A", "3.lora_B", "3"),
             ("fc.parametrizations.weight.0.lora_A", "fc.parametrizations.weight.0.lora_B", "fc"),
             ("layer_0.q_proj.lora_layer.lora_A", "layer_0.q_proj.lora_layer.lora_B", "layer_0.q_proj"),
@@ -250,5 +249,10 @@ class TestLorasym:
         assert list(adapter.extras) == ["classifier.dense.weight"]
 
     def test_used_middle_matrix(self, read: Callable[..., Adapter]) -> None:
-        with pytest.raises(AdapterError, match="use_E"):
-            read(self.tensors(), {"peft_type": "LORASYM", "update_rule": {"use_E": True}})
+        """The released code applies B·E·A in training, and merges it."""
+        tensors = self.tensors()
+        E = tensors[f"base_model.model.{self.module}.lora_E.weight"]
+        rule = {"update_A": False, "update_B": True, "update_E": True, "use_E": True}
+        adapter = read(tensors, {"peft_type": "LORASYM", "r": 2, "lora_alpha": 8, "update_rule": rule})
+        torch.testing.assert_close(adapter[self.module].delta(), 4.0 * B @ E @ A)
+        assert adapter.source(self.module).trained == {"A", "B"}

@@ -10,7 +10,7 @@ from typing import Any
 from asym_analysis.adapters.dialects.patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["PeftConfig", "number_or_none"]
+__all__ = ["PeftConfig", "number_or_none", "with_alpha"]
 
 
 class PeftConfig:
@@ -117,6 +117,11 @@ class PeftConfig:
             "init_lora_weights": self.initialization,
         }
         return {key: value for key, value in named.items() if value is not None and value != ""}
+
+
+def with_alpha(values: Mapping[str, Any], alpha: float | int | None) -> Mapping[str, Any]:
+    """A config with this alpha for every module; the config as it is where alpha is None."""
+    return values if alpha is None else {**values, "lora_alpha": alpha, "alpha_pattern": {}}
 
 
 def number_or_none(values: Mapping[str, Any], *names: str) -> float | None:

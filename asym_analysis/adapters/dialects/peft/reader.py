@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.peft.config import PeftConfig
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, with_alpha
 from asym_analysis.adapters.dialects.peft.experts import add_experts, name_parameters
 from asym_analysis.adapters.dialects.peft.keys import PeftKey, module_name, parse_key
 from asym_analysis.adapters.dialects.peft.updates import add_module
@@ -44,7 +44,8 @@ class PeftDialect:
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Pair the factors of each module and scale them as PEFT does."""
         ledger = Ledger(checkpoint, self.name)
-        return read_peft(ledger, PeftConfig(checkpoint.config), self.in_features)
+        config = PeftConfig(with_alpha(checkpoint.config, checkpoint.alpha))
+        return read_peft(ledger, config, self.in_features or checkpoint.in_features)
 
 
 def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int] | None = None) -> Reading:

@@ -1,0 +1,398 @@
+"""The key grammar of a library as one value: how it names, turns and scales the two factors of an update."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from asym_analysis.adapters.checkpoint import Checkpoint, Reading
+from asym_analysis.adapters.dialects.ledger import GIVE_SCALE, Ledger
+from asym_analysis.adapters.dialects.peft.config import number_or_none
+from asym_analysis.adapters.factorizations.blocks import SplitPair, StackedExpert
+from asym_analysis.adapters.factorizations.module_source import Layout
+from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.adapters.module_names import projection_of
+from asym_analysis.errors import AdapterError, AdapterValueError
+
+__all__ = ["Facts", "Grammar", "Key", "PatternDialect"]
+
+_BASE_WEIGHT = re.compile(
+    r"(?:\.(?:linear|base|base_layer|original_layer|original_linear|original|orig|to_wrap|module))?"
+    r"(?:\.parametrizations\.weight\.original|\.(?:weight|bias|scale|scales|biases))$"
+)
+
+
+class Key(NamedTuple):
+    """A tensor's name, taken apart: the module that it belongs to and the part that it plays there."""
+
+    module: str
+    part: str
+
+
+class Facts:
+    """What a checkpoint says outside its tensors: its config, the declared files beside it, its header.
+
+    Parameters
+    ----------
+    checkpoint
+        The checkpoint.
+    files
+        Names of the config files to look into, after the config and before the header.
+
+    Examples
+    --------
+    >>> facts = Facts(Checkpoint({}, config={"model": {"lora_alpha": 16}}))
+    >>> facts.number("lora_alpha", "model/lora_alpha")
+    16.0
+    """
+
+    def __init__(self, checkpoint: Checkpoint, files: tuple[str, ...] = ()) -> None:
+        self._checkpoint = checkpoint
+        self._files = files
+        self.alpha = checkpoint.alpha
+
+    def _places(self) -> Iterator[Mapping[str, Any]]:
+        yield self._checkpoint.config
+        for file in self._files:
+            yield self._checkpoint.beside(file)
+        yield self._checkpoint.header
+
+    def at(self, *paths: str) -> Any:
+        """The first entry that is given, of several paths such as ``"model/lora_alpha"``; None where there is none."""
+        for place in self._places():
+            for path in paths:
+                value: Any = place
+                for step in path.split("/"):
+                    value = value.get(step) if isinstance(value, Mapping) else None
+                if value is not None:
+                    return value
+        return None
+
+    def number(self, *paths: str) -> float | None:
+        """The first entry that is given, as a number.
+
+        Raises
+        ------
+        AdapterError
+            If it is no finite number.
+        """
+        value = self.at(*paths)
+        return None if value is None else number_or_none({paths[0]: value}, paths[0])
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Where a file keeps the two factors of each update, which way round they are, and how they are scaled.
+
+    The libraries that this package knows and a file of your own are described alike. Patterns are regular expressions
+    that match the whole name of a tensor; their group ``module``, or their first group, is the module's name, and
+    pairs the factors. A group ``split`` is the number of a pair, where the parts of a fused projection have one each.
+
+    Parameters
+    ----------
+    A, B
+        Patterns of the two factors.
+    transposed
+        The factors that the file keeps the other way round, ``"A"``, ``"B"`` or ``"AB"``: A as (d_in, rank), B as
+        (rank, d_out). ``"auto"`` reads it from the shapes of all pairs together.
+    alpha
+        A number, or the pattern of the tensor that holds each module's alpha. None: see `alpha_at`.
+    rank_stabilized
+        True for the scale alpha / sqrt(rank) instead of alpha / rank.
+    name
+        The name of the dialect, for messages and `load_adapter(dialect=...)`.
+    magnitude
+        Pattern of DoRA's magnitude.
+    refused
+        Pattern -> reason, for tensors of an update that cannot be read.
+    module
+        Gives the module's name from the match of a pattern, where the first group is not that name.
+    alpha_at, scale_at, rank_at
+        Where the config, a file of `config_names` or the header has the alpha, the whole factor of B·A, and the rank:
+        paths such as ``"model/lora_alpha"``, the first that is there; ``{module}`` in a path of the rank stands for the
+        module's name. A rank that differs from the tensors' means that the config belongs to another file.
+    default_scale
+        The scale where the library's config is there (`rank_at`) but gives no alpha. None: it is assumed to be 1.
+    zero_alpha
+        True where the library takes an alpha of 0 for the rank.
+    known_as
+        What to keep of the config: key of the metadata -> paths.
+    config_names
+        Files beside the weights, JSON or YAML, that the library writes.
+    experts
+        True where a pair of three dimensions belongs to a stack of experts: one module for each.
+    embeddings
+        Pattern of the projections whose weight the model stores as (d_in, d_out).
+    embeddings_transposed
+        `transposed` for these, where it differs.
+    requires
+        Paths that must be in the config for a checkpoint to be recognized.
+    whole_file
+        True where every tensor must match for a checkpoint to be recognized.
+    doubt
+        Paths, all of which are in configs whose scale is uncertain, and why.
+    hint
+        What is known of the scale of files that do not record it.
+
+    Raises
+    ------
+    AdapterError
+        If a pattern is no regular expression, or names no module; if `transposed` names anything but A and B.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from asym_analysis.adapters.adapter import TensorSource
+    >>> tensors = {"net/q/left": torch.ones(5, 2), "net/q/right": torch.ones(2, 3)}
+    >>> sources = {name: TensorSource(tuple(t.shape), "float32", t.clone) for name, t in tensors.items()}
+    >>> grammar = Grammar(A="(.*)/left", B="(.*)/right", transposed="AB", alpha=4)
+    >>> grammar.read(Checkpoint(sources)).modules["net/q"].scaling
+    2.0
+    """
+
+    A: str
+    B: str
+    transposed: str = ""
+    alpha: float | int | str | None = None
+    rank_stabilized: bool = False
+    name: str = "patterns"
+    magnitude: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    module: Callable[[re.Match[str]], str] | None = None
+    alpha_at: tuple[str, ...] = ()
+    scale_at: tuple[str, ...] = ()
+    rank_at: tuple[str, ...] = ()
+    default_scale: float | None = None
+    zero_alpha: bool = False
+    known_as: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    config_names: tuple[str, ...] = ()
+    experts: bool = False
+    embeddings: str | None = None
+    embeddings_transposed: str | None = None
+    requires: tuple[str, ...] = ()
+    whole_file: bool = False
+    doubt: tuple[tuple[str, ...], str] | None = None
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.transposed != "auto" and set(self.transposed) - {"A", "B"}:
+            raise AdapterError(f"transposed is {self.transposed!r}: name the factors A, B or both, or write 'auto'")
+        for pattern in self._patterns.values():
+            _compiled(pattern)
+
+    @property
+    def _patterns(self) -> dict[str, str]:
+        named = {"A": self.A, "B": self.B, "alpha": self.alpha, "magnitude": self.magnitude}
+        return {part: pattern for part, pattern in named.items() if isinstance(pattern, str)}
+
+    def key(self, tensor: str) -> Key | None:
+        """Take a tensor's name apart; None where it names no part of an update."""
+        for part, pattern in self._patterns.items():
+            found = _compiled(pattern).fullmatch(tensor)
+            if found is None:
+                continue
+            groups = found.groupdict()
+            module = self.module(found) if self.module else groups["module"] if "module" in groups else found[1]
+            split = groups.get("split")
+            return Key(module, part if split is None else f"{part}.{int(split)}")
+        return None
+
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a factor is named as in this grammar (each, for a grammar of whole files)."""
+        facts = Facts(checkpoint)
+        if any(facts.at(path) is None for path in self.requires):
+            return False
+        factors = ((key := self.key(tensor)) is not None and key.part[0] in "AB" for tensor in checkpoint.tensors)
+        return bool(checkpoint.tensors) and (all(factors) if self.whole_file else any(factors))
+
+    def read(self, checkpoint: Checkpoint) -> Reading:
+        """Pair the factors of each module, scale them, and account for every other tensor.
+
+        Raises
+        ------
+        AdapterError
+            If no pair can be formed.
+        """
+        ledger, facts = Ledger(checkpoint, self.name), Facts(checkpoint, self.config_names)
+        groups: dict[str, dict[str, str]] = {}
+        rest = []
+        for tensor in checkpoint.tensors:
+            reason = next((why for pattern, why in self.refused.items() if re.fullmatch(pattern, tensor)), None)
+            key = None if reason else self.key(tensor)
+            if reason is not None:
+                ledger.refuse(tensor, reason)
+            elif key is None:
+                rest.append(tensor)
+            elif key.part in groups.setdefault(key.module, {}):
+                ledger.refuse(tensor, f"a second {key.part} of {key.module}")
+            else:
+                groups[key.module][key.part] = tensor
+        _account_for(ledger, rest, groups)
+        ledger.require_both(groups)
+        turned = _orientation(ledger, groups) if self.transposed == "auto" else self.transposed
+        for module, parts in groups.items():
+            try:
+                self.add(ledger, facts, module, dict(parts), turned)
+            except AdapterValueError as error:
+                ledger.refuse(parts.values(), f"{module}: {error}")
+        self.say_scale(ledger, facts)
+        return ledger.reading({key: value for key, paths in self.known_as.items() if (value := facts.at(*paths))})
+
+    def add(self, ledger: Ledger, facts: Facts, module: str, parts: dict[str, str], turned: str) -> None:
+        """Add the update of one module.
+
+        Parameters
+        ----------
+        parts
+            Part -> tensor's name.
+        turned
+            The factors that the file keeps the other way round.
+
+        Raises
+        ------
+        AdapterValueError
+            If the parts make no update.
+        """
+        alpha = parts.pop("alpha", None)
+        also = [alpha] if alpha is not None else []
+        embedding = self.embeddings is not None and re.fullmatch(self.embeddings, projection_of(module)) is not None
+        if embedding and self.embeddings_transposed is not None:
+            turned = self.embeddings_transposed
+        pair = Pair("A" in turned, "B" in turned)
+        if any("." in part for part in parts):
+            count = sum(part.startswith("A.") for part in parts)
+            rank = _rank(ledger, {"A": parts.get("A.0", ""), "B": parts.get("B.0", "")}, turned)
+            ledger.add(module, parts, SplitPair(count, pair), self.scale(ledger, facts, module, rank, alpha), also=also)
+            return
+        A, B = _shapes(ledger, parts)
+        if self.experts and len(B) == 3:
+            scaling = self.scale(ledger, facts, module, B[-1], alpha)
+            for expert in range(B[0]):
+                ledger.add(f"{module}.{expert}", parts, StackedExpert(expert), scaling, also=also)
+            return
+        convolution = (B[0], *A[1:]) if len(A) > 2 and not turned else None
+        layout = Layout(convolution, stored_transposed=embedding)
+        scaling = self.scale(ledger, facts, module, _rank(ledger, parts, turned), alpha)
+        ledger.add(module, parts, pair, scaling, layout=layout, also=also)
+
+    def scale(self, ledger: Ledger, facts: Facts, module: str, rank: int, alpha: str | None = None) -> float:
+        """The number that multiplies B·A.
+
+        Parameters
+        ----------
+        rank
+            The rank that the tensors have.
+        alpha
+            Name of the tensor that holds the module's alpha.
+
+        Raises
+        ------
+        AdapterValueError
+            If the config gives another rank, or the module's alpha is missing.
+        """
+        value = facts.alpha
+        if value is None:
+            whole = facts.number(*self.scale_at)
+            if whole is not None:
+                return whole
+            expected = facts.number(*(path.format(module=module) for path in self.rank_at))
+            if expected is not None and expected != rank:
+                raise AdapterValueError(
+                    f"the tensors have rank {rank}, the config says {expected:g}: the scale is unknown"
+                )
+            value = ledger.number(alpha) if alpha is not None else self.recorded_alpha(facts)
+        if value is None and isinstance(self.alpha, str):
+            raise AdapterValueError("no tensor matches the pattern of its alpha")
+        if value is None or (value == 0 and self.zero_alpha):
+            return 1.0 if self.default_scale is None else self.default_scale
+        return value / (math.sqrt(rank) if self.rank_stabilized else rank)
+
+    def recorded_alpha(self, facts: Facts) -> float | None:
+        """The alpha of the grammar or of the config."""
+        return float(self.alpha) if isinstance(self.alpha, int | float) else facts.number(*self.alpha_at)
+
+    def say_scale(self, ledger: Ledger, facts: Facts) -> None:
+        """Record where the scales come from, and what is assumed of them."""
+        if facts.number(*self.scale_at) is not None or self.recorded_alpha(facts) is not None:
+            ledger.scaling_from("given" if isinstance(self.alpha, int | float) else "adapter config")
+            if self.doubt is not None and all(facts.at(path) is not None for path in self.doubt[0]):
+                ledger.assume("scale", self.doubt[1], GIVE_SCALE)
+        elif isinstance(self.alpha, str):
+            ledger.scaling_from("alpha of each module")
+        elif self.default_scale is not None and facts.number(*self.rank_at) is not None:
+            ledger.scaling_from(f"{self.default_scale:g}: the config gives no alpha")
+        else:
+            ledger.scaling_from("1: no alpha is recorded", recorded=False, hint=self.hint)
+
+
+#: The grammar of a file that no known library wrote, under the name that users know.
+PatternDialect = Grammar
+
+
+def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, object]) -> None:
+    """Say of tensors beside the factors whether they were trained: not so in the state dict of a whole model."""
+    whole_model = any(_BASE_WEIGHT.sub("", tensor) in groups for tensor in rest)
+    for tensor in rest:
+        if _BASE_WEIGHT.sub("", tensor) in groups:
+            ledger.ignore(tensor, "frozen base weight of an adapted module")
+        elif whole_model:
+            ledger.ignore(tensor, "the file is the state dict of a whole model, and does not say what else was trained")
+        else:
+            ledger.keep(tensor, tensor, "trained beside the adapter")
+
+
+def _shapes(ledger: Ledger, parts: Mapping[str, str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    missing = [part for part in "AB" if part not in parts]
+    if missing:
+        raise AdapterValueError(f"{', '.join(parts) or 'alpha'} without {' and '.join(missing)}")
+    A, B = (ledger.tensors[parts[part]].shape for part in "AB")
+    if len(A) < 2 or len(B) < 2 or 0 in A + B:
+        raise AdapterValueError(f"A {A} and B {B} are no matrices")
+    return A, B
+
+
+def _rank(ledger: Ledger, parts: Mapping[str, str], turned: str) -> int:
+    A, _ = _shapes(ledger, {part: tensor for part, tensor in parts.items() if tensor})
+    return A[-1] if "A" in turned else A[0]
+
+
+def _orientation(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> str:
+    """The factors that are kept the other way round, by what multiplies with the smaller rank in most pairs.
+
+    A square weight's factors multiply both ways, of which one would have a rank as large as the weight.
+    """
+    votes = [0, 0]
+    open_pairs = 0
+    for parts in groups.values():
+        if not {"A", "B"} <= parts.keys():
+            continue
+        A, B = (ledger.tensors[parts[part]].shape for part in "AB")
+        if len(A) != 2 or len(B) != 2:
+            continue
+        upright, turned = A[0] == B[1], A[1] == B[0]
+        if upright and turned and A[0] == A[1]:
+            open_pairs += 1
+        elif upright or turned:
+            votes[int(turned and (not upright or A[1] < A[0]))] += 1
+    if open_pairs and not any(votes):
+        ledger.assume(
+            "orientation",
+            "A as (rank, d_in) and B as (d_out, rank), since every pair multiplies either way round",
+            "give dialect=PatternDialect(A=..., B=..., transposed='AB') to load_adapter for the other way round",
+        )
+    return "AB" if votes[1] > votes[0] else ""
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise AdapterError(f"the pattern {pattern!r} is no regular expression: {error}") from error
+    if not compiled.groups:
+        raise AdapterError(f"the pattern {pattern!r} has no group for the module's name: write (?P<module>.+)")
+    return compiled
