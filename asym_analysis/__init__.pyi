@@ -2,6 +2,7 @@
 
 from .adapters.adapter import Adapter as Adapter
 from .adapters.adapter_set import AdapterSet as AdapterSet
+from .adapters.base_weights import BaseWeights as BaseWeights
 from .adapters.dialects import PatternDialect as PatternDialect
 from .adapters.load import load_adapter as load_adapter
 from .adapters.load import load_adapters as load_adapters

@@ -32,6 +32,14 @@ NOT_ADAPTERS = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|training_args|trainer_state|initial|.*_optimizer|tokenizer.*)\.\w+$"
 )
 MOST_FOLDERS = 12
+# Configs of trainers that write no adapter_config.json; a dialect reads them with `Checkpoint.beside`.
+BESIDE = (
+    "hyperparameters.yaml",
+    "model_config.yaml",
+    "lit_config.json",
+    "torchtune_config.yaml",
+    "adapter_config.yaml",
+)
 CONFIG, INITIAL = "adapter_config.json", "initial.safetensors"
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})$")
 MLX_STEP = re.compile(r"(\d{1,18})_adapters\.(?:safetensors|npz)$")

@@ -26,9 +26,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_weights import Base, as_base
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
-from asym_analysis.alignment.base_weights import BaseWeights, weight_svd
+from asym_analysis.alignment.weight_svd import weight_svd
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 
@@ -79,7 +80,7 @@ class IntruderDimensions(Result):
 
 def intruder_dimensions(
     adapter: Adapter,
-    base: str | os.PathLike[str] | Mapping[str, Tensor] | BaseWeights,
+    base: Base,
     *,
     top_k: int = 10,
     threshold: float = 0.5,
@@ -97,7 +98,7 @@ def intruder_dimensions(
     adapter
         DoRA modules are refused, since their change of the weight is not of low rank.
     base
-        What `BaseWeights` reads: a folder, a file, a hub id or a mapping.
+        What `BaseWeights` reads: a folder, a file, a hub id, an open model or a mapping.
     top_k
         Leading singular vectors examined in each module.
     threshold
@@ -125,7 +126,7 @@ def intruder_dimensions(
     """
     if top_k < 1 or not 0 < threshold <= 1:
         raise ValueError(f"top_k must be at least 1 and threshold in (0, 1], not {top_k} and {threshold}")
-    weights = base if isinstance(base, BaseWeights) else BaseWeights(base)
+    weights = as_base(base)
     frames, rows, refused = [], [], {}
     for module in tqdm(adapter, disable=not progress, desc="intruders", unit="module"):
         try:

@@ -130,8 +130,8 @@ def _coverage_warnings(adapters: AdapterSet) -> list[str]:
     if not missing.empty:
         example = missing.iloc[0]
         warnings.append(
-            f"{len(missing)} modules are missing in some adapters (first: {example['module']} in {example['name']}); "
-            "each pair was compared on the modules that both have."
+            f"{missing['module'].nunique()} modules are missing in some adapters (first: {example['module']} in "
+            f"{example['name']}); each pair was compared on the modules that both have."
         )
     return warnings
 
