@@ -14,8 +14,16 @@ __all__ = ["add_hadamard", "add_kronecker"]
 _HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b")
 
 
+Shape = tuple[int, ...]
+
+
 def add_hadamard(
-    ledger: Ledger, module: str, parts: Mapping[str, str], scaling: Callable[[int], float], also: tuple[str, ...] = ()
+    ledger: Ledger,
+    module: str,
+    parts: Mapping[str, str],
+    scaling: Callable[[int], float],
+    also: tuple[str, ...] = (),
+    weight_shape: Callable[[Shape | None], Shape | None] | None = None,
 ) -> None:
     """Add a LoHa update.
 
@@ -27,6 +35,8 @@ def add_hadamard(
         Scale for the rank of the two matrices.
     also
         Tensors that went into the scaling.
+    weight_shape
+        The weight's shape, from the one that the tensors show (None for a matrix), where more is known.
 
     Raises
     ------
@@ -40,10 +50,9 @@ def add_hadamard(
     shape = {part: ledger.tensors[tensor].shape for part, tensor in named.items()}
     if any(len(shape[part]) != 2 or 0 in shape[part] for part in _HADAMARD):
         raise AdapterValueError(f"LoHa of shapes {', '.join(f'{part} {shape[part]}' for part in _HADAMARD)}")
-    weight_shape = None
-    if "t1" in shape:
-        weight_shape = (*shape["w1_a"][1:2], *shape["w1_b"][1:2], *shape["t1"][2:])
-    ledger.add(module, named, HadamardPair(), scaling(shape["w1_b"][0]), layout=Layout(weight_shape), also=also)
+    shown = (*shape["w1_a"][1:2], *shape["w1_b"][1:2], *shape["t1"][2:]) if "t1" in shape else None
+    layout = Layout(shown if weight_shape is None else weight_shape(shown))
+    ledger.add(module, named, HadamardPair(), scaling(shape["w1_b"][0]), layout=layout, also=also)
 
 
 def add_kronecker(
@@ -52,6 +61,7 @@ def add_kronecker(
     parts: Mapping[str, str],
     scaling: Callable[[int | None], float],
     also: tuple[str, ...] = (),
+    weight_shape: Callable[[Shape | None], Shape | None] | None = None,
 ) -> None:
     """Add a LoKr update.
 
@@ -61,6 +71,8 @@ def add_kronecker(
         ``lokr_w1`` or ``lokr_w1_a`` and ``lokr_w1_b``, likewise for w2, ``lokr_t2`` -> tensor's name.
     scaling
         Scale for the rank, which is None where both matrices are given whole.
+    weight_shape
+        As for `add_hadamard`.
 
     Raises
     ------
@@ -77,7 +89,9 @@ def add_kronecker(
         raise AdapterValueError(f"LoKr of shapes {', '.join(f'{part} {shape[part]}' for part in named)}")
     # The core's first axis is the rank: with a core, w2_b is (rank, channels) like w1_b.
     rank = next((shape[part][0] for part in ("w1_b", "w2_b") if part in shape), None)
-    ledger.add(module, named, KroneckerPair(), scaling(rank), layout=Layout(_kronecker_shape(shape)), also=also)
+    shown = _kronecker_shape(shape)
+    layout = Layout(shown if weight_shape is None else weight_shape(shown))
+    ledger.add(module, named, KroneckerPair(), scaling(rank), layout=layout, also=also)
 
 
 def _kronecker_shape(shape: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:

@@ -7,34 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
+from asym_analysis.adapters.dialects.peft.refusals import REFUSED
+from asym_analysis.adapters.dialects.peft.tuners import KNOWN
 from asym_analysis.errors import NotAnAdapterError
 
 __all__ = ["NotLoraDialect"]
 
-_PROMPTS = "it learns virtual tokens and changes no weight, so there is nothing low-rank to analyse"
-_SCALES = "it rescales activations with one vector a layer; its change of a weight is diag(l)·W, which is not low rank"
-_ROTATES = "it multiplies the base weight by a trained orthogonal matrix instead of adding a low-rank one"
-_KINDS = {
-    "PROMPT_TUNING": ("prompt tuning", _PROMPTS),
-    "MULTITASK_PROMPT_TUNING": ("multitask prompt tuning", _PROMPTS),
-    "P_TUNING": ("P-tuning", _PROMPTS),
-    "PREFIX_TUNING": ("prefix tuning", _PROMPTS),
-    "CPT": ("context-aware prompt tuning", _PROMPTS),
-    "CARTRIDGE": ("a cartridge", _PROMPTS),
-    "ADAPTION_PROMPT": ("LLaMA-Adapter (adaption prompt)", _PROMPTS),
-    "IA3": ("IA3", _SCALES),
-    "LN_TUNING": ("layer-norm tuning", "it trains the norms' own parameters"),
-    "OFT": ("OFT", _ROTATES),
-    "BOFT": ("BOFT", _ROTATES),
-    "HRA": ("HRA", _ROTATES),
-    "TRAINABLE_TOKENS": ("trainable tokens", "it trains single rows of the embedding"),
-}
 _KEYS = (
-    (re.compile(r"(?:^|\.)prompt_embeddings$|prompt_encoder\."), *_KINDS["PROMPT_TUNING"]),
-    (re.compile(r"\.ia3_l(?:\.|$)|\.on_input$"), *_KINDS["IA3"]),
-    (re.compile(r"\.(?:oft_|boft_|hra_u)"), *_KINDS["OFT"]),
-    (re.compile(r"\.adaption_(?:prompt|gate)"), *_KINDS["ADAPTION_PROMPT"]),
-    (re.compile(r"trainable_tokens_delta"), *_KINDS["TRAINABLE_TOKENS"]),
+    (re.compile(r"(?:^|\.)prompt_embeddings$|prompt_encoder\."), *REFUSED["PROMPT_TUNING"]),
+    (re.compile(r"\.ia3_l(?:\.|$)|\.on_input$"), *REFUSED["IA3"]),
+    (re.compile(r"\.(?:oft_|boft_|hra_u)"), *REFUSED["OFT"]),
+    (re.compile(r"\.adaption_(?:prompt|gate)"), *REFUSED["ADAPTION_PROMPT"]),
+    (re.compile(r"trainable_tokens_delta"), *REFUSED["TRAINABLE_TOKENS"]),
     (
         re.compile(r"^<.+>$|^emb_params$|^string_to_param|^clip_[gl]$|^t5$"),
         "textual inversion",
@@ -72,13 +56,11 @@ class NotLoraDialect:
 
 def _kind(checkpoint: Checkpoint) -> tuple[str, str] | None:
     peft_type = str(checkpoint.config.get("peft_type") or "").upper()
-    if peft_type in _KINDS:
-        return _KINDS[peft_type]
     for pattern, kind, reason in _KEYS:
         if any(pattern.search(name) for name in checkpoint.tensors):
             return kind, reason
-    if peft_type not in ("", "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "DELORA", "GRALORA", "VBLORA", "LORASYM"):
-        return f"PEFT's {peft_type}", "its change of a weight is no product B·A that these tools could take apart"
+    if peft_type and peft_type not in KNOWN | {"LORASYM"}:
+        return f"PEFT's {peft_type}", "a method that this version does not know, so that its tensors cannot be read"
     return _full_checkpoint(checkpoint.tensors)
 
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DiagonalPair", "NormalizedPair", "Pair", "PooledPair", "whole"]
+__all__ = [
+    "DiagonalPair",
+    "InnerPair",
+    "NormalizedPair",
+    "Pair",
+    "PooledPair",
+    "RoutedPair",
+    "TiledPair",
+    "whole",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,64 @@ class DiagonalPair:
         A, E = tensors["A"].flatten(1), tensors["E"]
         middle = E @ A if E.shape == (A.shape[0], A.shape[0]) else E.reshape(A.shape[0], 1) * A
         return middle, tensors["B"].flatten(1)
+
+
+@dataclass(frozen=True)
+class InnerPair:
+    """B · R · A with a trained matrix R (rank, rank) between frozen factors, taken into A: LoRA-XS.
+
+    Bałazy et al. (2024). Parts: A (rank, d_in), R, B (d_out, rank).
+
+    Examples
+    --------
+    >>> A, B = InnerPair()({"A": torch.ones(1, 3), "R": torch.tensor([[2.0]]), "B": torch.ones(2, 1)})
+    >>> A.tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (R · A, B)."""
+        return tensors["R"] @ tensors["A"].flatten(1), tensors["B"].flatten(1)
+
+
+@dataclass(frozen=True)
+class RoutedPair:
+    """Lily with a single B, whose router then always chooses it: A (rank, d_in), B (rank, d_out).
+
+    Examples
+    --------
+    >>> A, B = RoutedPair()({"A": torch.ones(1, 3), "B": torch.ones(1, 2)})
+    >>> A.shape, B.shape
+    (torch.Size([1, 3]), torch.Size([2, 1]))
+    """
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B^T)."""
+        return tensors["A"], tensors["B"].mT
+
+
+@dataclass(frozen=True)
+class TiledPair:
+    """MiSS: one block (rank, d_out / copies) for all inputs, of which input j reads row j modulo the rank.
+
+    A is the identity repeated over the inputs (Kang and Yin, 2025, and PEFT's `MissLinear`).
+
+    Examples
+    --------
+    >>> A, B = TiledPair(d_in=3)({"block": torch.tensor([[1.0], [5.0]])})
+    >>> (B @ A).tolist()
+    [[1.0, 5.0, 1.0]]
+    """
+
+    d_in: int
+    copies: int = 1
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B)."""
+        block = tensors["block"]
+        rank = block.shape[0]
+        eye = torch.eye(rank, dtype=block.dtype, device=block.device)
+        return eye.repeat(1, -(-self.d_in // rank))[:, : self.d_in], block.repeat(1, self.copies).mT
 
 
 @dataclass(frozen=True)

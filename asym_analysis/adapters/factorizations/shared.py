@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["BankPair", "SharedPair", "regenerate_projections"]
+__all__ = ["BankPair", "IndexedPair", "ProjectedPair", "ScaledBases", "SharedPair", "regenerate_projections"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class SharedPair:
     """diag(b) · B · diag(d) · A, with the shared A and B cut to the module's size.
 
     Kopiczko, Blankevoort and Asano (2024), equation 2. Parts: A (rank, largest d_in), B (largest d_out, rank),
-    d (rank), b (d_out).
+    d (rank), b (d_out). With `halves`, d and A hold means and then as many log-variances, of which only the means
+    count: PVeRA, whose update is random in training and its mean when it is merged.
 
     Examples
     --------
@@ -29,10 +30,13 @@ class SharedPair:
     """
 
     d_in: int
+    halves: bool = False
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (diag(d) · A, diag(b) · B)."""
         d, b = tensors["d"], tensors["b"]
+        if self.halves:
+            d = d[: d.shape[0] // 2]
         A = tensors["A"][: d.shape[0], : self.d_in]
         B = tensors["B"][: b.shape[0], : d.shape[0]]
         return d[:, None] * A, b[:, None] * B
@@ -72,8 +76,77 @@ class BankPair:
         return (weights[..., None] * tensors["bank"][indices]).sum(-2)
 
 
+@dataclass(frozen=True)
+class ScaledBases:
+    """RandLoRA: a sum of random bases of full rank together, with a trained diagonal on both sides of each.
+
+    Albert et al. (2025), and PEFT's `RandLoraLayer`. Parts: A (rank, 1, largest smaller side), B (largest
+    larger side, bases, rank), lambda (rank, bases), gamma (bases, smaller side). The trained numbers act on the smaller
+    side of the update, so that A and B change places where the output is the smaller one.
+
+    Examples
+    --------
+    >>> parts = {"A": torch.ones(1, 1, 2), "B": torch.ones(3, 1, 1), "lambda": torch.tensor([[2.0]])}
+    >>> A, B = ScaledBases(d_out=3, d_in=2)(parts | {"gamma": torch.tensor([[1.0, 10.0]])})
+    >>> (B @ A)[0].tolist()
+    [2.0, 20.0]
+    """
+
+    d_out: int
+    d_in: int
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B)."""
+        small, large = sorted((self.d_in, self.d_out))
+        bases = tensors["gamma"].shape[0]
+        scaled = tensors["lambda"][:, :, None] * tensors["A"][:, :bases, :small] * tensors["gamma"][None]
+        reads, writes = scaled.flatten(0, 1), tensors["B"][:large, :bases].flatten(1)
+        return (reads, writes) if small == self.d_in else (writes.mT, reads.mT)
+
+
+@dataclass(frozen=True)
+class ProjectedPair:
+    """TinyLoRA: B · (sum of v_i P_i) · A, with a few trained numbers v between the base weight's singular vectors.
+
+    Parts: A (rank, d_in), B (d_out, rank), P (u, rank, rank), v (u) (PEFT's `TinyLoraLayer`).
+
+    Examples
+    --------
+    >>> parts = {"A": torch.ones(1, 2), "B": torch.ones(1, 1), "P": torch.tensor([[[2.0]], [[3.0]]])}
+    >>> A, B = ProjectedPair()(parts | {"v": torch.tensor([10.0, 1.0])})
+    >>> (B @ A).tolist()
+    [[23.0, 23.0]]
+    """
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (R · A, B)."""
+        return torch.einsum("i,ijk->jk", tensors["v"], tensors["P"]) @ tensors["A"], tensors["B"]
+
+
+@dataclass(frozen=True)
+class IndexedPair:
+    """Uni-LoRA: every entry of A and B is an entry of one trained vector, times a fixed scale.
+
+    Li et al. (2025), and PEFT's `UniLoraLayer`. Parts: theta (length), A_indices and A_scales (rank, d_in),
+    B_indices and B_scales (d_out, rank).
+
+    Examples
+    --------
+    >>> indices, scales = torch.tensor([[0, 1]]), torch.tensor([[1.0, 2.0]])
+    >>> parts = {"theta": torch.tensor([3.0, 5.0]), "A_indices": indices, "A_scales": scales}
+    >>> A, B = IndexedPair()(parts | {"B_indices": torch.tensor([[0]]), "B_scales": torch.ones(1, 1)})
+    >>> A.tolist(), B.tolist()
+    ([[3.0, 10.0]], [[3.0]])
+    """
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B)."""
+        A, B = (tensors["theta"][tensors[f"{which}_indices"].long()] * tensors[f"{which}_scales"] for which in "AB")
+        return A, B
+
+
 def regenerate_projections(
-    key: int, rank: int, d_in: int, d_out: int
+    key: int, shape_A: tuple[int, int], shape_B: tuple[int, int]
 ) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
     """The shared pair that PEFT drew from `projection_prng_key`, where the file leaves it out.
 
@@ -81,12 +154,12 @@ def regenerate_projections(
 
     Parameters
     ----------
-    d_in, d_out
-        The largest of all adapted modules: what was drawn depends on them.
+    shape_A, shape_B
+        Wide enough for the largest of all adapted modules: what was drawn depends on them.
 
     Examples
     --------
-    >>> A, B = regenerate_projections(key=0, rank=2, d_in=6, d_out=4)
+    >>> A, B = regenerate_projections(0, (2, 6), (4, 2))
     >>> A.shape, B.shape, bool(A.abs().max() <= 1.0)
     (torch.Size([2, 6]), torch.Size([4, 2]), True)
     """
@@ -96,4 +169,4 @@ def regenerate_projections(
         bound = math.sqrt(3.0) * math.sqrt(2.0) / math.sqrt(columns)
         return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
 
-    return draw(rank, d_in), draw(d_out, rank)
+    return draw(*shape_A), draw(*shape_B)

@@ -10,7 +10,10 @@ from typing import Any
 from asym_analysis.adapters.dialects.patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["PeftConfig", "number_or_none", "with_alpha"]
+__all__ = ["DEFAULT_ALPHA", "PeftConfig", "number_or_none", "with_alpha"]
+
+#: The alpha that PEFT takes where adapter_config.json names the tuner and gives none.
+DEFAULT_ALPHA = {"LORA": 8.0, "ADALORA": 8.0, "LOHA": 8.0, "LOKR": 8.0, "GRALORA": 64.0}
 
 
 class PeftConfig:
@@ -36,8 +39,9 @@ class PeftConfig:
 
     @cached_property
     def alpha(self) -> float | None:
-        """The alpha that holds where no pattern says otherwise; None where the config gives none."""
-        return number_or_none(self.values, "lora_alpha", "alpha")
+        """The alpha that holds where no pattern says otherwise; None where the config gives none and is not PEFT's."""
+        given = number_or_none(self.values, "lora_alpha", "alpha")
+        return DEFAULT_ALPHA.get(self.peft_type) if given is None else given
 
     @cached_property
     def rank(self) -> int | None:
@@ -47,7 +51,7 @@ class PeftConfig:
 
     @cached_property
     def initial_rank(self) -> float | None:
-        """The rank that AdaLoRA began with (12 by default, where the config is there but silent)."""
+        """The initial rank of AdaLoRA (12 by default, where the config is there but silent)."""
         return number_or_none(self.values, "init_r") or (12.0 if self.peft_type == "ADALORA" else None)
 
     @cached_property
@@ -99,6 +103,8 @@ class PeftConfig:
         """Where the scalings that were asked for come from, and what is uncertain about them."""
         if not self.records_alpha:
             return "1: no alpha is recorded"
+        if not len(self._alphas) and number_or_none(self.values, "lora_alpha", "alpha") is None:
+            return f"PEFT's default, alpha {self.alpha:g}: the adapter config gives none"
         if not self._overlaps:
             return "adapter config"
         return (

@@ -6,17 +6,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft.config import PeftConfig, with_alpha
 from asym_analysis.adapters.dialects.peft.experts import add_experts, name_parameters
 from asym_analysis.adapters.dialects.peft.keys import PeftKey, module_name, parse_key
-from asym_analysis.adapters.dialects.peft.updates import add_module
-from asym_analysis.adapters.dialects.peft.vera import add_vera
+from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
+from asym_analysis.adapters.dialects.peft.refusals import REFUSED, refuse_kind
+from asym_analysis.adapters.dialects.peft.tuners import tuner_of
+from asym_analysis.errors import AdapterValueError
 
 __all__ = ["PeftDialect", "read_peft"]
 
-_SHARED = frozenset({"vera_A", "vera_B", "vblora_vector_bank"})
+_ALONE = {
+    "unilora_theta_d": "the indices that spread it over the modules are not in the file (save_indices=False), and "
+    "drawing them again needs the model's modules in their order; save them with save_indices=True"
+}
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 
 
@@ -24,31 +31,49 @@ _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 class PeftDialect:
     """Checkpoints written by `PeftModel.save_pretrained`, or the state dict of a wrapped model.
 
-    LoRA with all its variants, DoRA, AdaLoRA, VeRA, LoHa and LoKr; several adapters in one file.
+    LoRA with all its variants, DoRA, AdaLoRA, VeRA, LoHa, LoKr and whatever else `tuners.TUNERS` lists; several
+    adapters in one file.
 
     Parameters
     ----------
     in_features
-        Pattern for the end of a module's name -> its input size: only for VeRA files, which do not record it.
+        Pattern for the end of a module's name -> its input size: only for VeRA, PVeRA, RandLoRA and MiSS, whose files
+        do not record it.
     """
 
     in_features: Mapping[str, int] = field(default_factory=dict)
     name = "peft"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether a tensor carries a part that only PEFT names."""
-        if checkpoint.config.get("peft_type"):
-            return any((key := parse_key(tensor)) is not None and key.part != "alpha" for tensor in checkpoint.tensors)
-        return any((key := parse_key(tensor)) is not None and _only_peft(key) for tensor in checkpoint.tensors)
+        """Say whether the config names one of PEFT's tuners, or a tensor carries a part that only PEFT names."""
+        kind = str(checkpoint.config.get("peft_type") or "").upper()
+        if kind in REFUSED:
+            return True
+        keys = [key for tensor in checkpoint.tensors if (key := parse_key(tensor)) is not None]
+        if kind:
+            return any(key.part != "alpha" for key in keys)
+        return any(_only_peft(key) for key in keys)
 
     def read(self, checkpoint: Checkpoint) -> Reading:
-        """Pair the factors of each module and scale them as PEFT does."""
-        ledger = Ledger(checkpoint, self.name)
+        """Pair the factors of each module and scale them as PEFT does.
+
+        Raises
+        ------
+        NotAnAdapterError
+            If the config names a tuner whose change of a weight is not read; the message says why.
+        """
         config = PeftConfig(with_alpha(checkpoint.config, checkpoint.alpha))
-        return read_peft(ledger, config, self.in_features or checkpoint.in_features)
+        refuse_kind(config.peft_type, checkpoint.source)
+        sizes = {**checkpoint.in_features, **self.in_features}
+        return read_peft(Ledger(checkpoint, self.name), config, sizes, getattr(checkpoint, "base", None))
 
 
-def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int] | None = None) -> Reading:
+def read_peft(
+    ledger: Ledger,
+    config: PeftConfig,
+    in_features: Mapping[str, int] | None = None,
+    base: Mapping[str, Tensor] | None = None,
+) -> Reading:
     """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own."""
     parsed = {key: parse_key(key) for key in ledger.tensors}
     adapters = {key.adapter for key in parsed.values() if key is not None}
@@ -59,12 +84,12 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
     for tensor, key in parsed.items():
         if key is None:
             rest.append(tensor)
-        elif key.leaf == "bias":
-            ledger.keep(tensor, f"{key.module}.lora_{key.part}.bias", f"bias of {key.part} of {key.module}")
-        elif key.part in _SHARED:
+        elif key.shared:
             shared.setdefault(key.part, tensor)
             if shared[key.part] != tensor:
                 ledger.ignore(tensor, f"the same shared tensor as {shared[key.part]}")
+        elif key.leaf == "bias":
+            ledger.keep(tensor, f"{key.module}.lora_{key.part}.bias", f"bias of {key.part} of {key.module}")
         else:
             module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
             groups.setdefault(module, {})[key.part] = tensor
@@ -75,27 +100,29 @@ def read_peft(ledger: Ledger, config: PeftConfig, in_features: Mapping[str, int]
     if config.values.get("bias") in ("all", "lora_only"):
         rest = _keep_biases(ledger, rest)
     _account_for(ledger, rest, groups, whole_model=any(adapters))
-    if any("d" in parts or "b" in parts for parts in groups.values()):
-        add_vera(ledger, config, groups, shared, in_features or {})
-    else:
-        _add_modules(ledger, config, groups, paths, shared)
+    _add_modules(PeftModel(ledger, config, groups, paths, shared, in_features or {}, base))
     ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
     return ledger.reading(config.metadata | _adapters(adapters))
 
 
-def _add_modules(
-    ledger: Ledger,
-    config: PeftConfig,
-    groups: Mapping[str, dict[str, str]],
-    paths: Mapping[str, str],
-    shared: Mapping[str, str],
-) -> None:
-    parameters = name_parameters(groups, ledger, config)
-    for module, parts in groups.items():
-        if module in parameters:
-            add_experts(ledger, config, parameters[module], paths[module], parts)
+def _add_modules(model: PeftModel) -> None:
+    parameters = name_parameters(model.groups, model.ledger, model.config)
+    for name, parts in model.groups.items():
+        module = PeftModule(model, name)
+        try:
+            if name in parameters:
+                add_experts(model.ledger, model.config, parameters[name], module.path, parts)
+            else:
+                tuner_of(parts).add(module)
+        except AdapterValueError as error:
+            model.ledger.refuse(parts.values(), f"{name}: {error}")
+    for part, tensor in model.shared.items():
+        if model.groups:
+            model.ledger.share(tensor, f"{part} of every module")
         else:
-            add_module(ledger, config, module, paths[module], parts, shared)
+            model.ledger.refuse(
+                tensor, f"{part} alone: {_ALONE.get(part, 'the modules that use it are not in the file')}"
+            )
 
 
 def _keep_biases(ledger: Ledger, rest: list[str]) -> list[str]:

@@ -1,58 +1,31 @@
-"""Which factorization the tensors of one module call for, and at which scale: every low-rank tuner of PEFT."""
+"""LoRA with its variants, AdaLoRA, and LyCORIS's two products as PEFT names them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
 from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
-from asym_analysis.adapters.dialects.peft.tuners import add_bank, add_blockwise, add_normalized
+from asym_analysis.adapters.dialects.peft.module import PeftModule
 from asym_analysis.adapters.factorizations.blocks import BlockDiagonalPair, MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
-from asym_analysis.adapters.factorizations.pairs import DiagonalPair, Pair, PooledPair
+from asym_analysis.adapters.factorizations.pairs import DiagonalPair, InnerPair, Pair, PooledPair
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["add_module"]
+__all__ = ["add_loha", "add_lokr", "add_lora"]
 
 
-def add_module(
-    ledger: Ledger,
-    config: PeftConfig,
-    module: str,
-    path: str,
-    parts: Mapping[str, str],
-    shared: Mapping[str, str],
-) -> None:
-    """Add the update that a module's tensors make, or refuse them with the reason.
+def add_lora(module: PeftModule) -> None:
+    """Add a pair: LoRA, DoRA, LoRA-XS, KaSA, QA-LoRA, block-diagonal LoRA, AdaLoRA.
 
-    Parameters
-    ----------
-    path
-        The module's name as the config's patterns see it.
-    parts
-        Part, as `parse_key` names it, -> tensor's name.
-    shared
-        The same for tensors that all modules share.
+    Raises
+    ------
+    AdapterValueError
+        If a factor is missing, or the two do not multiply.
     """
-    try:
-        if any(part.startswith("hada_") for part in parts):
-            add_hadamard(ledger, module, parts, lambda rank: config.scaling(path, rank))
-        elif any(part.startswith("lokr_") for part in parts):
-            add_kronecker(ledger, module, parts, lambda rank: config.scaling(path, rank or config.rank_of(path) or 1))
-        elif any(part.startswith("delora_") for part in parts):
-            add_normalized(ledger, module, parts)
-        elif any(part.startswith("gralora_") for part in parts):
-            add_blockwise(ledger, config, module, parts)
-        elif any(part.startswith("vblora_") for part in parts):
-            add_bank(ledger, config, module, parts, shared)
-        else:
-            _add_pair(ledger, config, module, path, dict(parts))
-    except AdapterValueError as error:
-        ledger.refuse(parts.values(), f"{module}: {error}")
-
-
-def _add_pair(ledger: Ledger, config: PeftConfig, module: str, path: str, parts: dict[str, str]) -> None:
+    parts = dict(module.parts)
+    ledger, config = module.ledger, module.config
     embedding = "embedding_A" in parts or "embedding_B" in parts
     if embedding:
         parts = {part.removeprefix("embedding_"): tensor for part, tensor in parts.items()}
@@ -61,19 +34,56 @@ def _add_pair(ledger: Ledger, config: PeftConfig, module: str, path: str, parts:
         raise AdapterValueError(f"{have} without {lack}")
     ranknum, alpha = parts.pop("ranknum", None), parts.pop("alpha", None)
     A, B = ledger.tensors[parts["A"]].shape, ledger.tensors[parts["B"]].shape
+    if "E" in parts and config.peft_type != "LORA" and len(A) == len(B) == 2 and A[0] == B[1] == 0:
+        pruned = [*parts.values(), *(tensor for tensor in (ranknum, alpha) if tensor is not None)]
+        ledger.ignore(pruned, "AdaLoRA pruned this module to rank 0: its update is zero")
+        return
     if len(A) < 2 or len(B) < 2 or 0 in A + B:
         raise AdapterValueError(f"A {A} and B {B} are no matrices: shards of DeepSpeed ZeRO-3 or FSDP, not gathered")
-    if "E" in parts and config.peft_type != "LORA":
-        scaling = _adalora_scaling(ledger, config, ranknum)
-        factorize: Factorization = DiagonalPair()
+    frozen: tuple[str, ...] = ()
+    if "R" in parts:
+        scaling, frozen = config.scaling(module.path, A[0]), ("A", "B")
+        factorize: Factorization = InnerPair()
+    elif "E" in parts and config.peft_type != "LORA":
+        scaling = _adalora_scaling(module, ranknum)
+        factorize = DiagonalPair()
     else:
-        factorize, rank = _factorization(config, path, A, B, diagonal="E" in parts)
-        scaling = config.scaling(path, rank) if alpha is None else ledger.number(alpha) / rank
+        factorize, rank = _factorization(config, module.path, A, B, diagonal="E" in parts)
+        scaling = config.scaling(module.path, rank) if alpha is None else ledger.number(alpha) / rank
     weight_shape = (B[0], *A[1:]) if len(A) > 2 else None
     layout = Layout(weight_shape, stored_transposed=weight_shape is None and (embedding or config.fan_in_fan_out))
     also = [tensor for tensor in (ranknum, alpha) if tensor is not None]
     trained = frozenset("A") if config.initialization == "mica" else None
-    ledger.add(module, parts, factorize, scaling, layout=layout, trained=trained, also=also)
+    module.add(parts, factorize, scaling, layout=layout, trained=trained, also=also, frozen=frozen)
+
+
+def add_loha(module: PeftModule) -> None:
+    """Add a LoHa update."""
+
+    def scaling(rank: int) -> float:
+        return module.config.scaling(module.path, rank)
+
+    add_hadamard(module.ledger, module.name, module.parts, scaling, weight_shape=partial(_weight_shape, module))
+
+
+def add_lokr(module: PeftModule) -> None:
+    """Add a LoKr update, which is scaled by the config's rank where both matrices are whole."""
+
+    def scaling(rank: int | None) -> float:
+        return module.config.scaling(module.path, rank or module.config.rank_of(module.path) or 1)
+
+    add_kronecker(module.ledger, module.name, module.parts, scaling, weight_shape=partial(_weight_shape, module))
+
+
+def _weight_shape(module: PeftModule, shown: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The base weight's shape where it is no matrix: the base model's, or what the tensors show."""
+    if module.base_shape is not None and len(module.base_shape) > 2:
+        return module.base_shape
+    if shown is not None and len(shown) == 4 and shown[2] > shown[3] == 1:
+        kernel = f"that of one-dimensional convolutions where a kernel is written as (k, 1), as in {module.name}"
+        module.ledger.assume("layout", kernel, "give base=, the base model")
+        return shown[:3]
+    return shown
 
 
 def _factorization(
@@ -110,10 +120,11 @@ def _block_diagonal(blocks: Mapping[str, object], path: str) -> BlockDiagonalPai
     return BlockDiagonalPair(b_blocks=count if targeted("target_modules_bd_b") else 1)
 
 
-def _adalora_scaling(ledger: Ledger, config: PeftConfig, ranknum: str | None) -> float:
+def _adalora_scaling(module: PeftModule, ranknum: str | None) -> float:
     # AdaLoRA divides by the rank that training began with, also where it pruned since: PEFT never changes ranknum.
-    rank = ledger.number(ranknum) if ranknum is not None else config.initial_rank
+    config = module.config
+    rank = module.ledger.number(ranknum) if ranknum is not None else config.initial_rank
     if rank is None:
-        raise AdapterValueError("AdaLoRA's scale needs init_r, the rank it began with: adapter_config.json is missing")
+        raise AdapterValueError("AdaLoRA's scale needs its initial rank, init_r: adapter_config.json is missing")
     alpha = config.alpha if config.alpha is not None and config.alpha > 0 else rank
     return alpha / (rank + 1e-5)
