@@ -18,12 +18,14 @@ from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["Facts", "Grammar", "Key", "PatternDialect"]
+__all__ = ["EMBEDDINGS", "Facts", "Grammar", "Key", "PatternDialect"]
 
 _BASE_WEIGHT = re.compile(
     r"(?:\.(?:linear|base|base_layer|original_layer|original_linear|original|orig|to_wrap|module))?"
     r"(?:\.parametrizations\.weight\.original|\.(?:weight|bias|scale|scales|biases))$"
 )
+#: Names of embeddings, whose weight is stored as (tokens, width): for `Grammar.embeddings`.
+EMBEDDINGS = "embed_tokens|wte|embeddings?|word_embeddings|tok_embeddings"
 
 
 class Key(NamedTuple):
@@ -376,7 +378,7 @@ def _orientation(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> str
         upright, turned = A[0] == B[1], A[1] == B[0]
         if upright and turned and A[0] == A[1]:
             open_pairs += 1
-        elif upright or turned:
+        elif upright or (turned and not (A[0] < A[1] and A[0] % B[1] == 0)):  # the latter is a merged projection
             votes[int(turned and (not upright or A[1] < A[0]))] += 1
     if open_pairs and not any(votes):
         ledger.assume(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from asym_analysis.adapters.dialects.grammar import Grammar
+from asym_analysis.adapters.dialects.grammar import EMBEDDINGS, Grammar
 
 __all__ = ["CLIP_LORA", "CLONEOFSIMO", "CLONEOFSIMO_LIST", "GGUF", "MLX", "MLX_VLM", "NEMO", "SAM_LORA", "TORCHTUNE"]
 
@@ -73,8 +73,6 @@ GGUF = Grammar(
     embeddings_transposed="A",
 )
 
-_MLX_EMBEDDINGS = "embed_tokens|wte|embeddings?|word_embeddings|tok_embeddings"
-
 #: mlx-lm and mlx-examples: `....lora_a` (d_in, rank) and `....lora_b` (rank, d_out), a list of pairs for a fused
 #: projection, DoRA's `m`; stacks of experts are (experts, rank, d_in) and (experts, d_out, rank).
 MLX = Grammar(
@@ -88,7 +86,7 @@ MLX = Grammar(
     scale_at=("lora_parameters/scale", "scale"),
     known_as={"base_model": ("model",), "seed": ("seed",)},
     experts=True,
-    embeddings=_MLX_EMBEDDINGS,
+    embeddings=EMBEDDINGS,
     doubt=(
         ("lora_layers", "lora_parameters/alpha"),
         "the recorded scale alone, though mlx-lm from April to June 2024 multiplied it by alpha / rank",
@@ -103,7 +101,7 @@ MLX_VLM = Grammar(
     B=r"(.+)\.(?:B|lora_b)",
     transposed="AB",
     scale_at=("alpha",),
-    embeddings=_MLX_EMBEDDINGS,
+    embeddings=EMBEDDINGS,
     requires=("rank", "alpha"),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.dialects.grammar import Facts, Grammar, Key
+from asym_analysis.adapters.dialects.grammar import EMBEDDINGS, Facts, Grammar, Key
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.factorizations.blocks import MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Layout
@@ -139,6 +139,7 @@ LORALIB = LoralibGrammar(
     A=r"(.+)\.lora_A",
     B=r"(.+)\.lora_B",
     transposed="auto",
+    embeddings=EMBEDDINGS,
     alpha_at=_paths("lora_alpha", "alpha"),
     rank_at=_paths("r", "rank", "lora_r"),
 )
