@@ -4,6 +4,7 @@ from .adapters.adapter import Adapter as Adapter
 from .adapters.adapter_set import AdapterSet as AdapterSet
 from .adapters.base_weights import BaseWeights as BaseWeights
 from .adapters.dialects import PatternDialect as PatternDialect
+from .adapters.dialects import PeftDialect as PeftDialect
 from .adapters.load import load_adapter as load_adapter
 from .adapters.load import load_adapters as load_adapters
 from .adapters.low_rank_update import LowRankUpdate as LowRankUpdate

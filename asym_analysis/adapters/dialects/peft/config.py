@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from asym_analysis.adapters.dialects.patterns import Patterns
+from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["DEFAULT_ALPHA", "PeftConfig", "number_or_none", "with_alpha"]

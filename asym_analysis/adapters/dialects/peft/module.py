@@ -11,10 +11,10 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Part
 from asym_analysis.adapters.dialects.ledger import Ledger
-from asym_analysis.adapters.dialects.patterns import Patterns
 from asym_analysis.adapters.dialects.peft.config import PeftConfig
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
 from asym_analysis.adapters.module_names import projection_of
+from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["PeftModel", "PeftModule"]
