@@ -35,8 +35,8 @@ from .finetuning.results.claims import paper_results as paper_results
 from .finetuning.results.scores import score_variants as score_variants
 from .finetuning.train import finetune as finetune
 from .finetuning.variants import Variant as Variant
+from .least_squares.comparison import compare_theory as compare_theory
 from .least_squares.problem import LeastSquaresProblem as LeastSquaresProblem
-from .least_squares.simulation import compare_theory as compare_theory
 from .least_squares.simulation import simulate as simulate
 from .least_squares.theory import asymmetry_index as asymmetry_index
 from .least_squares.theory import expected_loss as expected_loss

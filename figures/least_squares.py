@@ -17,8 +17,7 @@ from asym_analysis.least_squares import (
     sweep,
     synthetic_problem,
 )
-from asym_analysis.plots.least_squares import plot_least_squares
-from asym_analysis.plots.regimes import plot_regimes
+from asym_analysis.plots.least_squares import theory_and_simulation
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 
 
@@ -29,24 +28,23 @@ def draw_least_squares(folder: Path) -> None:
     dimensions = {d: synthetic_problem(isotropic(d), 64) for d in (16, 32, 64, 128, 256)}
     noisy = synthetic_problem(isotropic(32), 32, noise_variance=0.03)
     tables = [
-        ("rank", compare_theory(power, [1, 2, 4, 8, 16, 32], draws=400), "a  power law i$^{-1}$, 128 x 128"),
-        ("exponent", sweep("exponent", exponents, 8, draws=400), "b  rank 8, 128 x 128"),
-        ("d_in", sweep("d_in", dimensions, 8, draws=400), "c  isotropic, rank 8, 64 outputs"),
+        (compare_theory(power, [1, 2, 4, 8, 16, 32], draws=400), "a  power law i$^{-1}$, 128 x 128"),
+        (sweep("exponent", exponents, 8, draws=400), "b  rank 8, 128 x 128"),
+        (sweep("d_in", dimensions, 8, draws=400), "c  isotropic, rank 8, 64 outputs"),
         (
-            "samples",
             compare_finite_samples(noisy, 4, [10, 14, 20, 26, 38, 48, 64, 128, 256], draws=300),
             "d  isotropic, rank 4, 32 x 32",
         ),
     ]
     with styled():
         figure, axes = plt.subplots(2, 2, figsize=(DOUBLE_COLUMN, 5.0))
-        for ax, (x, table, title) in zip(axes.flat, tables, strict=True):
-            plot_least_squares(table, x, ax)
+        for ax, (result, title) in zip(axes.flat, tables, strict=True):
+            result.plot(ax)
             ax.get_legend().remove()
             ax.set_title(title, loc="left")
         axes[1, 1].set_xticks([16, 32, 64, 128, 256], ["16", "32", "64", "128", "256"])
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        handles = [*axes[0, 0].get_legend_handles_labels()[0], *theory_and_simulation()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=5)
     save_figure(figure, folder / "least_squares")
     plt.close(figure)
 
@@ -55,14 +53,12 @@ def draw_regimes(folder: Path) -> None:
     """Who wins over spectrum and alignment, for a square weight and for one with more inputs than outputs."""
     exponents, alignments = np.linspace(0.1, 2.0, 15).tolist(), np.linspace(-1.0, 2.0, 16).tolist()
     shapes = [(64, 64), (128, 32)]
-    tables = [
-        regime_map(d_in, d_out, 4, exponents=exponents, alignments=alignments, draws=100) for d_in, d_out in shapes
-    ]
-    limit = max(float(np.abs(np.log2(table["index"])).max()) for table in tables)
+    maps = [regime_map(d_in, d_out, 4, exponents=exponents, alignments=alignments, draws=100) for d_in, d_out in shapes]
+    limit = max(float(np.abs(np.log2(result.frame["index"])).max()) for result in maps)
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.9))
-        for ax, table in zip(axes, tables, strict=True):
-            plot_regimes(table, ax, limit=limit)
+        for ax, result in zip(axes, maps, strict=True):
+            result.plot(ax, limit=limit)
     save_figure(figure, folder / "regimes")
     plt.close(figure)
 

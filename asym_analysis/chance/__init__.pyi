@@ -3,6 +3,7 @@
 from .first_step import mean_sketch_overlap as mean_sketch_overlap
 from .haar import captured_energy_moments as captured_energy_moments
 from .haar import rotated_trace_moments as rotated_trace_moments
+from .noise_spectrum import top_noise_energy as top_noise_energy
 from .noisy_fit import gaussian_channel_information as gaussian_channel_information
 from .null import BetaNull as BetaNull
 from .null import Null as Null

@@ -60,8 +60,19 @@ class Retention:
     def gain_variance(self, gram: Float[np.ndarray, "d d"]) -> float:
         """Variance of the gain Tr[K P] over random A, where K = M^T M in the basis of the input components.
 
-        Exact for a flat spectrum, to leading order otherwise (measured: the standard deviation is within 10% for power
-        laws and spikes at rank 2 and more; it is too small when few directions stand far above all others).
+        Exact for a flat spectrum, to leading order otherwise. Measured: the standard deviation is within 10% for power
+        laws and for spikes of 10 at rank 2 and more; it can be half the true value where few directions stand far above
+        all others (.014 for .027 with spikes of 1,000 to 10,000).
+
+        Parameters
+        ----------
+        gram
+            K, shape (d, d), in the order of `spectrum`.
+
+        Returns
+        -------
+        float
+            The variance.
 
         Notes
         -----

@@ -115,25 +115,21 @@ def simulate(
         )
     frame = frame_of(found)
 
-    def draw() -> Any:
-        from asym_analysis.plots.least_squares import plot_least_squares
-
-        return plot_least_squares(found, x="rank" if sizes is None else "samples")
-
     title = f"least squares, {spectrum.value} inputs, d_in {d_in}, d_out {d_out}"
     table = Table("losses", frame, title, _SHOWN, _MEANING, most_rows=200)
-    return call.deliver(found, table, figures={"least_squares": draw})
+    return call.deliver(found, table, figures={"least_squares": found.plot})
 
 
 def _validate(call: Call, draws: int, seed: int) -> int:
     from asym_analysis.least_squares import validate
 
-    found = validate(draws, seed, progress=call.tell if call.progress else None)
+    found = validate(draws, seed, progress=call.progress)
     frame = frame_of(found)
     agreeing = int(frame["agrees"].sum())
     verdict = f"{agreeing} of {len(frame)} settings agree within their stated error and three standard errors"
     call.note(verdict)
-    code = call.deliver(found, Table("losses", frame, "closed forms against simulation", _SHOWN, most_rows=200))
+    table = Table("losses", frame, "closed forms against simulation", _SHOWN, most_rows=200)
+    code = call.deliver(found, table, figures={"validation": found.plot})
     return INPUT_ERROR if agreeing < len(frame) else code
 
 

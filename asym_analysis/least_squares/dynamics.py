@@ -1,8 +1,10 @@
-"""Gradient descent with one factor frozen: its rate, its path, and what the scale of the frozen factor does to it."""
+"""Gradient descent with one factor frozen: its path, and what the scale of the frozen factor does to it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,18 +13,51 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asym_analysis.least_squares.problem import LeastSquaresProblem
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["condition_number", "descent_path", "initialization_scales"]
+__all__ = ["InitializationScales", "LossPath", "descent_path", "initialization_scales"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LossPath(TableResult):
+    """Expected loss along training.
+
+    Attributes
+    ----------
+    frame
+        `step` (0 is before the first), `tuned` (the factor that the step trained), `loss` (squared outputs),
+        `gain_fraction` (of the signal).
+    settings
+        `along` ("gradient step" or "half-step"), `limit` (the loss that the path tends to), the arguments, and
+        versions.
+    """
+
+    _plot: ClassVar[str | None] = "fits:plot_loss_path"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InitializationScales(TableResult):
+    """What the scale of each frozen factor does to the learning rate of the other.
+
+    Attributes
+    ----------
+    frame
+        `factor, initialization`, `norm` (root mean square of a row of A or a column of B, relative to orthonormal),
+        `gradient_descent_multiplier`, `adam_multiplier`.
+    settings
+        The arguments, and versions.
+    """
 
 
 def descent_path(
     problem: LeastSquaresProblem,
     *,
-    learning_rate: float,
+    learning_rate: float | int,
     steps: int,
     A: Float[Tensor, "rank d_in"] | None = None,
     B: Float[Tensor, "d_out rank"] | None = None,
-) -> Float[np.ndarray, " steps_and_one"]:
+) -> LossPath:
     """Loss along gradient descent from zero on the factor that is not given, in closed form.
 
     Parameters
@@ -32,30 +67,36 @@ def descent_path(
     learning_rate, steps
         Of plain gradient descent.
     A, B
-        The frozen factor: give one of the two.
+        The frozen factor, shape (rank, d_in) or (d_out, rank): give one of the two.
 
     Returns
     -------
-    array
-        Losses before the first step and after each of `steps` steps.
+    LossPath
+        `step, tuned, loss, gain_fraction`, before the first step and after each. A learning rate above two over the
+        largest curvature makes the loss grow without limit; `limit` is then infinite.
 
     Raises
     ------
     ValueError
-        Both factors or neither are given.
+        Both factors or neither are given, or a number is out of range.
 
     Notes
     -----
-    Theory notes, section 6.5: B_t = B* (I - (I - eta Q covariance Q^T)^t), so the loss decays along the eigenvectors of
-    Q covariance Q^T. With B = U frozen it decays along pairs of an input component and an eigenvector of U^T U, at the
-    product of the two eigenvalues.
+    B_t = B* (I - (I - eta Q covariance Q^T)^t), so the loss decays along the eigenvectors of Q covariance Q^T. With B =
+    U frozen it decays along pairs of an input component and an eigenvector of U^T U, at the product of the two
+    eigenvalues.
+
+    References
+    ----------
+    docs/theory.md, section 6.5.
 
     Examples
     --------
     >>> problem = LeastSquaresProblem(torch.eye(2), torch.ones(2))
-    >>> descent_path(problem, learning_rate=0.5, steps=2, A=torch.tensor([[1.0, 0.0]])).tolist()
+    >>> descent_path(problem, learning_rate=0.5, steps=2, A=torch.tensor([[1.0, 0.0]])).frame.loss.tolist()
     [2.0, 1.25, 1.0625]
     """
+    learning_rate, steps = finite(learning_rate, "learning_rate", above=0), whole(steps, "steps", least=0)
     times = torch.arange(steps + 1, dtype=torch.float64)
     if (A is None) == (B is None):
         raise ValueError("give the frozen factor: either A or B")
@@ -72,81 +113,92 @@ def descent_path(
     # Every direction decays on its own: its part of the loss shrinks by (1 - eta · rate)^2 a step.
     decay = (1 - learning_rate * rates).abs()[None, :] ** (2 * times[:, None])
     floor = problem.irreducible + max(0.0, problem.signal - float(energy.sum()))
-    return (floor + decay.to(energy) @ energy).cpu().numpy()
+    losses = (floor + decay.to(energy) @ energy).cpu().numpy()
+    grows = bool(((learning_rate * rates > 2) & (energy > 0)).any())
+    settings = settings_of(
+        along="gradient step",
+        limit=math.inf if grows else floor + float(energy[rates <= 0].sum()),
+        problem=problem.description,
+        learning_rate=learning_rate,
+        steps=steps,
+        frozen="B" if A is None else "A",
+        rank=int(scales.shape[0]),
+    )
+    return path_of(problem, losses, ["A" if A is None else "B"] * (steps + 1), settings)
 
 
-def condition_number(
-    problem: LeastSquaresProblem,
-    *,
-    A: Float[Tensor, "rank d_in"] | None = None,
-    B: Float[Tensor, "d_out rank"] | None = None,
-) -> float:
-    """Condition number of the training problem when that factor is frozen: steps needed grow in proportion.
+def path_of(
+    problem: LeastSquaresProblem, losses: Float[np.ndarray, " steps"], tuned: list[str], settings: dict
+) -> LossPath:
+    """The path of these losses.
 
-    A frozen A leaves the r x r sketch A covariance A^T, a random one of which is far better conditioned than the
-    covariance; a frozen orthonormal B leaves the covariance's own condition number. Directions without variance do not
-    count.
+    Parameters
+    ----------
+    problem, losses, tuned, settings
+        The problem; the loss and the trained factor at each step; the settings of the result.
 
-    Notes
-    -----
-    Theory notes, section 6.5.
-
-    Examples
-    --------
-    >>> problem = LeastSquaresProblem(torch.eye(2), torch.tensor([4.0, 1.0]))
-    >>> condition_number(problem, B=torch.eye(2)), condition_number(problem, A=torch.ones(1, 2))
-    (4.0, 1.0)
+    Returns
+    -------
+    LossPath
+        See there.
     """
-    if (A is None) == (B is None):
-        raise ValueError("give the frozen factor: either A or B")
-    if A is not None:
-        scales = torch.linalg.svdvals(A.to(problem.delta) @ problem.eigenvectors * problem.eigenvalues.sqrt())
-        kept = scales[scales > scales[0] * 1e-12].square()
-        return float(kept[0] / kept[-1])
-    assert B is not None
-    scales = torch.linalg.svdvals(B.to(problem.delta)).square()
-    kept = problem.eigenvalues[problem.eigenvalues > 0]
-    return float(scales[0] / scales[-1] * kept[0] / kept[-1])
+    signal = problem.signal
+    gains = (signal - (losses - problem.irreducible)) / signal if signal > 0 else np.full(len(losses), math.nan)
+    frame = pd.DataFrame({"step": np.arange(len(losses)), "tuned": tuned, "loss": losses, "gain_fraction": gains})
+    return LossPath(frame, settings)
 
 
-def initialization_scales(d_out: int, rank: int) -> pd.DataFrame:
+def initialization_scales(d_out: int, rank: int) -> InitializationScales:
     """What the scale of each frozen factor does to the learning rate of the other.
 
     A frozen factor c times orthonormal multiplies the effective step of gradient descent by c^2, and of Adam (whose
     steps do not shrink with the gradient) by c. Kaiming-uniform draws on a B of shape (d_out, rank) are the large ones:
     the fan-in is the rank. Compare runs at equal effective steps before blaming the random subspace.
 
+    Parameters
+    ----------
+    d_out, rank
+        Shape of B.
+
     Returns
     -------
-    DataFrame
-        `factor, initialization`, `norm` (root mean square of a row of A or a column of B, relative to orthonormal),
-        `gradient_descent_multiplier`, `adam_multiplier`.
+    InitializationScales
+        `factor, initialization, norm, gradient_descent_multiplier, adam_multiplier`, as described there.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive.
 
     Notes
     -----
-    Theory notes, sections 1.5 and 6.5 (torch's `kaiming_uniform_(a=sqrt(5))`: entries uniform on +-1/sqrt(fan_in)).
-    That this explains the poor results of a frozen Kaiming B in the paper is a hypothesis of those notes.
+    torch's `kaiming_uniform_(a=sqrt(5))` draws entries uniform on +-1/sqrt(fan_in). That its scale explains the poor
+    results of a frozen Kaiming B in the paper is a hypothesis.
+
+    References
+    ----------
+    docs/theory.md, sections 1.5 and 6.5.
 
     Examples
     --------
-    >>> initialization_scales(1024, 8).round(3).gradient_descent_multiplier.tolist()
+    >>> initialization_scales(1024, 8).frame.round(3).gradient_descent_multiplier.tolist()
     [1.0, 0.333, 1.0, 42.667]
     """
+    d_out, rank = whole(d_out, "d_out", least=1), whole(rank, "rank", least=1)
     norms = {
         ("A", "orthonormal"): 1.0,
         ("A", "kaiming"): math.sqrt(1 / 3),
         ("B", "orthonormal"): 1.0,
         ("B", "kaiming"): math.sqrt(d_out / (3 * rank)),
     }
-    return pd.DataFrame(
-        [
-            {
-                "factor": factor,
-                "initialization": name,
-                "norm": norm,
-                "gradient_descent_multiplier": norm**2,
-                "adam_multiplier": norm,
-            }
-            for (factor, name), norm in norms.items()
-        ]
-    )
+    rows = [
+        {
+            "factor": factor,
+            "initialization": name,
+            "norm": norm,
+            "gradient_descent_multiplier": norm**2,
+            "adam_multiplier": norm,
+        }
+        for (factor, name), norm in norms.items()
+    ]
+    return InitializationScales(pd.DataFrame(rows), settings_of(d_out=d_out, rank=rank))

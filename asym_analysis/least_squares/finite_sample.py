@@ -11,17 +11,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from asym_analysis.chance.noise_spectrum import top_noise_energy
 from asym_analysis.chance.retention import effective_dimension_penalty
-from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned
+from asym_analysis.least_squares.arguments import TunedChoice, each_tuned, whole_numbers
+from asym_analysis.least_squares.comparison import TheoryComparison, agreement
+from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.least_squares.theory import expected_loss
+from asym_analysis.results import settings_of
+from asym_analysis.vocabulary import Tuned, whole
 
-__all__ = [
-    "FiniteSampleLoss",
-    "compare_finite_samples",
-    "expected_finite_sample_loss",
-    "expected_generalization_gap",
-    "head_to_head",
-]
+__all__ = ["FiniteSampleLoss", "compare_finite_samples", "expected_finite_sample_loss"]
+
+WEAKEST_SIGNAL = 4.0  # least squared singular value of the update, in units of the largest of the noise
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class FiniteSampleLoss:
     Attributes
     ----------
     mean
-        Over the samples and the random frozen factor; infinity where the fit has no finite mean.
+        Over the samples and the random frozen factor (squared outputs); infinity where the fit has no finite mean, NaN
+        where the method is "cannot tell".
     population
         The same with infinitely many samples.
     error
         Stated error of `mean`; zero where exact.
     method
-        "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in 1/n) or
-        "no finite mean".
+        "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in 1/n), "no finite
+        mean", or "cannot tell" (joint training where the update does not stand above the noise).
     """
 
     mean: float
@@ -59,9 +61,14 @@ def expected_finite_sample_loss(
     rank, samples
         Of the update, and of the training set.
     tuned
-        "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of U^T y on x, exact
-        for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic covariance);
-        "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
+        The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of
+        U^T y on x, exact for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic
+        covariance); "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
+
+    Returns
+    -------
+    FiniteSampleLoss
+        With its stated error, and how it is known.
 
     Raises
     ------
@@ -71,13 +78,20 @@ def expected_finite_sample_loss(
 
     Notes
     -----
-    Theory notes, section 6.4. With r = rank, n = samples, L the population loss:
-    B: L (1 + r / (n-r-1)), since the misfit acts as further noise. A: L + r noise_variance d_in / (n-d_in-1).
+    With r = rank, n = samples, p = rank of the covariance, L the population loss:
+    B: L (1 + r / (n-r-1)), since the misfit acts as further noise. A: L + r noise_variance p / (n-p-1).
     A, least norm, covariance = I: L + (1 - n/d_in) |U^T delta|^2 + r noise_variance n / (d_in-n-1). Other covariances:
     the deterministic equivalent of Hastie, Montanari, Rosset and Tibshirani (2022), "Surprises in high-dimensional
-    ridgeless least squares interpolation" (recalled), checked here by simulation.
-    Both: L + noise_variance r (d_in + d_out - r) / n. The stated errors of the last two are their next order, an
-    estimate that held wherever it was simulated.
+    ridgeless least squares interpolation" (arXiv:1903.08560), checked here by simulation.
+    Both, with k the rank of the update: L + (noise_variance / n) [k (p + d_out - k) + E], where E is the expected
+    energy of the r - k largest singular values of a (p-k) x (d_out-k) matrix of standard noise: the r - k directions
+    that the update does not fill fit the strongest noise. It needs the update's smallest singular value to stand above
+    the noise, s_k^2 > 4 noise_variance (sqrt(p) + sqrt(d_out))^2 / n; below that it cannot tell. The stated errors of
+    the last two methods are their next order, an estimate that held wherever it was simulated.
+
+    References
+    ----------
+    docs/theory.md, section 6.4.
 
     Examples
     --------
@@ -85,7 +99,9 @@ def expected_finite_sample_loss(
     >>> expected_finite_sample_loss(problem, 1, 12, "B").mean  # 3 times 1.1
     3.3...
     """
-    _check_samples(problem, samples)
+    samples = whole(samples, "samples", least=1)
+    if problem.floor > 0:
+        raise ValueError("the finite-sample formulas need the right bias: this problem has a frozen-bias floor")
     expected = expected_loss(problem, rank, tuned)
     if tuned == "B":
         effective_rank = min(rank, problem.covariance_rank)
@@ -94,131 +110,86 @@ def expected_finite_sample_loss(
         multiplier = 1 + effective_rank / (samples - effective_rank - 1)
         method = expected.method if expected.method == "deterministic equivalent" else "exact"
         return FiniteSampleLoss(expected.mean * multiplier, expected.mean, expected.error * multiplier, method)
-    excess, error, method = _excess(problem, rank, samples, tuned)
+    excess, error, method = (_joint_excess if tuned == "both" else _excess_of_A)(problem, rank, samples)
     return FiniteSampleLoss(expected.mean + excess, expected.mean, error, method)
-
-
-def expected_generalization_gap(problem: LeastSquaresProblem, rank: int, samples: int, tuned: Tuned) -> float:
-    """Exact expected loss on new data minus expected loss on the training data, for "A" or "B".
-
-    Independent noise added to the trained factor changes both by the same amount, so this is also the gap of the noisy
-    fits of `noisy_information`.
-
-    Raises
-    ------
-    ValueError
-        `tuned` is "both", or too few samples for a finite mean.
-
-    Notes
-    -----
-    Derived from the training losses L (1 - r/n) and L - r noise_variance d_in / n.
-
-    Examples
-    --------
-    >>> problem = LeastSquaresProblem(torch.eye(2), torch.ones(2), 1.0)
-    >>> expected_generalization_gap(problem, 1, 12, "B")  # 3 times (1/10 + 1/12)
-    0.55
-    """
-    _check_samples(problem, samples)
-    if tuned == "both":
-        raise ValueError('the exact gap is known for tuned="A" and tuned="B" alone')
-    regressors = min(rank, problem.covariance_rank) if tuned == "B" else problem.covariance_rank
-    if samples <= regressors + 1:
-        raise ValueError(f"{samples} samples do not give {regressors} regressors a finite expected loss")
-    factor = regressors / (samples - regressors - 1) + regressors / samples
-    scale = expected_loss(problem, rank, tuned).mean if tuned == "B" else rank * problem.noise_variance
-    return scale * factor
-
-
-def head_to_head(
-    problem: LeastSquaresProblem, rank: int, samples: Sequence[int], noise_variances: Sequence[float]
-) -> pd.DataFrame:
-    """Which factor to freeze, over training-set sizes and noise levels.
-
-    Returns
-    -------
-    DataFrame
-        `samples, noise_variance, loss_A_tuned, loss_B_tuned, winner`: the factor to tune, "A" or "B", or "tie".
-
-    Notes
-    -----
-    Theory notes, section 6.4: at large n tuning B pays r L / n, tuning A pays r d_in noise_variance / n; tuning B needs
-    n > r, tuning A needs n > d_in. So even isotropic inputs have a winner, and it changes with n and with the noise.
-
-    Examples
-    --------
-    >>> problem = LeastSquaresProblem(torch.eye(20), torch.ones(20))
-    >>> head_to_head(problem, 4, [30, 1000], [1.0]).winner.tolist()
-    ['B', 'A']
-    """
-    rows = []
-    for noise in noise_variances:
-        noisy = LeastSquaresProblem(problem.delta, problem.covariance, noise, floor=problem.floor)
-        for count in samples:
-            loss_A, loss_B = (expected_finite_sample_loss(noisy, rank, count, way).mean for way in ("A", "B"))
-            tie = loss_A == loss_B or math.isclose(loss_A, loss_B, rel_tol=1e-12)
-            rows.append(
-                {
-                    "samples": count,
-                    "noise_variance": float(noise),
-                    "loss_A_tuned": loss_A,
-                    "loss_B_tuned": loss_B,
-                    "winner": "tie" if tie else ("A" if loss_A < loss_B else "B"),
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def compare_finite_samples(
     problem: LeastSquaresProblem,
     rank: int,
-    samples: Sequence[int],
+    samples: int | Sequence[int],
     *,
-    tuned: Sequence[Tuned] = ("A", "B"),
+    tuned: TunedChoice = ("A", "B"),
     draws: int = 400,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> TheoryComparison:
     """Fit fresh Gaussian data sets with fresh random factors, and put the theory beside the measured losses.
+
+    Parameters
+    ----------
+    problem, rank
+        As in `expected_finite_sample_loss`.
+    samples
+        Sizes of the training set, one or several.
+    tuned
+        The trained factors: "A", "B", "both" or several of them.
+    draws, seed
+        Data sets for each row, and the seed.
 
     Returns
     -------
-    DataFrame
-        `samples, tuned, rank, draws, seed, theory, stated_error, method, loss, standard_error, difference, z, agrees`
-        as in `compare_theory`. Rows whose theory is infinite are left out.
+    TheoryComparison
+        Columns `samples, tuned, rank, draws, seed, theory, stated_error, method, loss, standard_error, difference,
+        tolerance, z, agrees`. Rows whose theory is infinite or cannot tell are left out.
+
+    Raises
+    ------
+    ValueError
+        As `expected_finite_sample_loss`, or where no row is left.
 
     Examples
     --------
     >>> problem = LeastSquaresProblem(torch.eye(6), torch.ones(6), 0.5)
-    >>> compare_finite_samples(problem, 2, [20], draws=300).agrees.all().item()
+    >>> compare_finite_samples(problem, 2, 20, draws=300).frame.agrees.all().item()
     True
     """
+    sizes, choices = whole_numbers(samples, "samples"), each_tuned(tuned)
+    draws, seed = whole(draws, "draws", least=2), whole(seed, "seed", least=0)
     rows = []
-    for count in samples:
-        for way in tuned:
-            expected = expected_finite_sample_loss(problem, rank, count, way)
+    for count in sizes:
+        for choice in choices:
+            expected = expected_finite_sample_loss(problem, rank, count, choice)
             if not math.isfinite(expected.mean):
                 continue
-            losses = _simulated_losses(problem, rank, count, way, draws, np.random.default_rng([seed, count]))
-            error = float(losses.std()) / math.sqrt(draws)
-            difference = float(losses.mean()) - expected.mean
+            losses = _simulated_losses(problem, rank, count, choice, draws, np.random.default_rng([seed, count]))
+            mean, error = float(losses.mean()), float(losses.std()) / math.sqrt(draws)
             rows.append(
                 {
                     "samples": count,
-                    "tuned": way,
+                    "tuned": choice,
                     "rank": rank,
                     "draws": draws,
                     "seed": seed,
                     "theory": expected.mean,
                     "stated_error": expected.error,
                     "method": expected.method,
-                    "loss": float(losses.mean()),
+                    "loss": mean,
                     "standard_error": error,
-                    "difference": difference,
-                    "z": difference / error if error > 0 else math.nan,
-                    "agrees": bool(abs(difference) <= expected.error + 3 * error + 1e-9 * expected.mean),
                 }
+                | agreement(mean, expected.mean, expected.error, error, 1e-9 * expected.mean)
             )
-    return pd.DataFrame(rows)
+    if not rows:
+        raise ValueError(f"no size among {sizes} has a finite expected loss; give more samples")
+    settings = settings_of(
+        along="samples",
+        problem=problem.description,
+        rank=rank,
+        samples=sizes,
+        tuned=list(choices),
+        draws=draws,
+        seed=seed,
+    )
+    return TheoryComparison(pd.DataFrame(rows), settings)
 
 
 def _simulated_losses(
@@ -251,23 +222,28 @@ def _reduced_rank_fit(inputs: Tensor, outputs: Tensor, rank: int) -> tuple[Tenso
     return directions, directions.T @ full
 
 
-def _check_samples(problem: LeastSquaresProblem, samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; give at least one")
-    if problem.floor > 0:
-        raise ValueError("the finite-sample formulas need the right bias: this problem has a frozen-bias floor")
+def _joint_excess(problem: LeastSquaresProblem, rank: int, samples: int) -> tuple[float, float, str]:
+    """Loss added by estimating both factors, its stated error, and how it is known."""
+    squares = problem.singular_values.square()
+    filled = int((squares > 1e-18 * squares[0]).sum())
+    if filled > rank:
+        raise ValueError(f"the update has a rank above {rank}; the rate of joint training is only known up to it")
+    regressors, outputs = problem.covariance_rank, problem.d_out
+    unit = problem.noise_variance / samples
+    # The largest squared singular value of the noise in the fit, over the smallest of the update.
+    ratio = unit * (math.sqrt(regressors) + math.sqrt(outputs)) ** 2 / float(squares[filled - 1]) if filled else 0.0
+    if samples <= regressors + 1 or ratio * WEAKEST_SIGNAL > 1:
+        return math.nan, math.nan, "cannot tell"
+    spare, spare_error = top_noise_energy(regressors - filled, outputs - filled, rank - filled)
+    excess = unit * (filled * (regressors + outputs - filled) + spare)
+    # The next order is relatively of the size of (regressors and outputs) / samples, and of noise over signal.
+    error = excess * min(1.0, (regressors + outputs) / samples + ratio) + unit * 3 * spare_error
+    return excess, error, "asymptotic"
 
 
-def _excess(problem: LeastSquaresProblem, rank: int, samples: int, tuned: Tuned) -> tuple[float, float, str]:
-    """Loss added by estimating A ("A") or both factors ("both"), its stated error, and how it is known."""
-    noise = problem.noise_variance
-    regressors = problem.covariance_rank
-    if tuned == "both":
-        if int((problem.singular_values > 1e-9 * problem.singular_values[0]).sum()) > rank:
-            raise ValueError(f"the update has a rank above {rank}; the rate of joint training is only known up to it")
-        excess = noise * rank * (regressors + problem.d_out - rank) / samples
-        # The next order is relatively of the size of (regressors and outputs) / samples.
-        return excess, excess * min(1.0, (regressors + problem.d_out) / samples), "asymptotic"
+def _excess_of_A(problem: LeastSquaresProblem, rank: int, samples: int) -> tuple[float, float, str]:
+    """Loss added by estimating A with B frozen, its stated error, and how it is known."""
+    noise, regressors = problem.noise_variance, problem.covariance_rank
     if samples > regressors + 1:
         return rank * noise * regressors / (samples - regressors - 1), 0.0, "exact"
     if samples >= regressors - 1:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,17 +14,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asym_analysis.chance.noisy_fit import gaussian_channel_information
+from asym_analysis.least_squares.arguments import whole_numbers
 from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import FACTORS, Factor, choose, finite, whole
 
-__all__ = ["information_against_gap", "noisy_fit_information"]
+__all__ = ["InformationAndGap", "information_against_gap", "noisy_fit_information"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InformationAndGap(TableResult):
+    """The information of noisy fits, the bound it gives, and the gap that the bound has to cover.
+
+    Attributes
+    ----------
+    frame
+        One row a training-set size and trained factor: `samples, tuned, rank, parameters` (trained numbers), `nats`
+        (mean over draws), `gap` (fresh minus training loss) with `gap_standard_error`, and `bound`: sqrt(nats / (2
+        samples)), Xu and Raginsky (2017) for a loss in [0, 1].
+    settings
+        The arguments, and versions.
+    """
+
+    _plot: ClassVar[str | None] = "fits:plot_information"
 
 
 def noisy_fit_information(
     problem: LeastSquaresProblem,
     inputs: Float[Tensor, "samples d_in"] | Float[np.ndarray, "samples d_in"],
     frozen: Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"],
-    tuned: Literal["A", "B"],
-    noise_scale: float,
+    tuned: Factor,
+    noise_scale: float | int,
 ) -> float:
     """Information, in nats, that a least-squares factor with added Gaussian noise carries about the outputs.
 
@@ -39,21 +60,31 @@ def noisy_fit_information(
     frozen
         A, shape (rank, d_in), when B is tuned; an orthonormal B, shape (d_out, rank), when A is tuned.
     tuned
-        "B" or "A".
+        The trained factor, "B" or "A".
     noise_scale
-        Standard deviation of the noise on every entry of the tuned factor.
+        Standard deviation of the noise on every entry of the trained factor; above 0.
+
+    Returns
+    -------
+    float
+        In nats.
 
     Raises
     ------
     ValueError
-        Fewer samples than regressors, or a noise scale that is not positive (the information is then infinite).
+        `tuned` is misspelled, there are fewer samples than regressors, or the noise scale is not positive (the
+        information is then infinite).
 
     Notes
     -----
-    Theory notes, section 6.8. B tuned, Z = inputs A^T, R the covariance over outputs of what Z leaves of y (misfit and
-    noise; for Gaussian inputs independent of Z): 1/2 ln det[I + R (x) (Z^T Z)^-1 / noise_scale^2]. A tuned:
+    B trained, Z = inputs A^T, R the covariance over outputs of what Z leaves of y (misfit and
+    noise; for Gaussian inputs independent of Z): 1/2 ln det[I + R (x) (Z^T Z)^-1 / noise_scale^2]. A trained:
     (r/2) ln det[I + noise_variance (X^T X)^-1 / noise_scale^2]. The information about inputs and outputs together is
     larger, by what W tells of the inputs alone; so the gap that it bounds is the one at fixed inputs.
+
+    References
+    ----------
+    docs/theory.md, section 6.8.
 
     Examples
     --------
@@ -62,6 +93,7 @@ def noisy_fit_information(
     >>> round(noisy_fit_information(problem, inputs, torch.ones(1, 1), "A", 0.5), 4)  # ln(2) / 2
     0.3466
     """
+    choose(tuned, FACTORS, "tuned")
     X = torch.as_tensor(inputs).to(problem.delta)
     fixed = torch.as_tensor(frozen).to(problem.delta)
     if tuned == "B":
@@ -77,45 +109,57 @@ def noisy_fit_information(
 def information_against_gap(
     problem: LeastSquaresProblem,
     rank: int,
-    samples: Sequence[int],
+    samples: int | Sequence[int],
     *,
-    noise_scale: float,
-    clip: float,
+    noise_scale: float | int,
+    clip: float | int,
     draws: int = 200,
     seed: int = 0,
-) -> pd.DataFrame:
-    """The exact information of noisy fits, the bound it feeds, and the gap that the bound has to cover.
+) -> InformationAndGap:
+    """The exact information of noisy fits, the bound it gives, and the gap that the bound has to cover.
 
-    For each training-set size and tuned factor: draws inputs, outputs and a random frozen factor, fits, adds noise, and
-    measures the loss min(|y - prediction|^2 / clip, 1), which lies in [0, 1], on the training outputs and on fresh
-    outputs at the same inputs (at the same projected inputs A x when B is tuned: the rest of x is then part of the
+    For each training-set size and trained factor: draws inputs, outputs and a random frozen factor, fits, adds noise,
+    and measures the loss min(|y - prediction|^2 / clip, 1), which lies in [0, 1], on the training outputs and on fresh
+    outputs at the same inputs (at the same projected inputs A x when B is trained: the rest of x is then part of the
     noise). The information is conditional on those inputs, and bounds this gap.
 
     Parameters
     ----------
-    problem, rank, samples, noise_scale
+    problem, rank, noise_scale
         As in `noisy_fit_information`.
+    samples
+        Sizes of the training set, one or several.
     clip
-        Squared error that counts as 1.
+        Squared error that counts as 1; above 0.
     draws, seed
         Data sets for each row, and the seed.
 
     Returns
     -------
-    DataFrame
-        `samples, tuned, rank, nats` (mean over draws), `gap, gap_standard_error` (fresh minus training loss), `bound`:
-        sqrt(nats / (2 samples)), Xu and Raginsky (2017) for a loss in [0, 1], and `parameters` that were trained.
+    InformationAndGap
+        `samples, tuned, rank, parameters, nats, gap, gap_standard_error, bound`, as described there.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range, or there are fewer samples than regressors.
+
+    References
+    ----------
+    docs/theory.md, sections 5.1 and 6.8.
 
     Examples
     --------
     >>> problem = LeastSquaresProblem(torch.eye(4), torch.ones(4), 1.0)
-    >>> table = information_against_gap(problem, 2, [40], noise_scale=0.1, clip=8.0, draws=50)
+    >>> table = information_against_gap(problem, 2, [40], noise_scale=0.1, clip=8.0, draws=50).frame
     >>> bool((table.gap < table.bound).all())
     True
     """
+    sizes, draws, seed = whole_numbers(samples, "samples"), whole(draws, "draws", least=2), whole(seed, "seed", least=0)
+    noise_scale, clip = finite(noise_scale, "noise_scale", above=0), finite(clip, "clip", above=0)
     rows = []
-    for count in samples:
-        for tuned in ("A", "B"):
+    for count in sizes:
+        for tuned in FACTORS:
             check_rank(problem, rank, tuned)
             rng = np.random.default_rng([seed, count, rank])
             measured = [_one_noisy_fit(problem, rank, count, tuned, noise_scale, clip, rng) for _ in range(draws)]
@@ -133,7 +177,16 @@ def information_against_gap(
                     "bound": math.sqrt(float(nats.mean()) / (2 * count)),
                 }
             )
-    return pd.DataFrame(rows)
+    settings = settings_of(
+        problem=problem.description,
+        rank=rank,
+        samples=sizes,
+        noise_scale=noise_scale,
+        clip=clip,
+        draws=draws,
+        seed=seed,
+    )
+    return InformationAndGap(pd.DataFrame(rows), settings)
 
 
 def _residual_covariance(problem: LeastSquaresProblem, A: Tensor) -> Float[Tensor, "d_out d_out"]:
@@ -145,7 +198,7 @@ def _one_noisy_fit(
     problem: LeastSquaresProblem,
     rank: int,
     samples: int,
-    tuned: Literal["A", "B"],
+    tuned: Factor,
     noise_scale: float,
     clip: float,
     rng: np.random.Generator,

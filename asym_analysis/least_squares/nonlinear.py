@@ -6,9 +6,10 @@ No theorem covers these; the linear theory is the reference that they are held a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,48 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
+from asym_analysis.least_squares.arguments import TunedChoice, each_tuned
+from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
 from asym_analysis.least_squares.theory import expected_loss
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import Tuned, choose, finite, whole
 
-__all__ = ["Output", "train_beyond_linear"]
+__all__ = ["NonlinearTraining", "Output", "train_beyond_linear"]
 
 Output = Literal["linear", "logistic", "softmax", "two-layer"]
 Activations = Float[Tensor, "draws samples d_out"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NonlinearTraining(TableResult):
+    """How much loss low-rank updates remove under a non-linear output.
+
+    Attributes
+    ----------
+    frame
+        One row a draw: `output, tuned, rank, draw, excess_loss, gain_fraction` (part of the initial excess loss that
+        training removed) and `linear_theory`, the gain fraction of the least-squares problem.
+    settings
+        The arguments, and versions.
+    """
+
+    _plot: ClassVar[str | None] = "fits:plot_nonlinear"
+
+    def summary(self) -> pd.DataFrame:
+        """One row an output and choice of trained factors.
+
+        Returns
+        -------
+        DataFrame
+            `output, tuned, draws, gain_fraction` (mean), `standard_error`, `linear_theory`.
+        """
+        grouped = self.frame.groupby(["output", "tuned"], sort=False)
+        return grouped.agg(
+            draws=("draw", "size"),
+            gain_fraction=("gain_fraction", "mean"),
+            standard_error=("gain_fraction", "sem"),
+            linear_theory=("linear_theory", "first"),
+        ).reset_index()
 
 
 def train_beyond_linear(
@@ -31,13 +67,14 @@ def train_beyond_linear(
     rank: int,
     output: Output,
     *,
-    tuned: Sequence[Tuned] = ("A", "B", "both"),
+    tuned: TunedChoice = ("A", "B", "both"),
+    strength: float | int = 2.0,
     samples: int = 2048,
     draws: int = 8,
     steps: int = 400,
-    learning_rate: float = 0.05,
+    learning_rate: float | int = 0.05,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> NonlinearTraining:
     """Train low-rank updates of z = (W0 + BA) x under a non-linear output, and measure how much loss they remove.
 
     The target is the same network at W0 + delta, so the excess loss of a perfect update is zero. W0 is Gaussian, scaled
@@ -46,7 +83,7 @@ def train_beyond_linear(
     Parameters
     ----------
     problem
-        Supplies delta and the covariance; its signal is the mean square of the change in z.
+        Supplies delta and the covariance; both are rescaled to `strength`.
     rank
         Rank of the update.
     output
@@ -54,67 +91,98 @@ def train_beyond_linear(
         each output, excess loss in nats; "softmax": one categorical over the outputs, in nats; "two-layer": squared
         error after max(z, 0) and a fixed random second layer.
     tuned
-        Ways to train; a frozen factor is orthonormal and random, a tuned one beside it starts from zero.
+        The trained factors: "A", "B", "both" or several of them. A frozen factor is orthonormal and random, a trained
+        one beside it is initialized at zero.
+    strength
+        Root mean square of the change that delta makes in each z. The logistic and softmax losses are quadratic, and
+        agree with the linear theory, where it is well below 1; at 2 many outputs saturate.
     samples
         Inputs to train on, and as many fresh ones to measure on.
     draws
-        Random frozen factors (and, for "both", starts), all trained in one batch.
+        Random frozen factors (for "both", random initializations of A), all trained in one batch.
     steps, learning_rate
-        Of full-batch Adam, annealed to zero by a cosine.
+        Of full-batch Adam, annealed to zero by a cosine. The rate is multiplied by `strength`.
     seed
         For inputs, W0 and factors; the same seed gives the same table.
 
     Returns
     -------
-    DataFrame
-        One row a draw: `output, tuned, rank, draw, excess_loss, gain_fraction` (part of the initial excess loss that
-        training removed) and `linear_theory`, the gain fraction of the least-squares problem.
+    NonlinearTraining
+        `output, tuned, rank, draw, excess_loss, gain_fraction, linear_theory`, as described there.
+
+    Raises
+    ------
+    ValueError
+        `output` or `tuned` is misspelled, the problem has no signal, or a number is out of range.
 
     Examples
     --------
     >>> problem = LeastSquaresProblem(torch.eye(6), torch.ones(6))
-    >>> table = train_beyond_linear(problem, 2, "softmax", samples=128, draws=2, steps=50)
+    >>> table = train_beyond_linear(problem, 2, "softmax", samples=128, draws=2, steps=50).frame
     >>> table.groupby("tuned").size().tolist(), bool((table.gain_fraction > 0).all())
     ([2, 2, 2], True)
     """
-    rng = np.random.default_rng(seed)
+    choose(output, get_args(Output), "output")
+    choices = each_tuned(tuned)
+    strength, learning_rate = (
+        finite(value, name, above=0) for value, name in ((strength, "strength"), (learning_rate, "learning_rate"))
+    )
+    samples, draws, steps = (
+        whole(value, name, least=1) for value, name in ((samples, "samples"), (draws, "draws"), (steps, "steps"))
+    )
+    if problem.signal <= 0:
+        raise ValueError("the problem has no signal, so there is nothing to train")
+    rng = np.random.default_rng(whole(seed, "seed", least=0))
     roots = problem.eigenvalues.sqrt()
 
     def inputs() -> Tensor:
         return torch.from_numpy(rng.standard_normal((samples, problem.d_in))) * roots @ problem.eigenvectors.T
 
     train, fresh = inputs(), inputs()
+    delta = problem.delta * (strength / math.sqrt(problem.signal / problem.d_out))
     pretrained = torch.from_numpy(rng.standard_normal(problem.delta.shape))
-    pretrained *= math.sqrt(problem.signal / (float(problem.eigenvalues.sum()) * problem.d_out))
+    pretrained *= strength / math.sqrt(float(problem.eigenvalues.sum()))
     excess = _excess_loss(output, problem.d_out, rng)
     rows = []
-    for way in tuned:
-        check_rank(problem, rank, way)
-        A, B = _start(problem, rank, way, draws, rng)
-        _fit(partial(excess, train, pretrained, problem.delta), A, B, steps, learning_rate)
+    for choice in choices:
+        check_rank(problem, rank, choice)
+        A, B = _initial_factors(problem, rank, choice, draws, rng)
+        _fit(partial(excess, train, pretrained, delta), A, B, steps, learning_rate * strength)
         with torch.no_grad():
-            start = excess(fresh, pretrained, problem.delta, torch.zeros_like(A), torch.zeros_like(B))
-            end = excess(fresh, pretrained, problem.delta, A, B)
-        reference = expected_loss(problem, rank, way).gain_fraction
+            before = excess(fresh, pretrained, delta, torch.zeros_like(A), torch.zeros_like(B))
+            after = excess(fresh, pretrained, delta, A, B)
+        reference = expected_loss(problem, rank, choice).gain_fraction
         rows += [
             {
                 "output": output,
-                "tuned": way,
+                "tuned": choice,
                 "rank": rank,
                 "draw": draw,
-                "excess_loss": float(end[draw]),
-                "gain_fraction": 1 - float(end[draw] / start[draw]),
+                "excess_loss": float(after[draw]),
+                "gain_fraction": 1 - float(after[draw] / before[draw]),
                 "linear_theory": reference,
             }
             for draw in range(draws)
         ]
-    return pd.DataFrame(rows)
+    settings = settings_of(
+        problem=problem.description,
+        rank=rank,
+        output=output,
+        tuned=list(choices),
+        strength=strength,
+        samples=samples,
+        draws=draws,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    return NonlinearTraining(pd.DataFrame(rows), settings)
 
 
-def _start(
+def _initial_factors(
     problem: LeastSquaresProblem, rank: int, tuned: Tuned, draws: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Factors of shape (draws, rank, d_in) and (draws, d_out, rank); those to be tuned require gradients."""
+    """Factors of shape (draws, rank, d_in) and (draws, d_out, rank); those to be trained require gradients."""
 
     def orthonormal(rows: int) -> Tensor:
         return torch.linalg.qr(torch.from_numpy(rng.standard_normal((draws, rows, rank))))[0]
@@ -154,9 +222,7 @@ def _excess_loss(
             # log-partition ratio, spread over the outputs so that the sum over outputs below is the KL divergence
             ratio = torch.logsumexp(fitted, -1, keepdim=True) - torch.logsumexp(target, -1, keepdim=True)
             return torch.softmax(target, -1) * (ratio - shift)
-        if output == "two-layer":
-            return ((fitted.clamp_min(0) - target.clamp_min(0)) @ second_layer).square()
-        raise ValueError(f'output is {output!r}; give "linear", "logistic", "softmax" or "two-layer"')
+        return ((fitted.clamp_min(0) - target.clamp_min(0)) @ second_layer).square()  # two-layer
 
     def excess(inputs: Tensor, pretrained: Tensor, delta: Tensor, A: Tensor, B: Tensor) -> Tensor:
         base = inputs @ pretrained.T

@@ -5,27 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LeastSquaresProblem", "LowRankFit", "Tuned", "check_rank"]
+from asym_analysis.vocabulary import TUNED, Tuned, choose, finite, whole
 
-Tuned = Literal["A", "B", "both"]
-"""Which factor is trained: "B" (A is frozen at random), "A" (B is frozen at random) or "both"."""
+__all__ = ["LeastSquaresProblem", "LowRankFit", "check_rank"]
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankFit:
-    """The best update B·A with one factor held, or with both free.
+    """The best update B·A with one factor frozen, or with both trained.
 
     Attributes
     ----------
     A, B
-        The factors, float64.
+        The factors, float64, shapes (rank, d_in) and (d_out, rank).
     loss
         Expected squared error on new data, noise included.
     gain
@@ -57,7 +56,7 @@ class LeastSquaresProblem:
         Covariance of the inputs, shape (d_in, d_in), symmetric and positive semi-definite; it may be singular. A
         vector of length d_in stands for a diagonal covariance.
     noise_variance
-        Variance of the output noise in every coordinate.
+        Variance of the output noise in every coordinate; at least 0.
     floor
         Loss that no linear map removes. Zero unless a frozen bias is wrong, see `with_frozen_bias`.
 
@@ -69,10 +68,14 @@ class LeastSquaresProblem:
 
     Notes
     -----
-    "Asymmetry in Low-Rank Adapters of Foundation Models", section 4.1; theory notes, sections 1.1 and 1.2. With
-    M = delta · covariance^(1/2), freezing A projects M on the right, onto range(covariance^(1/2) Q^T); freezing B
+    With M = delta · covariance^(1/2), freezing A projects M on the right, onto range(covariance^(1/2) Q^T); freezing B
     projects it on the left, onto range(U). Inputs have zero mean, or a bias is tuned along (then `covariance` is the
     covariance about the mean, whatever the mean is).
+
+    References
+    ----------
+    Zhu et al. (2024), "Asymmetry in Low-Rank Adapters of Foundation Models", arXiv:2402.16842, section 4.1;
+    docs/theory.md, sections 1.1 and 1.2.
 
     Examples
     --------
@@ -97,11 +100,13 @@ class LeastSquaresProblem:
         self.delta: Tensor = torch.as_tensor(delta).to(torch.float64)
         matrix = torch.as_tensor(covariance).to(self.delta)
         self.covariance: Tensor = torch.diag(matrix) if matrix.ndim == 1 else matrix
-        self.noise_variance = float(noise_variance)
-        self.floor = float(floor)
+        self.noise_variance = finite(noise_variance, "noise_variance", least=0)
+        self.floor = finite(floor, "floor", least=0)
         self._check()
 
     def _check(self) -> None:
+        if self.delta.ndim != 2 or not self.delta.numel():
+            raise ValueError(f"delta has shape {tuple(self.delta.shape)}; give a matrix (d_out, d_in)")
         d_in = self.delta.shape[-1]
         if self.covariance.shape != (d_in, d_in):
             raise ValueError(
@@ -110,8 +115,6 @@ class LeastSquaresProblem:
             )
         if not (self.delta.isfinite().all() and self.covariance.isfinite().all()):
             raise ValueError("delta or the covariance holds NaN or infinity")
-        if not (self.noise_variance >= 0 and self.floor >= 0):
-            raise ValueError(f"noise_variance {self.noise_variance} and floor {self.floor} must not be negative")
         scale = float(self.covariance.abs().max()) if d_in else 0.0
         if float((self.covariance - self.covariance.T).abs().max()) > 1e-8 * scale:
             raise ValueError("the covariance is not symmetric")
@@ -144,9 +147,18 @@ class LeastSquaresProblem:
         bias_offset
             Target bias minus the frozen bias, shape (d_out,).
 
+        Returns
+        -------
+        LeastSquaresProblem
+            With `floor` the loss that no update removes.
+
         Notes
         -----
-        Theory notes, section 1.2 (d). If the bias is tuned, or both `mean` and `bias_offset` are zero, use the class.
+        If the bias is trained, or both `mean` and `bias_offset` are zero, use the class itself.
+
+        References
+        ----------
+        docs/theory.md, section 1.2 (d).
 
         Examples
         --------
@@ -170,6 +182,18 @@ class LeastSquaresProblem:
             f"LeastSquaresProblem(d_out={self.d_out}, d_in={self.d_in}, covariance_rank={self.covariance_rank}, "
             f"signal={self.signal:.6g}, noise_variance={self.noise_variance:.6g})"
         )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the settings of a result say of the problem: `d_in, d_out, covariance_rank, signal` and so on."""
+        return {
+            "d_in": self.d_in,
+            "d_out": self.d_out,
+            "covariance_rank": self.covariance_rank,
+            "signal": self.signal,
+            "noise_variance": self.noise_variance,
+            "floor": self.floor,
+        }
 
     def to(self, device: torch.device | str) -> LeastSquaresProblem:
         """The same problem on another device."""
@@ -245,9 +269,24 @@ class LeastSquaresProblem:
         B* = delta covariance Q^T (Q covariance Q^T)^+. `Q` need not be orthonormal, only its row space matters for the
         loss; where Q covariance Q^T is singular this is the B* of least norm.
 
-        Notes
-        -----
-        Lemma 4.1 of the paper; theory notes, sections 1.1 and 1.2 (a), (c).
+        Parameters
+        ----------
+        Q
+            The frozen A, shape (rank, d_in).
+
+        Returns
+        -------
+        LowRankFit
+            With `A` equal to `Q`.
+
+        Raises
+        ------
+        ValueError
+            If `Q` takes another number of inputs.
+
+        References
+        ----------
+        Lemma 4.1 of the paper; docs/theory.md, sections 1.1 and 1.2 (a), (c).
         """
         frozen = torch.as_tensor(Q).to(self.delta)
         if frozen.shape[1] != self.d_in:
@@ -268,9 +307,24 @@ class LeastSquaresProblem:
         A* = U^+ delta, which is U^T delta only when the columns of `U` are orthonormal. It does not involve the input
         distribution.
 
-        Notes
-        -----
-        Lemma 4.2 of the paper; theory notes, sections 1.1 and 1.2 (b), (c).
+        Parameters
+        ----------
+        U
+            The frozen B, shape (d_out, rank).
+
+        Returns
+        -------
+        LowRankFit
+            With `B` equal to `U`.
+
+        Raises
+        ------
+        ValueError
+            If `U` has another number of outputs.
+
+        References
+        ----------
+        Lemma 4.2 of the paper; docs/theory.md, sections 1.1 and 1.2 (b), (c).
         """
         frozen = torch.as_tensor(U).to(self.delta)
         if frozen.shape[0] != self.d_out:
@@ -281,15 +335,25 @@ class LeastSquaresProblem:
         return self._fit(fitted, frozen, float((basis[:, inverse > 0].T @ self.weighted_delta).square().sum()))
 
     def joint(self, rank: int) -> LowRankFit:
-        """The best update of that rank, both factors free: reduced-rank regression.
+        """The best update of that rank, both factors trained: reduced-rank regression.
 
         Its A is the oracle frozen A (``problem.freeze_A(problem.joint(r).A)`` loses nothing), its B the oracle B.
         Where the covariance is singular, directions that no input shows get nothing.
 
-        Notes
-        -----
-        Izenman (1975), "Reduced-rank regression for the multivariate linear model"; theory notes, section 6.1: the loss
-        is the noise plus the squared singular values of M = delta covariance^(1/2) beyond the first `rank`.
+        Parameters
+        ----------
+        rank
+            Of the update, at most min(d_in, d_out).
+
+        Returns
+        -------
+        LowRankFit
+            Its loss is the noise plus the squared singular values of M = delta covariance^(1/2) beyond the first
+            `rank`.
+
+        References
+        ----------
+        Izenman (1975), "Reduced-rank regression for the multivariate linear model"; docs/theory.md, section 6.1.
         """
         check_rank(self, rank, "both")
         left, scales, right = torch.linalg.svd(self.weighted_delta, full_matrices=False)
@@ -301,7 +365,7 @@ class LeastSquaresProblem:
     def principal_A(self, rank: int) -> Float[Tensor, "rank d_in"]:
         """A frozen A that needs no labels: the top principal components of the inputs, one a row.
 
-        Its gain is the sum of the first `rank` entries of `signal_energy`. Theory notes, section 6.1.
+        Its gain is the sum of the first `rank` entries of `signal_energy` (docs/theory.md, section 6.1).
         """
         check_rank(self, rank, "B")
         return self.eigenvectors[:, :rank].T
@@ -313,16 +377,18 @@ class LeastSquaresProblem:
 def check_rank(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> None:
     """Refuse a rank that the frozen factor cannot have.
 
+    Parameters
+    ----------
+    problem, rank, tuned
+        The arguments to check together.
+
     Raises
     ------
     ValueError
         `tuned` is none of "A", "B", "both", or `rank` is outside 1 .. d_in ("B"), d_out ("A"), min of both ("both").
     """
     limits = {"B": problem.d_in, "A": problem.d_out, "both": min(problem.d_in, problem.d_out)}
-    if tuned not in limits:
-        raise ValueError(f'tuned is {tuned!r}; give "B" (A frozen), "A" (B frozen) or "both"')
-    if not 1 <= rank <= limits[tuned]:
-        raise ValueError(f"rank {rank} is outside 1 .. {limits[tuned]} for tuned={tuned!r} in this problem")
+    whole(rank, f"rank (with tuned={tuned!r})", least=1, most=limits[choose(tuned, TUNED, "tuned")])
 
 
 def _invert_above_rounding(scales: Tensor, reference: float) -> Tensor:

@@ -1,19 +1,78 @@
-"""Who wins where: a map over the input spectrum and the alignment of the update with it."""
+"""Which factor is better frozen: a map over the input spectrum and the alignment of the update with it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from asym_analysis.least_squares.arguments import whole_numbers
 from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.least_squares.simulation import simulate
 from asym_analysis.least_squares.spectra import power_law, synthetic_problem
 from asym_analysis.least_squares.theory import asymmetry_index, expected_loss, win_probability
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import Factor, finite, whole
 
-__all__ = ["compare_strategies", "regime_map", "simulated_win_probability"]
+__all__ = ["RegimeMap", "StrategyComparison", "compare_strategies", "regime_map", "simulated_win_probability"]
+
+_FACTORS: tuple[Factor, Factor] = ("B", "A")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegimeMap(TableResult):
+    """Which factor is better frozen, over exponents of the spectrum and alignments of the update.
+
+    Attributes
+    ----------
+    frame
+        One row a cell: `exponent, alignment, d_in, d_out, rank, draws`; `theory_index` (above 1 freezing A wins),
+        `index` simulated with its `standard_error`; `theory_win_probability` and `win_probability`, the share of pairs
+        of draws in which freezing A is at least as good.
+    settings
+        The arguments, and versions.
+    """
+
+    _plot: ClassVar[str | None] = "regimes:plot_regimes"
+
+    def summary(self) -> pd.DataFrame:
+        """One row for the whole map.
+
+        Returns
+        -------
+        DataFrame
+            `cells, freeze_A_wins` (share of cells, simulated), `winner_predicted` (share of cells where theory names
+            the simulated winner).
+        """
+        wins, predicted = self.frame["index"] > 1, self.frame["theory_index"] > 1
+        return pd.DataFrame(
+            {
+                "cells": [len(wins)],
+                "freeze_A_wins": [float(wins.mean())],
+                "winner_predicted": [float((wins == predicted).mean())],
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StrategyComparison(TableResult):
+    """Expected gain of each choice of trained and frozen factors, at several ranks.
+
+    Attributes
+    ----------
+    frame
+        `strategy, rank, parameters, gain_fraction`. Strategies: "joint" (both trained, also what either oracle
+        reaches), "random A", "random B", "principal A" (the top input components, no labels), and "random A, rank 2r",
+        which on a square weight trains as many parameters as "joint".
+    settings
+        The arguments, and versions.
+    """
+
+    _plot: ClassVar[str | None] = "regimes:plot_strategies"
 
 
 def regime_map(
@@ -25,32 +84,57 @@ def regime_map(
     alignments: Sequence[float],
     draws: int = 200,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> RegimeMap:
     """Simulated and predicted winners over power-law spectra s_i = i^-exponent and updates with m_i ~ s_i^alignment.
+
+    Parameters
+    ----------
+    d_in, d_out, rank
+        Shape and rank of the update.
+    exponents
+        Of the input spectrum.
+    alignments
+        1 is an update that knows nothing of the inputs, 0 equal signal in every component, below 0 one hidden where
+        the inputs vary least.
+    draws, seed
+        Random frozen factors for each cell and factor, and the seed.
 
     Returns
     -------
-    DataFrame
-        One row a cell: `exponent, alignment, d_in, d_out, rank, draws`; `theory_index` (above 1 freezing A wins),
-        `index` simulated with its `standard_error`; `theory_win_probability` and `win_probability`, the share of pairs
-        of draws in which freezing A is at least as good.
+    RegimeMap
+        One row a cell, with the columns listed there.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or no cell is asked for.
 
     Notes
     -----
-    Theory notes, section 6.7. For a square weight the boundary is at alignment 0 (equal signal in every component) for
-    every exponent; an update that knows nothing of the inputs has alignment 1.
+    For a square weight the boundary is at alignment 0 (equal signal in every component) for every exponent.
+
+    References
+    ----------
+    docs/theory.md, section 6.7.
 
     Examples
     --------
-    >>> table = regime_map(16, 16, 2, exponents=[1.0], alignments=[-1.0, 1.0], draws=50)
+    >>> table = regime_map(16, 16, 2, exponents=[1.0], alignments=[-1.0, 1.0], draws=50).frame
     >>> (table.theory_index > 1).tolist(), (table["index"] > 1).tolist()
     ([False, True], [False, True])
     """
+    exponents = [finite(exponent, "exponents") for exponent in exponents]
+    alignments = [finite(alignment, "alignments") for alignment in alignments]
+    draws, seed = whole(draws, "draws", least=2), whole(seed, "seed", least=0)
+    if not exponents or not alignments:
+        raise ValueError("the map is empty: give at least one exponent and one alignment")
     rows = []
     for exponent in exponents:
         for alignment in alignments:
             problem = synthetic_problem(power_law(d_in, exponent), d_out, alignment=alignment, seed=seed)
-            gain_B, gain_A = (simulate(problem, rank, way, draws, seed).frame["gain"].to_numpy() for way in ("B", "A"))
+            gain_B, gain_A = (
+                simulate(problem, rank, tuned, draws, seed).frame["gain"].to_numpy() for tuned in _FACTORS
+            )
             index = gain_B.mean() / gain_A.mean()
             relative = [gains.std(ddof=1) / gains.mean() / math.sqrt(draws) for gains in (gain_B, gain_A)]
             rows.append(
@@ -68,14 +152,34 @@ def regime_map(
                     "win_probability": _share_of_wins(gain_B, gain_A)[0],
                 }
             )
-    return pd.DataFrame(rows)
+    settings = settings_of(
+        d_in=d_in, d_out=d_out, rank=rank, exponents=exponents, alignments=alignments, draws=draws, seed=seed
+    )
+    return RegimeMap(pd.DataFrame(rows), settings)
 
 
-def simulated_win_probability(problem: LeastSquaresProblem, rank: int, draws: int, seed: int) -> tuple[float, float]:
+def simulated_win_probability(
+    problem: LeastSquaresProblem, rank: int, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """Share of pairs in which freezing a random A is at least as good as freezing a random B, and its standard error.
 
     All draws x draws pairs count; ties count one half. The standard error is that of the Mann-Whitney statistic with
     each of its two samples' variability.
+
+    Parameters
+    ----------
+    problem, rank, draws, seed
+        As in `simulate`.
+
+    Returns
+    -------
+    tuple
+        The share, and its standard error.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no signal, the rank is not possible, or a number is out of range.
 
     Examples
     --------
@@ -84,32 +188,48 @@ def simulated_win_probability(problem: LeastSquaresProblem, rank: int, draws: in
     >>> share, error
     (0.5, 0.0)
     """
-    gain_B, gain_A = (simulate(problem, rank, way, draws, seed).frame["gain"].to_numpy() for way in ("B", "A"))
+    if problem.signal <= 0:
+        raise ValueError("the problem has no signal, so neither factor gains anything")
+    whole(draws, "draws", least=2)
+    gain_B, gain_A = (simulate(problem, rank, tuned, draws, seed).frame["gain"].to_numpy() for tuned in _FACTORS)
     return _share_of_wins(gain_B / problem.signal, gain_A / problem.signal)
 
 
-def compare_strategies(problem: LeastSquaresProblem, ranks: Sequence[int]) -> pd.DataFrame:
-    """Population gain of every way to train at each rank, frozen factors chosen at random and not.
+def compare_strategies(problem: LeastSquaresProblem, ranks: int | Sequence[int]) -> StrategyComparison:
+    """Expected gain of each choice of trained and frozen factors, as a part of the signal.
+
+    Parameters
+    ----------
+    problem
+        The least-squares problem.
+    ranks
+        Of the update, one or several.
 
     Returns
     -------
-    DataFrame
-        `strategy, rank, parameters, gain_fraction`. Strategies: "joint" (both trained, also what either oracle
-        reaches), "random A", "random B", "principal A" (the top input components, no labels), and "random A, rank 2r",
-        which on a square weight trains as many parameters as "joint".
+    StrategyComparison
+        `strategy, rank, parameters, gain_fraction`; the strategies are listed there.
 
-    Notes
-    -----
-    Theory notes, sections 1.2 (i), 6.1 and 6.3.
+    Raises
+    ------
+    ValueError
+        If a rank is not possible, or the problem has no signal.
+
+    References
+    ----------
+    docs/theory.md, sections 1.2 (i), 6.1 and 6.3.
 
     Examples
     --------
     >>> import torch
-    >>> table = compare_strategies(LeastSquaresProblem(torch.eye(4), torch.ones(4)), [1])
+    >>> table = compare_strategies(LeastSquaresProblem(torch.eye(4), torch.ones(4)), 1).frame
     >>> dict(zip(table.strategy, table.gain_fraction.tolist()))["random A, rank 2r"]
     0.5
     """
-    rows = []
+    if problem.signal <= 0:
+        raise ValueError("the problem has no signal, so no strategy gains anything")
+    ranks = whole_numbers(ranks, "ranks")
+    rows: list[dict[str, Any]] = []
     for rank in ranks:
         principal = float(problem.signal_energy[:rank].sum()) / problem.signal
         choices = {
@@ -125,7 +245,7 @@ def compare_strategies(problem: LeastSquaresProblem, ranks: Sequence[int]) -> pd
             {"strategy": name, "rank": rank, "parameters": parameters, "gain_fraction": gain}
             for name, (parameters, gain) in choices.items()
         ]
-    return pd.DataFrame(rows)
+    return StrategyComparison(pd.DataFrame(rows), settings_of(problem=problem.description, ranks=ranks))
 
 
 def _ranks(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:

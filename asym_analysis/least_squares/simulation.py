@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,44 +12,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
-from asym_analysis.least_squares.theory import expected_loss
+from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import Tuned, whole
 
-__all__ = ["Simulation", "compare_theory", "simulate", "sweep"]
+__all__ = ["Simulation", "simulate"]
 
 _STREAM = {"A": 0, "B": 1, "both": 2}
 _NUMBERS_A_BATCH = 2**20
 _SWEEPS = 200
-_JOINT_DRAWS = 20
 
 
-@dataclass(frozen=True, eq=False)
-class Simulation:
-    """Losses of many draws of the frozen factor, and what they were drawn with.
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulation(TableResult):
+    """Losses of many draws of the frozen factor.
 
     Attributes
     ----------
     frame
         One row a draw: `draw`, `loss` (squared outputs), `gain` (loss removed), `gain_fraction` (of the signal).
-    tuned, rank, seed
-        The settings; the same settings give the same table.
+    settings
+        `problem` (its description), `tuned, rank, draws, seed`; the same settings give the same table.
     """
 
-    frame: pd.DataFrame
-    tuned: Tuned
-    rank: int
-    seed: int
-
     def summary(self) -> pd.DataFrame:
-        """One row: mean loss, its Monte-Carlo standard error, the spread over draws, the mean gain fraction."""
+        """One row over all draws.
+
+        Returns
+        -------
+        DataFrame
+            `tuned, rank, draws, seed`; mean `loss`, its Monte-Carlo `standard_error`, the `standard_deviation` over
+            draws, mean `gain_fraction`.
+        """
         loss, draws = self.frame["loss"], len(self.frame)
         spread = float(loss.std()) if draws > 1 else math.nan
         return pd.DataFrame(
             {
-                "tuned": [self.tuned],
-                "rank": [self.rank],
-                "draws": [draws],
-                "seed": [self.seed],
+                **{name: [self.settings[name]] for name in ("tuned", "rank", "draws", "seed")},
                 "loss": [float(loss.mean())],
                 "standard_error": [spread / math.sqrt(draws)],
                 "standard_deviation": [spread],
@@ -62,12 +61,12 @@ def simulate(
     problem: LeastSquaresProblem,
     rank: int,
     tuned: Tuned,
-    draws: int,
-    seed: int,
+    draws: int = 1000,
+    seed: int = 0,
     *,
     device: torch.device | str | None = None,
 ) -> Simulation:
-    """Losses of `draws` independent fits, each with its own random frozen factor.
+    """Losses of many independent fits, each with its own random frozen factor.
 
     Parameters
     ----------
@@ -76,8 +75,9 @@ def simulate(
     rank
         Rank of the update.
     tuned
-        "B": A has uniformly random row space and B is fitted; "A": B has uniformly random column space and A is fitted;
-        "both": B starts at random and the factors are fitted in turn, 200 times, as alternating least squares.
+        The trained factors. "B": A has uniformly random row space and B is fitted; "A": B has uniformly random column
+        space and A is fitted; "both": B is initialized at random and the factors are fitted in turn, 200 times, as
+        alternating least squares.
     draws, seed
         How many, and of which stream. Random numbers are drawn on the CPU, so the losses do not depend on the device;
         "A" and "B" with one seed are independent.
@@ -87,28 +87,27 @@ def simulate(
     Returns
     -------
     Simulation
-        `.frame` has one row a draw, `.summary()` the mean and its Monte-Carlo standard error.
+        `.frame` has one row a draw: `draw, loss, gain, gain_fraction`; `.summary()` the mean and its standard error.
 
     Raises
     ------
     ValueError
-        `rank` is not possible for `tuned`, or `draws` is not positive.
+        `rank` is not possible for `tuned`, or `draws` or `seed` is out of range.
 
     Notes
     -----
     Only the subspace of the frozen factor matters, so the draws are Gaussian sketches and r x r Cholesky factors in
-    place of Haar matrices: the same law at a fraction of the cost (theory notes, section 1.2 (a)).
+    place of Haar matrices: the same distribution at a fraction of the cost (docs/theory.md, section 1.2 (a)).
 
     Examples
     --------
     >>> problem = LeastSquaresProblem(torch.eye(16), torch.ones(16))
-    >>> table = simulate(problem, 4, "A", draws=100, seed=0).summary()
+    >>> table = simulate(problem, 4, "A", draws=100).summary()
     >>> bool(abs(table.loss[0] - 12.0) < 1e-9)
     True
     """
     check_rank(problem, rank, tuned)
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; give at least one")
+    draws, seed = whole(draws, "draws", least=1), whole(seed, "seed", least=0)
     place = problem.delta.device if device is None else torch.device(device)
     rng = np.random.default_rng([seed, _STREAM[tuned]])
     if tuned == "A":
@@ -127,97 +126,7 @@ def simulate(
             "gain_fraction": gain / signal if signal > 0 else np.full(draws, math.nan),
         }
     )
-    return Simulation(frame=frame, tuned=tuned, rank=rank, seed=seed)
-
-
-def compare_theory(
-    problem: LeastSquaresProblem,
-    ranks: Sequence[int],
-    *,
-    tuned: Sequence[Tuned] = ("A", "B", "both"),
-    draws: int = 1000,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-) -> pd.DataFrame:
-    """Simulated losses with the theory beside them, one row for each rank and way to train.
-
-    "both" starts from at most 20 draws: all end in the same optimum.
-
-    Returns
-    -------
-    DataFrame
-        `tuned, rank, draws, seed`; `theory, stated_error, theory_deviation, theory_gain_fraction, method` from
-        `expected_loss`; `loss, standard_error, standard_deviation, gain_fraction` from `simulate`; `difference` (loss -
-        theory), `z` (difference over the standard error; NaN where nothing is random) and `agrees`: the difference is
-        at most the stated error plus three standard errors (plus rounding, and for "both" 1e-4 of the signal, since
-        its rounds stop).
-
-    Examples
-    --------
-    >>> problem = LeastSquaresProblem(torch.diag(torch.arange(1.0, 9.0)), torch.arange(1.0, 9.0), 0.1)
-    >>> table = compare_theory(problem, [1, 2], draws=200)
-    >>> len(table), bool(table.agrees.all())
-    (6, True)
-    """
-    rows = []
-    for rank in ranks:
-        for way in tuned:
-            expected = expected_loss(problem, rank, way)
-            enough = min(draws, _JOINT_DRAWS) if way == "both" else draws
-            row = simulate(problem, rank, way, enough, seed, device=device).summary().iloc[0].to_dict()
-            difference = row["loss"] - expected.mean
-            rounding = 1e-9 * (problem.signal + problem.irreducible)
-            if way == "both" or row["standard_error"] < rounding:
-                row["standard_error"] = 0.0  # nothing is random here but rounding
-            tolerance = expected.error + 3 * row["standard_error"] + rounding
-            if way == "both":
-                tolerance += 1e-4 * problem.signal
-            rows.append(
-                row
-                | {
-                    "theory": expected.mean,
-                    "stated_error": expected.error,
-                    "theory_deviation": expected.standard_deviation,
-                    "theory_gain_fraction": expected.gain_fraction,
-                    "method": expected.method,
-                    "difference": difference,
-                    "z": difference / row["standard_error"] if row["standard_error"] > 0 else math.nan,
-                    "agrees": bool(abs(difference) <= tolerance),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def sweep(
-    parameter: str,
-    problems: Mapping[float | int, LeastSquaresProblem],
-    rank: int,
-    *,
-    tuned: Sequence[Tuned] = ("A", "B", "both"),
-    draws: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`compare_theory` at one rank over several problems, with the varied quantity as a first column.
-
-    Parameters
-    ----------
-    parameter
-        Name of the varied quantity, which becomes a column: "exponent", "d_in", "alignment", ...
-    problems
-        One problem for each of its values.
-
-    Examples
-    --------
-    >>> problems = {d: LeastSquaresProblem(torch.eye(d), torch.ones(d)) for d in (4, 8)}
-    >>> sweep("d_in", problems, 2, tuned=["B"], draws=20)[["d_in", "theory"]].values.tolist()
-    [[4.0, 2.0], [8.0, 6.0]]
-    """
-    tables = [
-        compare_theory(problem, [rank], tuned=tuned, draws=draws, seed=seed).assign(**{parameter: value})
-        for value, problem in problems.items()
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    return table[[parameter, *[name for name in table if name != parameter]]]
+    return Simulation(frame, settings_of(problem=problem.description, tuned=tuned, rank=rank, draws=draws, seed=seed))
 
 
 def _sketches(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from asym_analysis.least_squares.problem import LeastSquaresProblem
+from asym_analysis.vocabulary import finite, whole
 
 __all__ = [
     "covariance_from_data",
@@ -21,46 +22,141 @@ __all__ = [
 
 
 def isotropic(d_in: int) -> Float[np.ndarray, " d_in"]:
-    """All eigenvalues one."""
-    return np.ones(d_in)
+    """All eigenvalues one.
+
+    Parameters
+    ----------
+    d_in
+        How many.
+
+    Returns
+    -------
+    array
+        Shape (d_in,), float64.
+
+    Examples
+    --------
+    >>> isotropic(3).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    return np.ones(whole(d_in, "d_in", least=1))
 
 
 def power_law(d_in: int, exponent: float | int) -> Float[np.ndarray, " d_in"]:
-    """Eigenvalues i^-exponent, i = 1 .. d_in: what language and image features look like.
+    """Eigenvalues i^-exponent, i = 1 .. d_in: roughly those of language and image features.
+
+    Parameters
+    ----------
+    d_in, exponent
+        How many eigenvalues, and how fast they fall.
+
+    Returns
+    -------
+    array
+        Shape (d_in,), float64.
 
     Examples
     --------
     >>> power_law(4, 1.0)
     array([1.        , 0.5       , 0.33333333, 0.25      ])
     """
-    return np.arange(1, d_in + 1, dtype=np.float64) ** -exponent
+    return np.arange(1, whole(d_in, "d_in", least=1) + 1, dtype=np.float64) ** -finite(exponent, "exponent")
 
 
 def exponential(d_in: int, rate: float | int) -> Float[np.ndarray, " d_in"]:
-    """Eigenvalues exp(-rate (i - 1)), i = 1 .. d_in."""
-    return np.exp(-rate * np.arange(d_in))
+    """Eigenvalues exp(-rate (i - 1)), i = 1 .. d_in.
+
+    Parameters
+    ----------
+    d_in, rate
+        How many eigenvalues, and how fast they fall.
+
+    Returns
+    -------
+    array
+        Shape (d_in,), float64.
+
+    Examples
+    --------
+    >>> exponential(3, np.log(2)).round(6).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    return np.exp(-finite(rate, "rate") * np.arange(whole(d_in, "d_in", least=1)))
 
 
 def spiked(d_in: int, spikes: int, height: float | int) -> Float[np.ndarray, " d_in"]:
-    """The first `spikes` eigenvalues equal `height`, all others one."""
-    return np.where(np.arange(d_in) < spikes, height, 1.0)
+    """The first `spikes` eigenvalues equal `height`, all others one.
+
+    Parameters
+    ----------
+    d_in
+        How many eigenvalues.
+    spikes, height
+        How many stand out, and their value, above 0.
+
+    Returns
+    -------
+    array
+        Shape (d_in,), float64.
+
+    Examples
+    --------
+    >>> spiked(4, 1, 10.0).tolist()
+    [10.0, 1.0, 1.0, 1.0]
+    """
+    order = np.arange(whole(d_in, "d_in", least=1))
+    return np.where(order < whole(spikes, "spikes", least=0, most=d_in), finite(height, "height", above=0), 1.0)
 
 
 def low_rank(d_in: int, rank: int) -> Float[np.ndarray, " d_in"]:
-    """The first `rank` eigenvalues one, all others zero: inputs on a subspace."""
-    return np.where(np.arange(d_in) < rank, 1.0, 0.0)
+    """The first `rank` eigenvalues one, all others zero: inputs on a subspace.
+
+    Parameters
+    ----------
+    d_in, rank
+        How many eigenvalues, and how many of them are one.
+
+    Returns
+    -------
+    array
+        Shape (d_in,), float64.
+
+    Examples
+    --------
+    >>> low_rank(4, 2).tolist()
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    order = np.arange(whole(d_in, "d_in", least=1))
+    return np.where(order < whole(rank, "rank", least=1, most=d_in), 1.0, 0.0)
 
 
 def covariance_from_data(inputs: Float[np.ndarray, "samples d_in"]) -> Float[np.ndarray, "d_in d_in"]:
     """Covariance of measured inputs about their mean (divided by the number of samples).
 
+    Parameters
+    ----------
+    inputs
+        Shape (samples, d_in).
+
+    Returns
+    -------
+    array
+        Shape (d_in, d_in).
+
     Raises
     ------
     ValueError
-        Fewer than two samples.
+        Fewer than two samples, or values that are not finite.
+
+    Examples
+    --------
+    >>> covariance_from_data(np.array([[1.0, 0.0], [-1.0, 0.0]])).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
     """
     if len(inputs) < 2:
         raise ValueError(f"{len(inputs)} samples give no covariance; give at least two")
+    if not np.isfinite(inputs).all():
+        raise ValueError("inputs holds NaN or infinity")
     centred = inputs - inputs.mean(0)
     return centred.T @ centred / len(inputs)
 
@@ -90,9 +186,19 @@ def synthetic_problem(
     noise_variance, seed
         Of the outputs; and of the random directions of the update and of the input principal components.
 
-    Notes
-    -----
-    The signal is normalized to one. Theory notes, section 6.7 (axes a and b).
+    Returns
+    -------
+    LeastSquaresProblem
+        Its signal is one.
+
+    Raises
+    ------
+    ValueError
+        The spectrum is not a vector of finite numbers of at least 0, one of them positive; or a number is out of range.
+
+    References
+    ----------
+    docs/theory.md, section 6.7 (axes a and b).
 
     Examples
     --------
@@ -100,9 +206,10 @@ def synthetic_problem(
     >>> bool(problem.signal_energy.std() < 1e-12), round(problem.signal, 12)
     (True, 1.0)
     """
-    energy = np.zeros_like(spectrum)
+    _check_spectrum(spectrum)
+    energy = np.zeros(len(spectrum))
     support = spectrum > 0
-    energy[support] = spectrum[support] ** alignment
+    energy[support] = spectrum[support] ** finite(alignment, "alignment")
     return problem_from_energy(
         spectrum, energy / energy.sum(), d_out, delta_rank=delta_rank, noise_variance=noise_variance, seed=seed
     )
@@ -128,19 +235,32 @@ def problem_from_energy(
     d_out, delta_rank, noise_variance, seed
         As in `synthetic_problem`.
 
+    Returns
+    -------
+    LeastSquaresProblem
+        With these eigenvalues and energies.
+
     Raises
     ------
     ValueError
-        An energy is negative, or lies where the inputs do not vary.
+        An energy is negative, or lies where the inputs do not vary; or a number is out of range.
+
+    Examples
+    --------
+    >>> problem = problem_from_energy(np.array([4.0, 1.0]), [0.0, 3.0], d_out=2)
+    >>> problem.signal_energy.numpy().round(12).tolist()
+    [0.0, 3.0]
     """
+    _check_spectrum(spectrum)
     wanted = np.asarray(energy, dtype=np.float64)
-    if wanted.shape != spectrum.shape or (wanted < 0).any() or wanted[spectrum <= 0].any():
+    if wanted.shape != spectrum.shape or not (wanted >= 0).all() or wanted[spectrum <= 0].any():
         raise ValueError("give one energy for each eigenvalue, none negative, zero where the eigenvalue is zero")
-    rng = np.random.default_rng(seed)
-    d_in = len(spectrum)
+    rng = np.random.default_rng(whole(seed, "seed", least=0))
+    d_in, d_out = len(spectrum), whole(d_out, "d_out", least=1)
     if delta_rank is None:
         directions = rng.standard_normal((d_out, d_in))
     else:
+        delta_rank = whole(delta_rank, "delta_rank", least=1)
         directions = rng.standard_normal((d_out, delta_rank)) @ rng.standard_normal((delta_rank, d_in))
     directions /= np.linalg.norm(directions, axis=0)
     roots = np.zeros(d_in)
@@ -150,3 +270,8 @@ def problem_from_energy(
     rotation *= np.sign(np.diag(upper))
     covariance = (rotation * spectrum) @ rotation.T
     return LeastSquaresProblem((directions * roots) @ rotation.T, (covariance + covariance.T) / 2, noise_variance)
+
+
+def _check_spectrum(spectrum: Float[np.ndarray, " d_in"]) -> None:
+    if spectrum.ndim != 1 or not np.isfinite(spectrum).all() or (spectrum < 0).any() or not (spectrum > 0).any():
+        raise ValueError("the spectrum must be a vector of finite numbers, none negative and one of them positive")

@@ -1,4 +1,4 @@
-"""Expected losses of the three ways to train, and which of them wins."""
+"""Expected losses with A, B or neither frozen at random, and which choice wins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from asym_analysis.chance.haar import captured_energy_moments
 from asym_analysis.chance.null import BetaNull, probability_of_more
 from asym_analysis.chance.retention import Retention, random_retention
-from asym_analysis.least_squares.problem import LeastSquaresProblem, Tuned, check_rank
+from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
+from asym_analysis.vocabulary import Tuned
 
 __all__ = [
     "ExpectedLoss",
@@ -23,12 +24,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ExpectedLoss:
-    """The loss of one way to train, over the random draw of the frozen factor.
+    """The loss for one choice of trained factors, over the random draw of the frozen one.
 
     Attributes
     ----------
-    mean, standard_deviation
+    mean
         Of the loss (its units are squared outputs).
+    standard_deviation
+        Of the loss over draws. With A frozen it is exact for flat inputs; for power laws of rank 2 and more it is
+        within 10%, but it can be half the true value where a few directions stand 1,000 times above all others.
     error
         Stated error of `mean`; zero where it is exact.
     gain_fraction
@@ -54,7 +58,8 @@ def expected_loss(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> Expe
     rank
         Rank of the update.
     tuned
-        "B": A is frozen at random rows; "A": B is frozen at random orthonormal columns; "both": nothing is frozen.
+        The trained factors. "B": A is frozen at random rows; "A": B is frozen at random orthonormal columns; "both":
+        nothing is frozen.
 
     Returns
     -------
@@ -68,9 +73,9 @@ def expected_loss(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> Expe
     ValueError
         `rank` is not possible for `tuned`.
 
-    Notes
-    -----
-    Theory notes, sections 6.1 to 6.3 and 1.2 (e).
+    References
+    ----------
+    docs/theory.md, sections 6.1 to 6.3 and 1.2 (e).
 
     Examples
     --------
@@ -111,14 +116,24 @@ def asymmetry_index(problem: LeastSquaresProblem, rank: int) -> float:
     - m_i decreasing in s_i (an update hidden where the inputs vary least), or d_out well below d_in: below 1, freezing
       B wins. The paper's Theorem 4.3, read without a link between update and inputs, fails here.
 
+    Parameters
+    ----------
+    problem, rank
+        The problem, and the rank of the update.
+
+    Returns
+    -------
+    float
+        The ratio of the two gains.
+
     Raises
     ------
     ValueError
         The problem has no signal, or the rank exceeds d_in or d_out.
 
-    Notes
-    -----
-    Theory notes, section 1.2 (h).
+    References
+    ----------
+    docs/theory.md, section 1.2 (h).
 
     Examples
     --------
@@ -140,9 +155,19 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
     the signal, is taken to follow the Beta law with the mean and variance of `expected_loss`: exact for isotropic
     inputs and an update of rank one, an approximation otherwise. Where both gains are certain it is 0, 1/2 or 1.
 
-    Notes
-    -----
-    Theory notes, section 1.2 (h).
+    Parameters
+    ----------
+    problem, rank
+        The problem, and the rank of the update.
+
+    Returns
+    -------
+    float
+        From 0 to 1; one half for a problem without signal.
+
+    References
+    ----------
+    docs/theory.md, section 1.2 (h).
 
     Examples
     --------
@@ -169,14 +194,19 @@ def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
     On a square matrix both train the same number of parameters. At small ranks joint training is ahead, because it
     chooses its directions; freezing A catches up at the latest when 2r reaches the rank of the covariance.
 
+    Parameters
+    ----------
+    problem
+        The problem.
+
     Returns
     -------
     int or None
         None when 2r passes d_in before that.
 
-    Notes
-    -----
-    Theory notes, section 6.3 (same-size comparison).
+    References
+    ----------
+    docs/theory.md, section 6.3 (same-size comparison).
 
     Examples
     --------

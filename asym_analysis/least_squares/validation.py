@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
+from asym_analysis.least_squares.comparison import agreement, compare_theory, summarize_agreement
 from asym_analysis.least_squares.finite_sample import compare_finite_samples
 from asym_analysis.least_squares.problem import LeastSquaresProblem
-from asym_analysis.least_squares.similarity import first_step_similarity, simulate_first_step_similarity
-from asym_analysis.least_squares.simulation import compare_theory
+from asym_analysis.least_squares.similarity import (
+    first_step_similarity,
+    simulate_first_step_similarity,
+    simulate_trained_similarity,
+    trained_similarity,
+)
 from asym_analysis.least_squares.spectra import (
     exponential,
     isotropic,
@@ -20,8 +28,10 @@ from asym_analysis.least_squares.spectra import (
     spiked,
     synthetic_problem,
 )
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import Factor, whole
 
-__all__ = ["validate"]
+__all__ = ["Validation", "validate"]
 
 _COLUMNS = [
     "quantity",
@@ -33,13 +43,42 @@ _COLUMNS = [
     "stated_error",
     "simulated",
     "standard_error",
+    "difference",
+    "tolerance",
     "z",
     "agrees",
 ]
 
 
-def validate(draws: int = 2000, seed: int = 0, *, progress: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """Theory and simulation in more than forty settings spread over the regimes.
+@dataclass(frozen=True, eq=False, repr=False)
+class Validation(TableResult):
+    """Every closed form beside its simulation.
+
+    Attributes
+    ----------
+    frame
+        `quantity` ("loss", "loss after n samples", "similarity"), `setting, tuned, rank, method, theory, stated_error,
+        simulated, standard_error, difference, tolerance, z, agrees`. A setting agrees when theory and simulation differ
+        by at most the tolerance: the stated error plus three Monte-Carlo standard errors, plus rounding.
+    settings
+        `draws`, `seed` and versions.
+    """
+
+    _plot: ClassVar[str | None] = "least_squares:plot_validation"
+
+    def summary(self) -> pd.DataFrame:
+        """How many settings agree.
+
+        Returns
+        -------
+        DataFrame
+            One row a quantity: `quantity, settings` (how many), `agree` (how many of them), `largest_z`.
+        """
+        return summarize_agreement(self.frame, "quantity")
+
+
+def validate(draws: int = 2000, seed: int = 0, *, progress: bool = False) -> Validation:
+    """Theory and simulation in more than forty settings.
 
     Parameters
     ----------
@@ -48,26 +87,35 @@ def validate(draws: int = 2000, seed: int = 0, *, progress: Callable[[str], None
     seed
         Of all random numbers; the same seed gives the same table.
     progress
-        Called with a sentence before each group of settings.
+        Show a progress bar.
 
     Returns
     -------
-    DataFrame
-        `quantity` ("loss", "loss after n samples", "similarity of B"), `setting, tuned, rank, method, theory,
-        stated_error, simulated, standard_error, z, agrees`. A setting agrees when theory and simulation differ by at
-        most the stated error plus three Monte-Carlo standard errors.
+    Validation
+        With the columns listed there.
+
+    Raises
+    ------
+    ValueError
+        If `draws` is below 2 or `seed` is negative.
+
+    Examples
+    --------
+    >>> validate(draws=50).summary().columns.tolist()
+    ['quantity', 'settings', 'agree', 'largest_z']
     """
+    draws, seed = whole(draws, "draws", least=2), whole(seed, "seed", least=0)
     groups: dict[str, Callable[[], Iterator[pd.DataFrame]]] = {
         "population losses": lambda: _population(draws, seed),
         "finite samples": lambda: _finite_samples(max(50, draws // 4), seed),
         "similarities": lambda: _similarities(max(50, draws // 5), seed),
     }
     tables = []
-    for name, group in groups.items():
-        if progress is not None:
-            progress(f"{name} ...")
-        tables += list(group())
-    return pd.concat(tables, ignore_index=True)[_COLUMNS]
+    with tqdm(groups.items(), disable=not progress) as bar:
+        for name, group in bar:
+            bar.set_description(name)
+            tables += list(group())
+    return Validation(pd.concat(tables, ignore_index=True)[_COLUMNS], settings_of(draws=draws, seed=seed))
 
 
 def _population(draws: int, seed: int) -> Iterator[pd.DataFrame]:
@@ -91,8 +139,8 @@ def _population(draws: int, seed: int) -> Iterator[pd.DataFrame]:
         ("wrong frozen bias, shifted inputs", _shifted(), [4]),
     ]
     for setting, problem, ranks in problems:
-        table = compare_theory(problem, ranks, draws=draws, seed=seed, tuned=("A", "B"))
-        joint = compare_theory(problem, ranks[-1:], draws=10, seed=seed, tuned=("both",))
+        table = compare_theory(problem, ranks, draws=draws, seed=seed, tuned=("A", "B")).frame
+        joint = compare_theory(problem, ranks[-1:], draws=10, seed=seed, tuned="both").frame
         yield (
             pd.concat([table, joint], ignore_index=True)
             .rename(columns={"loss": "simulated"})
@@ -107,8 +155,15 @@ def _finite_samples(draws: int, seed: int) -> Iterator[pd.DataFrame]:
         ("isotropic", isotropic_problem, [15, 60, 120]),
         ("power law 1", graded, [15, 60, 120]),
     ):
-        table = compare_finite_samples(problem, 4, sizes, draws=draws, seed=seed)
+        table = compare_finite_samples(problem, 4, sizes, draws=draws, seed=seed).frame
         names = [f"{setting}, n = {count}" for count in table["samples"]]
+        yield table.rename(columns={"loss": "simulated"}).assign(quantity="loss after n samples", setting=names)
+    for update_rank in (2, 4):
+        problem = synthetic_problem(power_law(24, 0.5), 16, noise_variance=0.002, delta_rank=update_rank)
+        table = compare_finite_samples(
+            problem, 4, [500, 2000], tuned="both", draws=max(20, draws // 5), seed=seed
+        ).frame
+        names = [f"update of rank {update_rank}, n = {count}" for count in table["samples"]]
         yield table.rename(columns={"loss": "simulated"}).assign(quantity="loss after n samples", setting=names)
 
 
@@ -119,24 +174,35 @@ def _similarities(pairs: int, seed: int) -> Iterator[pd.DataFrame]:
             overlaps = simulate_first_step_similarity(gradient, rank, pairs, seed)
             theory = first_step_similarity(gradient, rank)
             plain = first_step_similarity(gradient, rank, corrected=False)
-            error = float(overlaps.std(ddof=1)) / len(overlaps) ** 0.5
-            difference = float(overlaps.mean()) - theory
-            stated = abs(plain - theory) / 2
-            yield pd.DataFrame(
-                {
-                    "quantity": ["similarity of B"],
-                    "setting": [f"gradient spectrum i^-{exponent}, after one step"],
-                    "tuned": ["B"],
-                    "rank": [rank],
-                    "method": ["deterministic equivalent"],
-                    "theory": [theory],
-                    "stated_error": [stated],
-                    "simulated": [float(overlaps.mean())],
-                    "standard_error": [error],
-                    "z": [difference / error],
-                    "agrees": [abs(difference) <= stated + 3 * error],
-                }
-            )
+            setting = f"gradient spectrum i^-{exponent}, B after one step"
+            yield _similarity(setting, "B", rank, theory, abs(plain - theory) / 2, overlaps)
+    problem = synthetic_problem(power_law(48, 1.0), 40)
+    gradients = {"B": problem.delta @ problem.covariance, "A": problem.delta.T}
+    trained: Factor
+    for trained in ("A", "B"):
+        overlaps = simulate_trained_similarity(problem, 4, trained, pairs, seed)
+        theory = trained_similarity(problem, 4, trained)
+        plain = first_step_similarity(gradients[trained], 4, corrected=False)
+        setting = f"power law 1, {trained} fully trained"
+        yield _similarity(setting, trained, 4, theory, abs(plain - theory) / 2, overlaps)
+
+
+def _similarity(
+    setting: str, tuned: Factor, rank: int, theory: float, stated: float, overlaps: np.ndarray
+) -> pd.DataFrame:
+    error, simulated = float(overlaps.std(ddof=1)) / len(overlaps) ** 0.5, float(overlaps.mean())
+    row = {
+        "quantity": "similarity",
+        "setting": setting,
+        "tuned": tuned,
+        "rank": rank,
+        "method": "deterministic equivalent",
+        "theory": theory,
+        "stated_error": stated,
+        "simulated": simulated,
+        "standard_error": error,
+    }
+    return pd.DataFrame([row | agreement(simulated, theory, stated, error)])
 
 
 def _bottom_half() -> LeastSquaresProblem:

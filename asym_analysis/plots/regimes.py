@@ -1,6 +1,8 @@
-"""The map of which factor is better frozen."""
+"""Which factor is better frozen: a map, and the gain of each strategy."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,18 +11,29 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 
-from asym_analysis.plots.style import SINGLE_COLUMN, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SINGLE_COLUMN, axes_or_new, styled
 
-__all__ = ["plot_regimes"]
+if TYPE_CHECKING:
+    from asym_analysis.least_squares.regimes import RegimeMap, StrategyComparison
+
+__all__ = ["plot_regimes", "plot_strategies"]
+
+_STRATEGIES = {
+    "joint": ("both", "-", "both trained"),
+    "principal A": ("accent", "-", "A frozen at principal components"),
+    "random A": ("B", "-", "A frozen at random"),
+    "random A, rank 2r": ("B", "--", "A frozen at random, rank 2r"),
+    "random B": ("A", "-", "B frozen at random"),
+}
 
 
-def plot_regimes(table: pd.DataFrame, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
-    """Who wins over spectrum exponent and alignment: simulated colours, the theoretical boundary drawn over them.
+def plot_regimes(result: RegimeMap | pd.DataFrame, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
+    """Which factor is better frozen over spectrum exponent and alignment: simulated colours, theory's boundary on top.
 
     Parameters
     ----------
-    table
-        From `regime_map`: columns `exponent, alignment, index, theory_index`.
+    result
+        From `regime_map`, or its frame.
     ax
         Where to draw; a new figure when omitted.
     limit
@@ -43,6 +56,7 @@ def plot_regimes(table: pd.DataFrame, ax: Axes | None = None, *, limit: float | 
     >>> plot_regimes(table).get_xlabel()
     'exponent a of the input spectrum $i^{-a}$'
     """
+    table = result if isinstance(result, pd.DataFrame) else result.frame
     grid = table.pivot_table(index="alignment", columns="exponent", values=["index", "theory_index"])
     simulated, theory = np.log2(grid["index"].to_numpy()), np.log2(grid["theory_index"].to_numpy())
     if np.isnan(simulated).any():
@@ -75,4 +89,42 @@ def plot_regimes(table: pd.DataFrame, ax: Axes | None = None, *, limit: float | 
         ax.set_title(f"$d_{{in}}$ = {first['d_in']:.0f}, $d_{{out}}$ = {first['d_out']:.0f}, r = {first['rank']:.0f}")
         bar = plt.colorbar(mesh, ax=ax)
         bar.set_label("log$_2$ gain ratio, A frozen / B frozen")
+    return ax
+
+
+def plot_strategies(result: StrategyComparison, ax: Axes | None = None) -> Axes:
+    """Expected gain of each strategy against rank.
+
+    Parameters
+    ----------
+    result
+        From `compare_strategies`.
+    ax
+        Where to draw; a new figure when omitted.
+
+    Returns
+    -------
+    Axes
+        The axes drawn on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from asym_analysis.least_squares import LeastSquaresProblem, compare_strategies
+    >>> plot_strategies(compare_strategies(LeastSquaresProblem(torch.eye(4), torch.ones(4)), [1, 2])).get_xlabel()
+    'rank r'
+    """
+    frame = result.frame
+    with styled():
+        ax = axes_or_new(ax, width=5.0)
+        for name, (color, line, label) in _STRATEGIES.items():
+            rows = frame[frame["strategy"] == name].sort_values("rank")
+            if not rows.empty:
+                ax.plot(rows["rank"], rows["gain_fraction"], line, color=COLORS[color], label=label)
+        ticks = sorted(frame["rank"].unique())
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        ax.set(xlabel="rank r", ylabel="part of the signal that is fitted", ylim=(0, 1.02))
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

@@ -10,7 +10,6 @@ import torch
 
 from asym_analysis.least_squares import (
     LeastSquaresProblem,
-    condition_number,
     covariance_from_data,
     descent_path,
     expected_loss,
@@ -49,31 +48,35 @@ class TestDynamics:
             losses.append(problem.irreducible + 2 * float(half.detach()))
             (gradient,) = torch.autograd.grad(half, free)
             free = (free - 0.05 * gradient).detach().requires_grad_()
-        np.testing.assert_allclose(path, losses, rtol=1e-10)
+        np.testing.assert_allclose(path.frame.loss, losses, rtol=1e-10)
+        assert set(path.frame.tuned) == {"B" if frozen == "A" else "A"}
+        assert path.frame.gain_fraction[0] == pytest.approx(0.0, abs=1e-12)
 
     def test_the_path_ends_at_the_lemmas_loss(self) -> None:
         problem = synthetic_problem(power_law(9, 0.5), 7, noise_variance=0.1)
         A, B = normal(0, 3, 9), torch.linalg.qr(normal(1, 7, 3))[0]
-        assert descent_path(problem, learning_rate=0.1, steps=20_000, A=A)[-1] == pytest.approx(
-            problem.freeze_A(A).loss
-        )
-        assert descent_path(problem, learning_rate=0.5, steps=20_000, B=B)[-1] == pytest.approx(
-            problem.freeze_B(B).loss
-        )
+        for path, fit in (
+            (descent_path(problem, learning_rate=0.1, steps=20_000, A=A), problem.freeze_A(A)),
+            (descent_path(problem, learning_rate=0.5, steps=20_000, B=B), problem.freeze_B(B)),
+        ):
+            assert path.frame.loss.iloc[-1] == pytest.approx(fit.loss)
+            assert path.settings["limit"] == pytest.approx(fit.loss)
 
     def test_a_scaled_factor_is_a_scaled_learning_rate(self) -> None:
         problem = synthetic_problem(power_law(9, 1.0), 7)
         B = torch.linalg.qr(normal(1, 7, 3))[0]
-        scaled = descent_path(problem, learning_rate=0.01, steps=10, B=4 * B)
-        np.testing.assert_allclose(scaled, descent_path(problem, learning_rate=0.16, steps=10, B=B), rtol=1e-12)
+        scaled = descent_path(problem, learning_rate=0.01, steps=10, B=4 * B).frame.loss
+        plain = descent_path(problem, learning_rate=0.16, steps=10, B=B).frame.loss
+        np.testing.assert_allclose(scaled, plain, rtol=1e-12)
 
-    def test_a_random_frozen_A_is_better_conditioned_than_the_inputs(self) -> None:
-        problem = synthetic_problem(power_law(256, 1.0), 32)
-        assert condition_number(problem, B=torch.linalg.qr(normal(0, 32, 8))[0]) == pytest.approx(256, rel=1e-6)
-        assert condition_number(problem, A=torch.linalg.qr(normal(1, 256, 8))[0].T) < 60
+    def test_a_rate_that_diverges_has_no_limit(self) -> None:
+        problem = LeastSquaresProblem(torch.eye(2), torch.ones(2))
+        path = descent_path(problem, learning_rate=2.5, steps=3, B=torch.eye(2))
+        assert path.settings["limit"] == math.inf
+        assert path.frame.loss.is_monotonic_increasing
 
     def test_scales_are_those_of_torchs_initialization(self) -> None:
-        table = initialization_scales(1024, 8).set_index(["factor", "initialization"])
+        table = initialization_scales(1024, 8).frame.set_index(["factor", "initialization"])
         A, B = torch.empty(8, 1024), torch.empty(1024, 8)
         generator = torch.Generator().manual_seed(0)
         torch.nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
@@ -88,7 +91,7 @@ class TestDynamics:
         with pytest.raises(ValueError, match="either A or B"):
             descent_path(problem, learning_rate=0.1, steps=1)
         with pytest.raises(ValueError, match="either A or B"):
-            condition_number(problem, A=torch.eye(4), B=torch.eye(4))
+            descent_path(problem, learning_rate=0.1, steps=1, A=torch.eye(4), B=torch.eye(4))
 
 
 class TestSimilarity:
@@ -186,7 +189,7 @@ class TestInformation:
 
     def test_the_bound_covers_the_gap_and_both_shrink(self) -> None:
         problem = synthetic_problem(power_law(12, 1.0), 12, noise_variance=0.05)
-        table = information_against_gap(problem, 2, [30, 240], noise_scale=0.05, clip=3.0, draws=80)
+        table = information_against_gap(problem, 2, [30, 240], noise_scale=0.05, clip=3.0, draws=80).frame
         assert (table.gap + 3 * table.gap_standard_error < table.bound).all()
         assert (table.gap > 3 * table.gap_standard_error).all()
         for _, rows in table.groupby("tuned"):
@@ -203,7 +206,7 @@ class TestInformation:
 
 class TestRegimes:
     def test_theory_and_simulation_agree_on_the_winner(self) -> None:
-        table = regime_map(32, 32, 4, exponents=[0.5, 1.0, 1.5], alignments=[-1.0, -0.5, 0.5, 1.0], draws=200)
+        table = regime_map(32, 32, 4, exponents=[0.5, 1.0, 1.5], alignments=[-1.0, -0.5, 0.5, 1.0], draws=200).frame
         assert ((table["index"] > 1) == (table.theory_index > 1)).all()
         assert ((table.alignment > 0) == (table.theory_index > 1)).all()
         z = (table["index"] - table.theory_index) / table.standard_error
@@ -211,7 +214,7 @@ class TestRegimes:
         assert (table.win_probability - table.theory_win_probability).abs().max() < 0.08
 
     def test_more_inputs_than_outputs_move_the_boundary(self) -> None:
-        table = regime_map(64, 16, 4, exponents=[0.25, 1.5], alignments=[1.0], draws=50)
+        table = regime_map(64, 16, 4, exponents=[0.25, 1.5], alignments=[1.0], draws=50).frame
         assert (table.theory_index > 1).tolist() == [False, True]
 
 
@@ -242,22 +245,36 @@ class TestGenerators:
 class TestBeyondLinear:
     def test_training_the_linear_output_meets_the_theory(self) -> None:
         problem = synthetic_problem(power_law(10, 1.0), 8)
-        table = train_beyond_linear(problem, 2, "linear", samples=300, draws=12, steps=150)
+        table = train_beyond_linear(problem, 2, "linear", samples=300, draws=12, steps=150).frame
         means = table.groupby("tuned").gain_fraction.agg(["mean", "sem"])
-        for way, (mean, error) in means.iterrows():
-            reference = expected_loss(problem, 2, way).gain_fraction
-            assert abs(mean - reference) < 3.5 * error + 0.04, way
+        for tuned, (mean, error) in means.iterrows():
+            reference = expected_loss(problem, 2, tuned).gain_fraction
+            assert abs(mean - reference) < 3.5 * error + 0.04, tuned
 
     @pytest.mark.parametrize("output", ["logistic", "softmax", "two-layer"])
     @pytest.mark.parametrize("alignment", [2.0, -1.5])
     def test_the_winner_is_the_linear_theorys(self, output: str, alignment: float) -> None:
         problem = synthetic_problem(power_law(12, 1.0), 12, alignment=alignment)
-        table = train_beyond_linear(problem, 2, output, tuned=["A", "B"], samples=256, draws=8, steps=120)
+        table = train_beyond_linear(problem, 2, output, tuned=["A", "B"], samples=256, draws=24, steps=120).frame
         means = table.groupby("tuned")[["gain_fraction", "linear_theory"]].mean()
         assert (means.gain_fraction["B"] > means.gain_fraction["A"]) == (alignment > 0)
         assert (means.linear_theory["B"] > means.linear_theory["A"]) == (alignment > 0)
 
-    def test_seeds_and_unknown_outputs(self) -> None:
+    def test_strong_updates_leave_the_linear_regime(self) -> None:
+        problem = synthetic_problem(power_law(12, 1.0), 12)
+
+        def gains(output: str, strength: float) -> np.ndarray:
+            result = train_beyond_linear(
+                problem, 2, output, tuned=["A", "B"], strength=strength, samples=400, draws=6, steps=200
+            )
+            return result.summary().gain_fraction.to_numpy()
+
+        linear = gains("linear", 2.0)
+        assert np.abs(gains("logistic", 0.05) - linear).max() < 0.003
+        assert np.abs(gains("logistic", 2.0) - linear).max() > 0.02
+        assert np.abs(gains("softmax", 2.0) - gains("softmax", 0.05)).max() > 0.04
+
+    def test_seeds(self) -> None:
         problem = synthetic_problem(power_law(6, 1.0), 5)
-        one, two = (train_beyond_linear(problem, 2, "softmax", samples=64, draws=2, steps=5) for _ in range(2))
+        one, two = (train_beyond_linear(problem, 2, "softmax", samples=64, draws=2, steps=5).frame for _ in range(2))
         assert one.equals(two)

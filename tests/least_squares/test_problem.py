@@ -193,7 +193,7 @@ def test_float32_and_numpy_and_torch_inputs_agree_in_float64() -> None:
         (np.ones((2, 2)), np.array([[1.0, 1.0], [0.0, 1.0]]), 0.0, "not symmetric"),
         (np.ones((2, 2)), np.diag([1.0, -1.0]), 0.0, "negative eigenvalue"),
         (np.array([[np.nan, 0.0]]), np.eye(2), 0.0, "NaN"),
-        (np.ones((2, 2)), np.eye(2), -1.0, "negative"),
+        (np.ones((2, 2)), np.eye(2), -1.0, "noise_variance is -1.0"),
     ],
 )
 def test_wrong_problems_are_refused(delta: np.ndarray, covariance: np.ndarray, noise: float, message: str) -> None:
@@ -213,5 +213,5 @@ def test_wrong_factors_and_ranks_are_refused() -> None:
         problem.freeze_A(np.ones((2, 8)))
     with pytest.raises(ValueError, match="6 rows"):
         problem.freeze_B(np.ones((6, 2)))
-    with pytest.raises(ValueError, match="rank 8"):
+    with pytest.raises(ValueError, match="is 8: give a whole number"):
         problem.joint(8)

@@ -55,4 +55,4 @@ def test_input_errors_are_one_sentence() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
     done = run("--d-in", "8", "--d-out", "8", "--rank", "9", "--draws", "10")
     assert done.returncode == 1
-    assert "rank 9" in done.stderr
+    assert "is 9: give a whole number" in done.stderr

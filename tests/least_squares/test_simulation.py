@@ -99,7 +99,7 @@ def test_summary_is_the_mean_and_its_standard_error() -> None:
 
 def test_a_wrong_theory_would_be_noticed() -> None:
     problem = PROBLEMS["power law"]
-    table = compare_theory(problem, [3], tuned=["B"], draws=2000)
+    table = compare_theory(problem, [3], tuned=["B"], draws=2000).frame
     shifted = abs(table["loss"] - (table["theory"] + 0.05)) > table["stated_error"] + 3 * table["standard_error"]
     assert table.agrees.all()
     assert shifted.all()
@@ -107,14 +107,18 @@ def test_a_wrong_theory_would_be_noticed() -> None:
 
 def test_sweeps_carry_their_parameter() -> None:
     problems = {height: synthetic_problem(spiked(16, 2, height), 8) for height in (1.0, 30.0)}
-    table = sweep("height", problems, 3, tuned=["B"], draws=500)
+    result = sweep("height", problems, 3, tuned="B", draws=500)
+    table = result.frame
+    assert result.settings["along"] == "height"
     assert table.columns[0] == "height"
     assert table.agrees.all()
     assert table.theory_gain_fraction[1] > table.theory_gain_fraction[0]
 
 
 def test_validation_covers_forty_settings_and_all_agree() -> None:
-    table = validate(draws=500, seed=3)
+    result = validate(draws=500, seed=3)
+    table = result.frame
+    assert result.summary().agree.sum() == len(table)
     settings = table[["quantity", "setting", "tuned", "rank"]].drop_duplicates()
     assert len(settings) >= 40
     failures = table[~table.agrees]
@@ -127,7 +131,7 @@ def test_validation_covers_forty_settings_and_all_agree() -> None:
 
 def test_wrong_requests_are_refused() -> None:
     problem = PROBLEMS["wide"]
-    with pytest.raises(ValueError, match="rank 7"):
+    with pytest.raises(ValueError, match=r"rank \(with tuned='A'\) is 7: give a whole number"):
         simulate(problem, 7, "A", 10, seed=0)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="draws is 0"):
         simulate(problem, 2, "A", 0, seed=0)

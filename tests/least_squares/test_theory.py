@@ -75,13 +75,13 @@ class TestWhoWins:
 
     def test_joint_training_wins_the_same_budget_then_is_overtaken(self) -> None:
         problem = synthetic_problem(power_law(128, 1.0), 128)
-        table = compare_strategies(problem, [8]).set_index("strategy").gain_fraction
+        table = compare_strategies(problem, 8).frame.set_index("strategy").gain_fraction
         assert (
             table["joint"] > table["principal A"] > table["random A, rank 2r"] > table["random A"] > table["random B"]
         )
         rank = overtaking_rank(problem)
         assert rank is not None
-        before = compare_strategies(problem, [rank - 1, rank]).pivot(
+        before = compare_strategies(problem, [rank - 1, rank]).frame.pivot(
             index="rank", columns="strategy", values="gain_fraction"
         )
         ahead = before["random A, rank 2r"] >= before["joint"] * (1 - 1e-12)
@@ -92,7 +92,7 @@ class TestWhoWins:
 
     def test_the_published_gains_of_a_wide_power_law(self) -> None:
         problem = synthetic_problem(power_law(512, 1.0), 128)
-        gains = compare_strategies(problem, [8]).set_index("strategy").gain_fraction
+        gains = compare_strategies(problem, 8).frame.set_index("strategy").gain_fraction
         assert gains["random A, rank 2r"] == pytest.approx(0.276, abs=0.001)
         assert gains["principal A"] == pytest.approx(0.399, abs=0.001)
 
