@@ -15,8 +15,9 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.checkpoint import Dialect
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
+from asym_analysis.adapters.labels import rows_of, unique_names
 from asym_analysis.adapters.open_models import is_peft_model
-from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model
+from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model, split_adapters
 from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
 from asym_analysis.errors import AdapterError, NothingReadError
 from asym_analysis.vocabulary import choose
@@ -92,7 +93,11 @@ def load_adapter(
     if not isinstance(source, str | os.PathLike):
         return from_memory(source, options, name)
     files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
-    return from_files(files, options, name or files.name)
+    adapter = from_files(files, options, name or files.name)
+    if len(several := split_adapters(adapter)) > 1:
+        names = ", ".join(each.name.rpartition("/")[2] for each in several)
+        raise AdapterError(f"{files.weights} holds {len(several)} adapters ({names}): load all with load_adapters")
+    return adapter
 
 
 def load_adapters(
@@ -154,16 +159,25 @@ def load_adapters(
             _refuse(refused, source, error, collect)
     names = iter(distinct_names([files for files in found if isinstance(files, AdapterFiles)]))
     adapters: list[Adapter] = []
-    for each in found:
+    rows: list[int] = []  # of a table without names, which has a row for every adapter that was found
+    for row, each in enumerate(found):
         name = next(names) if isinstance(each, AdapterFiles) else each.name
         try:
-            adapter = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
-            adapters.append(_readable(adapter, refused) if collect else adapter)
+            opened = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
+            single = [_readable(adapter, refused) if collect else adapter for adapter in split_adapters(opened)]
         except (AdapterError, OSError) as error:
             _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
+            continue
+        adapters += single
+        rows += [row] * len(single)
     if not adapters and refused:
         raise NothingReadError(tuple(refused))
-    return AdapterSet(adapters, metadata, refused=refused)
+    if metadata is None:
+        return AdapterSet(adapters, refused=refused)
+    table = pd.DataFrame(metadata)
+    if "name" not in table and len(table) == len(found):
+        table = table.iloc[rows]
+    return AdapterSet(adapters, rows_of(table, adapters, unique_names(adapters)), refused=refused)
 
 
 def as_adapter(source: Adapter | AdapterSet | Source) -> Adapter:

@@ -25,7 +25,7 @@ from asym_analysis.adapters.open_models import (
 from asym_analysis.adapters.sources import AdapterFiles, natural_order
 from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["Config", "Options", "from_files", "from_memory", "from_model"]
+__all__ = ["Config", "Options", "from_files", "from_memory", "from_model", "split_adapters"]
 
 Config = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -103,6 +103,17 @@ def from_model(model: Any, adapter: str, options: Options, name: str | None = No
     opened = keep_values(_adapter(checkpoint, options, name or adapter), checkpoint)
     given = options.scale is not None or options.alpha is not None
     return opened if given else with_current_scales(opened, model, adapter)
+
+
+def split_adapters(adapter: Adapter) -> list[Adapter]:
+    """Give each of several adapters that one file holds (the state dict of a whole model) as its own.
+
+    Their modules are named "adapter/module". Trained tensors beside the pairs go with each.
+    """
+    named = str(adapter.metadata.get("adapters", ""))
+    if not named:
+        return [adapter]
+    return [adapter.part_named(name) for name in named.split(", ")]
 
 
 def _adapter(
