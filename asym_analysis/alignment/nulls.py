@@ -120,14 +120,10 @@ class NullTable:
                 key = (int(one), int(other), *size)
                 if key not in self.references:
                     self.references[key] = self.measure.null(kinds[one], kinds[other], *size)
-                yield (
-                    chosen,
-                    self.references[key],
-                    *(
-                        self._strengths(module, factor, index[chosen], len(kinds[kind]))
-                        for index, kind in zip(self.pairs, (one, other), strict=True)
-                    ),
-                )
+                left, right = (index[chosen] for index in self.pairs)
+                x = self._strengths(module, factor, left, len(kinds[one]))
+                y = self._strengths(module, factor, right, len(kinds[other]))
+                yield chosen, self.references[key], x, y
 
     def _strengths(self, module: int, factor: int, adapters: np.ndarray, rank: int) -> Float[np.ndarray, "n k"]:
         if not self.measure.sees_strengths:
