@@ -3,6 +3,7 @@ from .application import initial_factors as initial_factors
 from .application import lora_layers as lora_layers
 from .config import FinetuneConfig as FinetuneConfig
 from .config import model_source as model_source
+from .estimate import estimate_sweep as estimate_sweep
 from .factor_initialization import FactorInitialization as FactorInitialization
 from .initializations import INITIALIZATIONS as INITIALIZATIONS
 from .initializations import ModuleStatistics as ModuleStatistics

@@ -69,9 +69,8 @@ class Evaluator:
 
     def curve_scores(self, output: Any) -> dict[str, float]:
         """What the Trainer logs of the development rows in the course of a run: the score of either half."""
-        predictions, labels = self._in_order(output)
-        found = self.by_half(predictions, labels)
-        return {name: found[name] for name in ("value", "tune_value") if name in found}
+        # The Trainer also asks when it predicts the further sets, which have no halves.
+        return self.by_half(*self._in_order(output)) if self._present is self.data.dev else {}
 
     def final_scores(self, trainer: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics of all sets of rows, and what is kept of every development row.

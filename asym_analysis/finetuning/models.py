@@ -155,7 +155,7 @@ def head_parameters(model: nn.Module, config: FinetuneConfig) -> Iterator[tuple[
     tuple
         Name and parameter; none for tasks that use the model's own head.
     """
-    if config.task.peft_task_type not in (None, "SEQ_CLS") and not config.task.heads:
+    if not config.task.has_head:
         return
     names = {*HEADS, *config.task.heads}
     for name, parameter in model.named_parameters():

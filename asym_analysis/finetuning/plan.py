@@ -52,15 +52,19 @@ class PlannedRun:
     grid: tuple[float, ...] = ()
 
     def at(self, learning_rate: float) -> PlannedRun:
-        """The run at the learning rate that its search found."""
-        return replace(self, config=replace(self.config, learning_rate=learning_rate))
+        """The run at another learning rate, which is the head's where nothing else is trained."""
+        config = replace(self.config, learning_rate=learning_rate)
+        if config.variant == "frozen":
+            config = replace(config, head_learning_rate=None)
+        return replace(self, config=config)
 
 
 class _Listed(BaseModel):
-    """An entry of [[runs]] or [[tasks]]: its name, labels, and the settings in which it differs."""
+    """An entry of [[runs]] or [[tasks]]: its name, labels, own rates, and the settings in which it differs."""
 
     model_config = ConfigDict(extra="allow")
     name: str = ""
+    rates: Annotated[list[Rate], Field(min_length=1)] | None = None
     labels: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
     @property
@@ -114,7 +118,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
 
     A file has a table `settings` (see `FinetuneConfig`; the task is `settings.task`), and may have
 
-    - `[[runs]]`: each with a name, `labels` for the table, and the settings in which it differs;
+    - `[[runs]]`: each with a name, `labels` for the table, `rates` in place of those of the search, and the settings
+      in which it differs;
     - `[[tasks]]`: the same, combined with every run;
     - `[grid]`: lists of settings, combined with each other and with every run and task;
     - `[lengths]`: a list of `epochs` or `max_steps`, shortest first: every run is made at each length;
@@ -151,8 +156,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     try:
         plan: _Plan = read_settings(_Plan, values, where="", known=_Plan.model_fields)
         runs = [
-            PlannedRun(name, _config(name, settings, folder, data, model), labels)
-            for name, settings, labels in _combinations(plan)
+            PlannedRun(name, _config(name, settings, folder, data, model), labels, grid=tuple(listed.rates or ()))
+            for listed, name, settings, labels in _combinations(plan)
         ]
         runs = list(_planned(runs, plan))
     except AdapterError as error:
@@ -187,8 +192,8 @@ def _config(
         raise AdapterError(f"run {name}: {error}") from None
 
 
-def _combinations(plan: _Plan) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, settings and labels of every run: the listed runs times the listed tasks times the grid."""
+def _combinations(plan: _Plan) -> Iterator[tuple[_Listed, str, dict[str, Any], dict[str, Any]]]:
+    """The listed run, name, settings and labels of every run: the listed runs times the listed tasks times the grid."""
     for listed, task in itertools.product(plan.runs, plan.tasks):
         labels: dict[str, Any] = {"run": listed.name} if listed.name and plan.multiplied else {}
         labels |= listed.labels | task.labels
@@ -198,7 +203,7 @@ def _combinations(plan: _Plan) -> Iterator[tuple[str, dict[str, Any], dict[str, 
             settings = copy.deepcopy(plan.settings)
             for key, value in (listed.changes | task.changes | point).items():
                 _put(settings, key, value)
-            yield "-".join(part for part in parts if part) or "run", settings, labels
+            yield listed, "-".join(part for part in parts if part) or "run", settings, labels
 
 
 def _written(key: str, value: Any) -> str:
@@ -239,6 +244,10 @@ class _Length:
 
 def _planned(runs: list[PlannedRun], plan: _Plan) -> Iterator[PlannedRun]:
     lengths = _lengths(plan)
+    # A frozen model without a head has nothing to train: one run says what it scores.
+    still = [run for run in runs if run.config.variant == "frozen" and not run.config.task.has_head]
+    yield from still
+    runs = [run for run in runs if run not in still]
     if plan.search is None:
         yield from (
             replace(long, name=run.name + each.suffix) for run in runs for each in lengths for long in [each.of(run)]
@@ -249,18 +258,16 @@ def _planned(runs: list[PlannedRun], plan: _Plan) -> Iterator[PlannedRun]:
         raise AdapterError(
             f"search.seeds holds the tuning seed {search.seed}, whose score chose the rate; report other seeds"
         )
-    grid = tuple(sorted(search.learning_rate))
     for head, *others in _shared_searches(runs, plan):
+        grid = tuple(sorted(head.grid or search.learning_rate))
+        searched = replace(lengths[-1].of(head), stage="search", group=head.name, grid=grid)
         for rate in grid:
-            config = replace(lengths[-1].of(head).config, learning_rate=rate, seed=search.seed)
-            name = f"{head.name}-rate-{rate:g}-seed-{search.seed}"
-            yield PlannedRun(name, config, lengths[-1].of(head).labels, "search", head.name, grid)
+            run = replace(searched, config=replace(searched.config, seed=search.seed)).at(rate)
+            yield replace(run, name=f"{head.name}-rate-{rate:g}-seed-{search.seed}")
         for run, length, seed in itertools.product([head, *others], lengths, search.seeds):
-            long = length.of(run)
-            config = replace(long.config, learning_rate=grid[0], seed=seed)
-            yield PlannedRun(
-                f"{run.name}-best{length.suffix}-seed-{seed}", config, long.labels, "final", head.name, grid
-            )
+            final = replace(length.of(run), stage="final", group=head.name, grid=grid)
+            final = replace(final, config=replace(final.config, seed=seed)).at(grid[0])
+            yield replace(final, name=f"{run.name}-best{length.suffix}-seed-{seed}")
 
 
 def _lengths(plan: _Plan) -> list[_Length]:
@@ -280,7 +287,7 @@ def _shared_searches(groups: list[PlannedRun], plan: _Plan) -> Iterator[list[Pla
     if wanted is None:
         yield from ([group] for group in groups)
         return
-    if wanted not in names or plan.grid:
+    if wanted not in names or plan.grid or len(groups) % len(names):
         raise AdapterError(f"search.task is {wanted!r}, which must be one of [[tasks]] in a plan without a grid")
     for first in range(0, len(groups), len(names)):
         own = groups[first : first + len(names)]

@@ -72,6 +72,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
         outcome = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
         train_loss = _training_loss(trainer, outcome.training_loss)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    scored = time.perf_counter()
     scores, outcomes = evaluator.final_scores(trainer)
     metrics = {
         **scores,
@@ -83,6 +84,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
         "train_rows": len(data.train),
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
+        "scoring_seconds": time.perf_counter() - scored,
         **counts,
         "trainable_parameters": sum(counts.values()),
         "curve": _curve(trainer),

@@ -18,6 +18,7 @@ from sklearn.metrics import matthews_corrcoef
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import FinetuneConfig, finetune, model_source, read_sweep, run_sweep, storage, sweep
 from asym_analysis.finetuning.digest import inputs_of
+from asym_analysis.finetuning.estimate import estimate_sweep, planned_steps
 from asym_analysis.finetuning.models import adapted_model
 from asym_analysis.finetuning.progress import TrainingState
 
@@ -434,3 +435,35 @@ def test_a_factor_is_placed_by_data(one_run: FinetuneConfig, tmp_path: Path, var
             assert torch.equal(value, trained[key])
             gram = value @ value.T if frozen == ".lora_A." else value.T @ value
             assert torch.allclose(gram, torch.eye(2), atol=1e-5)
+
+
+def test_a_run_may_have_rates_of_its_own_and_a_frozen_one_tunes_its_head(config_file: Path) -> None:
+    text = config_file.read_text().replace("batch_size = 4", "batch_size = 4\nhead_learning_rate = 0.5")
+    runs = '[[runs]]\nname = "b"\n[[runs]]\nname = "full"\nvariant = "full"\nrates = [1e-5]\n'
+    config_file.write_text(text + runs + '[[runs]]\nname = "frozen"\nvariant = "frozen"\n')
+    planned = read_sweep(config_file)
+    rates = {(run.labels["run"], run.config.learning_rate, run.config.head_learning_rate) for run in planned}
+    assert rates == {
+        *(("b", rate, 0.5) for rate in (1e-3, 1e-2)),
+        ("full", 1e-5, 0.5),
+        *(("frozen", rate, None) for rate in (1e-3, 1e-2)),
+    }
+
+
+def test_a_plan_is_estimated(config_file: Path, tmp_path: Path) -> None:
+    runs = read_sweep(config_file)
+    estimate = estimate_sweep(runs, tmp_path, steps=1)
+    assert list(estimate.frame["name"]) == [run.name for run in runs]
+    assert set(estimate.frame["steps"]) == {2}
+    assert (estimate.frame["hours"] > 0).all()
+    assert estimate.summary()["runs"].sum() == 4
+
+
+@pytest.mark.parametrize(("epochs", "rows", "steps"), [(1.0, 24, 3), (2.0, 25, 8), (0.5, 24, 2)])
+def test_planned_steps_are_those_of_the_trainer(
+    one_run: FinetuneConfig, tmp_path: Path, epochs: float, rows: int, steps: int
+) -> None:
+    config = replace(one_run, max_steps=None, epochs=epochs, batch_size=8)
+    assert planned_steps(config, rows) == steps
+    if rows == 24:
+        assert finetune(replace(config, curve_points=0), tmp_path / "run").metrics["steps"] == steps

@@ -51,6 +51,11 @@ class Task(ABC):
     def metric(self) -> str:
         """The key of `score` that decides."""
 
+    @property
+    def has_head(self) -> bool:
+        """Whether a head is trained in full beside the adapter."""
+        return bool(self.heads) or self.peft_task_type == "SEQ_CLS"
+
     @abstractmethod
     def files(self) -> list[Path]:
         """The files that the data are read from, whether they exist or not."""
