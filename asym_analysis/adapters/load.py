@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.base_weights import Base
 from asym_analysis.adapters.checkpoint import Dialect
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.labels import rows_of, unique_names
@@ -35,6 +36,7 @@ def load_adapter(
     alpha: float | int | None = None,
     scale: float | int | None = None,
     in_features: int | Mapping[str, int] | None = None,
+    base: Base | None = None,
     revision: str | None = None,
     subfolder: str | None = None,
     name: str | None = None,
@@ -59,6 +61,10 @@ def load_adapter(
     in_features
         Input size of the modules: one number, or pattern for the end of a module's name -> number. Only for files
         that do not record it (VeRA).
+    base
+        The base model's weights: a folder, a file, a hub id, an open model or a state dict. Only for updates that are
+        formed from them (GLoRA, HiRA, MiSS's "bat") or whose files do not record the shape of the weight (VeRA,
+        RandLoRA, MiSS, LoHa and LoKr of convolutions); an open PEFT model brings its own.
     revision
         Branch, tag or commit on the hub.
     subfolder
@@ -89,7 +95,7 @@ def load_adapter(
     >>> load_adapter(state, scale=0.5)["q"].scaling
     0.5
     """
-    options = Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features, base)
     if not isinstance(source, str | os.PathLike):
         return from_memory(source, options, name)
     files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
@@ -109,6 +115,7 @@ def load_adapters(
     alpha: float | int | None = None,
     scale: float | int | None = None,
     in_features: int | Mapping[str, int] | None = None,
+    base: Base | None = None,
     on_error: Literal["raise", "collect"] = "raise",
 ) -> AdapterSet:
     """Open several adapters as a set.
@@ -122,7 +129,7 @@ def load_adapters(
     metadata
         A table that comparisons should know (task, seed, ...): one row an adapter in order, or a column ``name``
         that holds the adapters' names or paths.
-    dialect, config, alpha, scale, in_features
+    dialect, config, alpha, scale, in_features, base
         As for `load_adapter`, for all of them.
     on_error
         "raise" stops at the first adapter that cannot be opened. "collect" leaves out what cannot be read, and says
@@ -148,7 +155,7 @@ def load_adapters(
     (1, (('nowhere', 'nowhere does not exist: give a folder, a file, a glob pattern, or a Hugging Face id of the form
     owner/name'),))
     """
-    options = Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features, base)
     collect = choose(on_error, ("raise", "collect"), "on_error") == "collect"
     refused: list[tuple[str, str]] = []
     found: list[AdapterFiles | Adapter] = []
