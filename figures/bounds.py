@@ -21,7 +21,7 @@ mpl.use("Agg")
 def sst2(table: pd.DataFrame, rank: int) -> plt.Figure:
     """Certificates without and with a data-dependent prior: the best row of the headline form of each run."""
     chosen = table[(table["form"] == "kl-inverse") & (table["rank"] == rank)]
-    with_prior = chosen["rung"].str.contains("data-dependent")
+    with_prior = chosen["prior"] == "data"
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.6), sharey=True)
         for ax, part, title in (

@@ -22,6 +22,9 @@ class Coverage:
         Tensor name -> why it is sound to leave it out, such as ``"base weight"``.
     refused
         Tensor name -> why it could not be used though it belongs to an adapter, such as ``"A without its B"``.
+    others_unknown
+        True where the file is the state dict of a whole model: weights outside the adapter may have been trained, and
+        nothing in the file says which.
 
     Examples
     --------
@@ -35,6 +38,7 @@ class Coverage:
     used: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    others_unknown: bool = False
 
     @property
     def complete(self) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.load import as_adapter
+from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.description import Placement
 from asym_analysis.bounds.ladder import Ladder
 from asym_analysis.bounds.report import BoundReport, BoundRow
-from asym_analysis.bounds.trained import Tuned, as_tuned, regime_of
-from asym_analysis.results import versions
-
-if TYPE_CHECKING:
-    import os
+from asym_analysis.results import settings_of
+from asym_analysis.vocabulary import Tuned, choose, finite, whole
 
 __all__ = ["RUNGS", "compute_bound"]
 
@@ -21,11 +19,11 @@ RUNGS = ("parameter count", "degrees of freedom", "mutual information", "descrip
 
 
 def compute_bound(
-    checkpoint: Adapter | str | os.PathLike[str],
+    checkpoint: Any,
     n_samples: int,
     *,
     tuned: Tuned | str = "auto",
-    bits: float | None = None,
+    bits: float | int | None = None,
     sub_gaussian: float = 0.5,
     include_head: bool = True,
     mutual_information: float | Sequence[float] | Mapping[str, float] | None = None,
@@ -58,15 +56,16 @@ def compute_bound(
         Factors that training changed: "B", "A", "both", or "auto" to read it from the config or the recorded
         initialization. Rows for the other sets are there for comparison, as diagnostics.
     bits
-        Bits of one entry; by default those of the file's dtype.
+        Bits of one entry, at least 1; by default those of each tensor's own dtype. Fewer than that speak of another
+        adapter, and the row is a diagnostic.
     sub_gaussian
         Sub-Gaussian parameter of the loss: half its range for a bounded loss, so 0.5 for the 0-1 loss.
     include_head
         Also give each bound with the trained tensors outside the modules charged. Without them a bound holds only for
         a head that was fixed beforehand.
     mutual_information
-        I(trained factors; training data) in nats: a number for this checkpoint's regime, a mapping from "B", "A",
-        "both" to numbers, or a sequence with I(trained factors; Z_i) for each training sample.
+        I(trained factors; training data) in nats: a number for this checkpoint's trained factors, a mapping from
+        "B", "A", "both" to numbers, or a sequence with I(trained factors; Z_i) for each training sample.
     empirical_risk
         Training loss in [0, 2 sub_gaussian], to bound the risk as well as the gap.
     confidence
@@ -90,29 +89,26 @@ def compute_bound(
     Examples
     --------
     >>> import torch
+    >>> from asym_analysis import Adapter
     >>> adapter = Adapter.from_factors({"q": (torch.randn(2, 64), torch.randn(64, 2))})
     >>> report = compute_bound(adapter, n_samples=1_000_000)
     >>> report
     BoundReport(10 bounds; of 4 for this checkpoint 3 certify something)
     """
-    unknown = set(rungs) - set(RUNGS)
-    if unknown:
-        raise ValueError(f"unknown rungs {sorted(unknown)}: choose from {', '.join(RUNGS)}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    if empirical_risk is not None and not 0.0 <= empirical_risk <= 2 * sub_gaussian:
-        raise ValueError(
-            f"the empirical risk {empirical_risk} is outside [0, {2 * sub_gaussian:g}], the range that "
-            f"sub_gaussian={sub_gaussian:g} stands for"
-        )
-    if isinstance(checkpoint, Adapter):
-        adapter = checkpoint
-    else:
-        from asym_analysis.adapters.load import load_adapter
-
-        adapter = load_adapter(checkpoint)
-    regime, evidence = regime_of(adapter) if tuned == "auto" else (as_tuned(tuned), "as given")
-    ladder = Ladder(adapter, n_samples, regime, sub_gaussian, empirical_risk, confidence, include_head)
+    adapter = as_adapter(checkpoint)
+    for rung in [rungs] if isinstance(rungs, str) else rungs:
+        choose(rung, RUNGS, "rungs")
+    rungs = (rungs,) if isinstance(rungs, str) else tuple(rungs)
+    whole(n_samples, "n_samples", least=1)
+    finite(sub_gaussian, "sub_gaussian", above=0)
+    finite(confidence, "confidence", above=0, below=1)
+    finite(relative_noise, "relative_noise", above=0)
+    if bits is not None:
+        finite(bits, "bits", least=1)
+    if empirical_risk is not None:
+        finite(empirical_risk, "empirical_risk", least=0, most=2 * sub_gaussian)
+    own, evidence = checked_tuned(adapter, tuned)
+    ladder = Ladder(adapter, n_samples, own, sub_gaussian, empirical_risk, confidence, include_head)
     rows: list[BoundRow] = []
     if "parameter count" in rungs or "degrees of freedom" in rungs:
         rows += ladder.by_count(bits, rungs)
@@ -122,19 +118,18 @@ def compute_bound(
         rows += ladder.by_description(levels, placement, progress)
     if "Gaussian posterior" in rungs:
         rows += ladder.by_posterior(relative_noise)
-    settings = {
-        "checkpoint": adapter.name,
-        "modules": len(adapter),
-        "n_samples": n_samples,
-        "tuned": regime,
-        "tuned_known_from": evidence,
-        "bits": bits if bits is not None else "of the file's dtype",
-        "sub_gaussian": sub_gaussian,
-        "empirical_risk": empirical_risk,
-        "confidence": confidence,
-        "levels": levels,
-        "placement": placement,
-        "relative_noise": relative_noise,
-        "versions": versions(),
-    }
+    settings = settings_of(
+        checkpoint=adapter.name,
+        modules=len(adapter),
+        n_samples=n_samples,
+        tuned=own,
+        tuned_known_from=evidence,
+        bits=bits if bits is not None else "of the file's dtype",
+        sub_gaussian=sub_gaussian,
+        empirical_risk=empirical_risk,
+        confidence=confidence,
+        levels=levels,
+        placement=placement,
+        relative_noise=relative_noise,
+    )
     return BoundReport(rows, settings)

@@ -23,13 +23,16 @@ from tqdm.auto import tqdm
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.bits import BitReader, BitWriter
 from asym_analysis.bounds.quantization import even_levels, k_means_levels, nearest_level
-from asym_analysis.bounds.trained import TUNED, TensorKey, TrainedTensor, Tuned, trained_tensors, with_tensors
+from asym_analysis.bounds.trained import TensorKey, TrainedTensor, trained_tensors, with_tensors
 from asym_analysis.errors import AdapterValueError
 from asym_analysis.subspaces import updates
+from asym_analysis.vocabulary import TUNED, Tuned, choose, whole
 
 __all__ = ["EncodedAdapter", "Placement", "decode_adapter", "encode_adapter", "relative_error"]
 
 Placement = Literal["even", "k-means"]
+_SCALE_BITS, _STEPS = 6, 4  # bits of one tensor's scale, and steps of it in a factor of two
+_ZERO = (1 << _SCALE_BITS) - 1  # marks a tensor that did not move
 PLACEMENTS: tuple[Placement, ...] = ("even", "k-means")
 
 
@@ -106,8 +109,8 @@ def encode_adapter(
     >>> torch.equal(decoded["q"].A, coded.adapter["q"].A)
     True
     """
-    if levels < 2:
-        raise ValueError(f"a quantizer needs at least two levels, not {levels}")
+    whole(levels, "levels", least=2)
+    choose(placement, PLACEMENTS, "placement")
     tensors = list(trained_tensors(adapter, tuned, include_head=include_head))
     writer, parts = BitWriter(), Counter[str]()
     writer.fixed(TUNED.index(tuned), 2)
@@ -116,10 +119,9 @@ def encode_adapter(
     writer.integer(levels - 1)
     parts["settings"] = len(writer)
 
-    scales = [_largest(tensor) for tensor in tqdm(tensors, desc="scales", disable=not progress)]
+    largest = [_largest(tensor) for tensor in tqdm(tensors, desc="scales", disable=not progress)]
     before = len(writer)
-    for scale in scales:
-        writer.float32(float(scale))
+    scales = _write_scales(writer, largest)
     parts["scales"] = len(writer) - before
 
     encoder = constriction.stream.queue.RangeEncoder()
@@ -171,7 +173,7 @@ def decode_adapter(message: bytes, known: Adapter) -> Adapter:
     include_head, shared, by_k_means = (bool(reader.fixed(1)) for _ in range(3))
     levels = reader.integer() + 1
     tensors = list(trained_tensors(known, tuned, include_head=include_head))
-    scales = [reader.float32() for _ in tensors]
+    scales = _read_scales(reader, len(tensors))
     used = [(tensor, scale) for tensor, scale in zip(tensors, scales, strict=True) if scale > 0]
     books = []
     for group in [used] if shared else [[one] for one in used]:
@@ -210,10 +212,29 @@ def relative_error(approximate: Adapter, exact: Adapter, modules: Iterable[str] 
     return error if error > 1e-7 else 0.0  # below this the cancellation of two equal terms is all there is
 
 
+def _write_scales(writer: BitWriter, largest: list[np.float32]) -> list[np.float32]:
+    """Write the largest entry of all in 32 bits and each tensor's scale as a power of 2^(-1/4) of it in 6."""
+    top = max(largest, default=np.float32(0))
+    writer.float32(float(top))
+    steps = [_ZERO if one == 0 else min(int(_STEPS * np.log2(float(top) / float(one))), _ZERO - 1) for one in largest]
+    for step in steps:
+        writer.fixed(step, _SCALE_BITS)
+    return [_scale(top, step) for step in steps]
+
+
+def _read_scales(reader: BitReader, count: int) -> list[np.float32]:
+    top = np.float32(reader.float32())
+    return [_scale(top, reader.fixed(_SCALE_BITS)) for _ in range(count)]
+
+
+def _scale(top: np.float32, step: int) -> np.float32:
+    return np.float32(0) if step == _ZERO else np.float32(float(top) * 2.0 ** (-step / _STEPS))
+
+
 def _difference(tensor: TrainedTensor) -> Float32[np.ndarray, "n"]:
     value = tensor.read().float()
-    if tensor.read_start is not None:
-        value = value - tensor.read_start().to(value)
+    if tensor.read_initial is not None:
+        value = value - tensor.read_initial().to(value)
     if not torch.isfinite(value).all():
         raise AdapterValueError(f"{tensor.key[1]} of {tensor.key[0]} holds NaN or infinity")
     return value.reshape(-1).numpy()
@@ -275,4 +296,4 @@ def _rebuild(
     """The tensor as encoder and receiver both compute it, in float32 and in this order."""
     difference = np.zeros(tensor.size, np.float32) if symbols is None else book[symbols] * np.float32(scale)
     value = torch.from_numpy(difference).reshape(tensor.shape)
-    return value if tensor.read_start is None else tensor.read_start().float() + value
+    return value if tensor.read_initial is None else tensor.read_initial().float() + value

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.trained import Tuned
+from asym_analysis.bounds.trained import is_plain, trained_tensors
+from asym_analysis.vocabulary import TUNED, Tuned
 
 __all__ = ["FactorEnergy", "factor_energies", "scale_on_grid", "scale_price", "squared_norm", "with_head"]
 
@@ -57,8 +58,11 @@ class FactorEnergy:
         ||scaling B A||^2.
     from_b, from_a, from_both
         Expected squared norm of the update's noise for unit noise on B, on A, and their product.
-    rest_squared, rest
-        Head and other trained tensors: squared deviation from the start, and squared norm of the tensors.
+    rest_squared, rest, rest_size
+        Head and trained tensors that are neither A nor B: squared deviation from the initialization, squared norm and
+        number of entries.
+    factors
+        Number of entries of A and B together in the modules that train them; 0 where none does.
     """
 
     b_squared: float
@@ -70,30 +74,47 @@ class FactorEnergy:
     rest_squared: float
     rest: float
     rest_size: int
+    factors: int = 0
 
     def scales(self, tuned: Tuned, relative_noise: float) -> dict[str, float]:
         """Scales, on the grid, whose noise in the update has about `relative_noise` times the update's norm."""
         target = relative_noise**2 * self.update
         found: dict[str, float] = {}
-        if target > 0 and tuned == "both":
+        if target <= 0 and self.factors:
+            # A zero update sets no size: noise as large as the factors, or 1/16, whatever the data gave.
+            sizes = {"B": self.b_squared, "A": self.a_squared}
+            count = max(self.factors, 1)
+            for factor in ("B", "A") if tuned == "both" else (tuned,):
+                found[factor] = relative_noise * (math.sqrt(sizes[factor] / count) or 1 / 16)
+        elif target > 0 and tuned == "both":
             # from_b b + from_a a + from_both a b = target with equal shares of the first two.
             product = self.from_both / (self.from_b * self.from_a)
             share = 2 * target / (1 + math.sqrt(1 + product * target)) / 2
             found = {"B": math.sqrt(share / self.from_b), "A": math.sqrt(share / self.from_a)}
         elif target > 0:
             found = {tuned: math.sqrt(target / (self.from_b if tuned == "B" else self.from_a))}
-        if self.rest > 0:
-            found["head"] = relative_noise * math.sqrt(self.rest / self.rest_size)
+        if self.rest_size:
+            found["rest"] = relative_noise * (math.sqrt(self.rest / self.rest_size) or 1 / 16)
         return {group: scale_on_grid(scale) for group, scale in found.items()}
 
     def kl(self, scales: Mapping[str, float]) -> float:
         """KL in nats with the price of every scale included."""
-        squared = {"B": self.b_squared, "A": self.a_squared, "head": self.rest_squared}
+        squared = {"B": self.b_squared, "A": self.a_squared, "rest": self.rest_squared}
         return sum(squared[group] / (2 * s**2) + scale_price(s) for group, s in scales.items())
 
 
 def factor_energies(adapter: Adapter) -> dict[Tuned, FactorEnergy]:
-    """The energies under each way of tuning, from one reading of the modules; the head is left out.
+    """The energies for each choice of trained factors, from one reading of the modules; the head is left out.
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+
+    Returns
+    -------
+    dict
+        "B", "A" and "both" -> `FactorEnergy`. Trained tensors that are neither A nor B are counted in `rest`.
 
     Examples
     --------
@@ -102,35 +123,53 @@ def factor_energies(adapter: Adapter) -> dict[Tuned, FactorEnergy]:
     >>> energy["B"].b_squared, energy["both"].b_squared
     (4.0, 2.0)
     """
-    rest, start = _sums(), adapter.initial
+    start = adapter.initial
+    rests: dict[Tuned, dict[str, float]] = {tuned: _sums() for tuned in TUNED}
     grams: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     facts: dict[int, list[list[float]]] = defaultdict(list)
+    factors = 0
     for module in adapter:
+        if not is_plain(adapter.source(module)):
+            continue
         update = adapter[module]
         A, B = update.A, update.B
+        factors += A.numel() + B.numel()
         moved = [math.nan, math.nan]
         if start is not None and module in start:
-            begun = start[module]
-            moved = [squared_norm(A - begun.A.to(A)), squared_norm(B - begun.B.to(B))]
+            initial = start[module]
+            moved = [squared_norm(A - initial.A.to(A)), squared_norm(B - initial.B.to(B))]
         facts[update.rank].append([update.scaling**2, update.d_out, update.d_in, update.rank, *moved])
-        # In the factors' own precision: casting them up first would take longer than reading the file.
-        grams[update.rank].append((A @ A.mT, B.mT @ B))
-        if update.magnitude is not None:
-            _add_rest(rest, update.magnitude, None)
+        grams[update.rank].append((_gram(A), _gram(B.mT)))
+    for tuned, rest in rests.items():
+        for tensor in trained_tensors(adapter, tuned, include_head=False):
+            if tensor.key[1] not in ("A", "B") or not is_plain(adapter.source(tensor.key[0])):
+                _add_rest(rest, tensor.read(), None if tensor.read_initial is None else tensor.read_initial())
     single, balanced = _sums(), _sums()
     for rank, group in grams.items():
-        gram_a, gram_b = (torch.stack(part).double() for part in zip(*group, strict=True))
+        gram_a, gram_b = (torch.stack([gram.double() for gram in part]) for part in zip(*group, strict=True))
         _add_modules(single, balanced, gram_a, gram_b, torch.tensor(facts[rank], dtype=torch.float64))
-    alone, both = (
-        FactorEnergy(
-            **{name: sums[name] for name in ("b_squared", "a_squared", "update", "from_b", "from_a", "from_both")},
+    names = ("b_squared", "a_squared", "update", "from_b", "from_a", "from_both")
+    return {
+        tuned: FactorEnergy(
+            **{name: (balanced if tuned == "both" else single)[name] for name in names},
             rest_squared=rest["moved"],
             rest=rest["whole"],
             rest_size=int(rest["size"]),
+            factors=factors,
         )
-        for sums in (single, balanced)
-    )
-    return {"B": alone, "A": alone, "both": both}
+        for tuned, rest in rests.items()
+    }
+
+
+def _gram(factor: Tensor) -> Tensor:
+    """F F^T in the factor's own precision (casting first takes longer than reading), in double where that fails."""
+    gram = factor @ factor.mT
+    diagonal = gram.diagonal()
+    tiny = torch.finfo(gram.dtype).tiny * 1e6
+    if bool(torch.isfinite(gram).all()) and bool(((diagonal > tiny) | (factor == 0).all(1)).all()):
+        return gram
+    wide = factor.double()
+    return wide @ wide.mT
 
 
 def with_head(energy: FactorEnergy, adapter: Adapter) -> FactorEnergy:
@@ -179,9 +218,9 @@ def _nuclear_norms(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(root.mT @ gram_b @ root).clamp_min(0).sqrt().sum(-1)
 
 
-def _add_rest(sums: dict[str, float], value: Tensor, begun: Tensor | None) -> None:
+def _add_rest(sums: dict[str, float], value: Tensor, initial: Tensor | None) -> None:
     value = value.double()
-    sums["moved"] += squared_norm(value if begun is None else value - begun.double())
+    sums["moved"] += squared_norm(value if initial is None else value - initial.double())
     sums["whole"] += squared_norm(value)
     sums["size"] += value.numel()
 

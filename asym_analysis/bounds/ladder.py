@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds import information
+from asym_analysis.bounds.admissibility import doubts
 from asym_analysis.bounds.description import Placement, encode_adapter, relative_error
 from asym_analysis.bounds.energies import factor_energies, with_head
-from asym_analysis.bounds.report import BoundRow
-from asym_analysis.bounds.trained import TUNED, Tuned, as_tuned, trained_tensors
+from asym_analysis.bounds.report import BoundRow, Predictor, Prior
+from asym_analysis.bounds.trained import has_factors, is_plain, trained_tensors
+from asym_analysis.vocabulary import TUNED, Tuned, choose
 
 __all__ = ["Ladder", "bits_of_dtype"]
 
@@ -41,26 +44,47 @@ def bits_of_dtype(dtype: str) -> int:
     raise ValueError(f"no number of bits is known for dtype {dtype!r}: give it with bits=")
 
 
+@dataclass(frozen=True)
 class Ladder:
-    """The rungs on one checkpoint, with what they share; each method gives the rows of one."""
+    """The rungs on one checkpoint, with what they share; each method gives the rows of one.
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        n_samples: int,
-        regime: Tuned,
-        sub_gaussian: float,
-        empirical: float | None,
-        confidence: float,
-        include_head: bool,
-    ) -> None:
-        self.adapter, self.n, self.regime, self.sigma = adapter, n_samples, regime, sub_gaussian
-        self.empirical, self.confidence = empirical, confidence
-        # A factor that never moved says nothing of what training it would cost.
-        self.moved: tuple[Tuned, ...] = TUNED if regime == "both" else (regime, "both")
-        self.heads = (False, True) if include_head and adapter.extras else (False,)
+    Attributes
+    ----------
+    adapter, n, own
+        The checkpoint, its number of training samples, and the factors that it trained.
+    sigma
+        Sub-Gaussian parameter of the loss.
+    empirical
+        Training loss, or None.
+    confidence
+        1 - delta.
+    include_head
+        Also give each bound with the head charged.
+    """
 
-        self._sizes: dict[tuple[Tuned, bool], int] = {}
+    adapter: Adapter
+    n: int
+    own: Tuned
+    sigma: float
+    empirical: float | None
+    confidence: float
+    include_head: bool
+    _sizes: dict[tuple[Tuned, bool], int] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> tuple[Tuned, ...]:
+        """The choices of trained factors that a count can compare."""
+        return TUNED if has_factors(self.adapter) else ("both",)
+
+    @property
+    def moved(self) -> tuple[Tuned, ...]:
+        """The choices that values can compare: a factor that never moved says nothing of what training it costs."""
+        return self.counted if self.own == "both" else (self.own, "both")
+
+    @property
+    def heads(self) -> tuple[bool, ...]:
+        """Without and with the head, where there is one to charge."""
+        return (False, True) if self.include_head and self.adapter.extras else (False,)
 
     def size(self, tuned: Tuned, head: bool) -> int:
         """Number of entries that are charged."""
@@ -69,21 +93,30 @@ class Ladder:
             self._sizes[tuned, head] = sum(tensor.size for tensor in tensors)
         return self._sizes[tuned, head]
 
-    def by_count(self, bits: float | None, rungs: Collection[str]) -> list[BoundRow]:
+    def by_count(self, bits: float | int | None, rungs: Collection[str]) -> list[BoundRow]:
         """Lemma 4.5, and the degrees of freedom beside it."""
         rows = []
-        gauge = sum(self.adapter.source(module).rank ** 2 for module in self.adapter)
+        sources = [self.adapter.source(module) for module in self.adapter]
+        gauge = sum(source.rank**2 for source in sources if is_plain(source))
         for head in self.heads:
-            for tuned in TUNED:
+            for tuned in self.counted:
                 tensors = list(trained_tensors(self.adapter, tuned, include_head=head))
                 sizes = [tensor.size for tensor in tensors]
                 widths = [bits if bits is not None else bits_of_dtype(tensor.dtype) for tensor in tensors]
                 total = float(np.dot(sizes, widths))
+                own_bits = sum(tensor.size * bits_of_dtype(tensor.dtype) for tensor in tensors) if bits else total
                 self._sizes[tuned, head] = sum(sizes)
                 charged = f"{sum(sizes):,} entries, {total / max(sum(sizes), 1):g} bits each"
                 rule = "every trained entry rounded to these bits by a rule fixed beforehand"
+                rounded = total < own_bits  # fewer bits than the file's: another adapter than this one
+                if rounded:
+                    rule += ", which gives another adapter than this one"
                 if "parameter count" in rungs:
-                    rows.append(self._expected("parameter count", tuned, head, sum(sizes), total, rule, charged))
+                    rows.append(
+                        self._expected(
+                            "parameter count", tuned, head, sum(sizes), total, rule, charged, diagnostic=rounded
+                        )
+                    )
                 if "degrees of freedom" in rungs and tuned == "both":
                     free = sum(sizes) - gauge
                     scaled = total * free / max(sum(sizes), 1)
@@ -97,10 +130,11 @@ class Ladder:
     def by_information(self, given: float | Sequence[float] | Mapping[str, float]) -> list[BoundRow]:
         """The gap from mutual information as given."""
         rule = "the number given is at least the true mutual information: an estimate does not ensure it"
-        by_factor: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {self.regime: given}
+        by_factor: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {self.own: given}
         rows = []
         for name, value in by_factor.items():
-            tuned = as_tuned(name)
+            choose(name, TUNED, "the factors of mutual_information")
+            tuned: Tuned = next(one for one in TUNED if one == name)
             each = np.atleast_1d(np.asarray(value, dtype=np.float64))
             size = self.size(tuned, head=False)
             if np.ndim(value) == 0:
@@ -152,6 +186,8 @@ class Ladder:
                         self._probably,
                         f"{_SUB_GAUSSIAN}; code and modules fixed beforehand; it is the quantized adapter's gap",
                         f"bits: {parts}",
+                        predictor="coded adapter",
+                        prior=self._prior,
                         note=f"{levels} levels; ||dW' - dW||/||dW|| = {error:.3f}",
                     )
                 )
@@ -184,10 +220,16 @@ class Ladder:
                         self._probably,
                         f"{_SUB_GAUSSIAN}; prior centred at {centre}; it is the perturbed adapter's gap",
                         "KL, choice of the scales from the grid 2^(-k/2)",
+                        predictor="Gibbs posterior",
+                        prior=self._prior,
                         note=f"noise {relative_noise:g} times the update; {shown}",
                     )
                 )
         return rows
+
+    @property
+    def _prior(self) -> Prior:
+        return "zero" if self.adapter.initial is None else "initialization"
 
     @property
     def _probably(self) -> str:
@@ -196,7 +238,7 @@ class Ladder:
     def _expected(
         self,
         rung: str,
-        tuned: str,
+        tuned: Tuned,
         head: bool,
         size: int,
         bits: float,
@@ -213,14 +255,17 @@ class Ladder:
         )
 
     def _row(
-        self, rung: str, tuned: str, head: bool, size: int, nats: float, gap: float, statement: str,
+        self, rung: str, tuned: Tuned, head: bool, size: int, nats: float, gap: float, statement: str,
         assumptions: str, charged: str, *, diagnostic: bool = False, note: str = "",
+        predictor: Predictor = "adapter", prior: Prior = "none",
     ) -> BoundRow:  # fmt: skip
-        facts = [assumptions, _FROZEN[tuned]]
+        known = doubts(self.adapter, tuned)
+        diagnostic = diagnostic or bool(known)
+        facts = [assumptions, _FROZEN[tuned], *known]
         if self.adapter.extras and not head:
             facts.append("the head was fixed beforehand")
             diagnostic = True
-        if tuned != self.regime:
+        if tuned != self.own:
             facts.append(f"had only {tuned} been trained" if tuned != "both" else "had both factors been trained")
             # Charging both factors where one was trained is loose, not wrong.
             diagnostic = diagnostic or tuned != "both"
@@ -235,7 +280,8 @@ class Ladder:
                 diagnostic = True
         vacuous = (bound if bound is not None else gap) >= 2 * self.sigma
         return BoundRow(
-            rung=rung, tuned=tuned, regime=tuned == self.regime, head=head, parameters=size, nats=nats, gap=gap,
+            rung=rung, predictor=predictor, prior=prior, tuned=tuned, applies=tuned == self.own, head=head,
+            parameters=size, nats=nats, gap=gap,
             risk=bound, statement=statement, vacuous=vacuous, kind="diagnostic" if diagnostic else "certificate",
             assumptions="; ".join(fact for fact in facts if fact), charged=charged, note=note,
             empirical_risk=self.empirical, form="square root",

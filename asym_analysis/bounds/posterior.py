@@ -1,67 +1,103 @@
-"""Gaussian posteriors centred on the trained tensors, Gaussian priors centred on their start, and KL between them.
+"""Gaussian posteriors centred on the trained tensors, Gaussian priors centred on their initialization, and KL.
 
-With one standard deviation s for both, KL = sum ||W - W_0||^2/(2 s^2), whatever the dimension (theory notes, section
+With one standard deviation s for both, KL = sum ||W - W_0||^2/(2 s^2), whatever the dimension (docs/theory.md, section
 5.7). The prior is fixed before the data; s is chosen from the grid 2^(-k/2), k = ..., -1, 0, 1, ..., by a union bound
-whose price is in `scale_price`. A posterior may be any law that the data suggest, so that centring it on balanced
-factors of the same update, where that makes KL smaller, is free.
+whose price is in `scale_price`. The posterior may depend on the data, so that centring it on balanced factors of the
+same update, where that makes KL smaller, costs nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.energies import factor_energies, scale_on_grid, scale_price, squared_norm, with_head
-from asym_analysis.bounds.trained import TensorKey, Tuned, trained_tensors, with_tensors
+from asym_analysis.bounds.energies import factor_energies, scale_on_grid, scale_price, with_head
+from asym_analysis.bounds.report import Prior
+from asym_analysis.bounds.trained import TensorKey, is_plain, trained_tensors, with_tensors
+from asym_analysis.vocabulary import Tuned, finite
 
-__all__ = ["GaussianPosterior", "fitted_posterior", "gaussian_kl", "gaussian_posterior", "with_start"]
-
-
-def gaussian_kl(deviation_squared: float, size: int, posterior_std: float, prior_std: float) -> float:
-    """KL(N(w, s_q^2 I) || N(w_0, s_p^2 I)) in nats, from ||w - w_0||^2 and the dimension.
-
-    Examples
-    --------
-    >>> gaussian_kl(8.0, size=1000, posterior_std=2.0, prior_std=2.0)
-    1.0
-    """
-    if posterior_std <= 0 or prior_std <= 0:
-        raise ValueError("standard deviations must be positive")
-    ratio = (posterior_std / prior_std) ** 2
-    return 0.5 * (size * (ratio - 1.0 - math.log(ratio)) + deviation_squared / prior_std**2)
+__all__ = ["GaussianPosterior", "fitted_posterior", "gaussian_posterior", "with_initial"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaussianPosterior:
     """Independent Gaussians around trained tensors, with the prior they are charged against.
 
     Attributes
     ----------
     adapter
-        The centre; `draw` gives adapters around it.
+        The adapter whose other tensors every draw keeps.
     stds
         Posterior standard deviation of each trained tensor: a number, or one for each entry.
     kl
         KL to the prior in nats, with everything charged that chose the prior.
+    tuned, include_head
+        The trained factors, and whether the head is perturbed and charged: what the posterior was made for.
+    prior
+        Where the prior is centred: "zero", "initialization" or "data" (an adapter trained on other samples).
+    prior_name
+        Name of that adapter; empty otherwise.
+    centre, prior_centre, prior_stds
+        Of each trained tensor: the posterior's mean, the prior's mean, and the prior's standard deviation.
+    price
+        Nats in `kl` that paid for the choice of the prior's scales.
     """
 
     adapter: Adapter
     stds: Mapping[TensorKey, float | Tensor]
     kl: float
+    tuned: Tuned
+    include_head: bool
+    prior: Prior
+    prior_name: str = ""
     centre: Mapping[TensorKey, Tensor] = field(repr=False, default_factory=dict)
+    prior_centre: Mapping[TensorKey, Tensor] = field(repr=False, default_factory=dict)
+    prior_stds: Mapping[TensorKey, float] = field(repr=False, default_factory=dict)
+    price: float = 0.0
 
     def draw(self, generator: torch.Generator) -> Adapter:
-        """One adapter from the posterior, in memory."""
-        values = {}
+        """Draw one adapter from the posterior.
+
+        Parameters
+        ----------
+        generator
+            Of the noise.
+
+        Returns
+        -------
+        Adapter
+            In memory.
+        """
+        return self.draw_with_density(generator)[0]
+
+    def draw_with_density(self, generator: torch.Generator) -> tuple[Adapter, float]:
+        """Draw one adapter, with the log of the density of the posterior over that of the prior at it.
+
+        Parameters
+        ----------
+        generator
+            Of the noise.
+
+        Returns
+        -------
+        adapter, nats
+            In memory; the log density ratio includes the price of the prior's scales. Its mean over draws is `kl`.
+        """
+        values, nats = {}, self.price
         for key, centre in self.centre.items():
             noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
             values[key] = centre + self.stds[key] * noise
-        return with_tensors(self.adapter, values, name=f"{self.adapter.name}, drawn")
+            std = torch.as_tensor(self.stds[key], dtype=torch.float64)
+            moved = values[key].double() - self.prior_centre[key].double()
+            terms = (moved / self.prior_stds[key]).square() - noise.double().square()
+            log_ratio = (self.prior_stds[key] / std).log().expand(centre.shape)
+            nats += (log_ratio + terms / 2).sum().item()
+        return with_tensors(self.adapter, values, name=f"{self.adapter.name}, drawn"), nats
 
 
 def gaussian_posterior(
@@ -74,14 +110,29 @@ def gaussian_posterior(
 ) -> GaussianPosterior:
     """The posterior whose noise has about `relative_noise` times the norm of the update, and of the head.
 
-    Both factors trained and no recorded initialization: it is centred on the balanced factors of each update, with the
-    prior at zero. `prior`, an adapter made without the samples that the bound counts, is the centre of the prior in
-    place of the initialization.
+    Parameters
+    ----------
+    adapter
+        The trained adapter. Where both factors were trained and no initialization is recorded, the posterior is
+        centred on the balanced factors of each update, with the prior at zero.
+    tuned
+        The trained factors.
+    include_head
+        Also perturb and charge the trained tensors outside the modules.
+    relative_noise
+        Size of the noise; positive.
+    prior
+        An adapter made without the samples that the bound counts: the prior's centre in place of the initialization.
+
+    Returns
+    -------
+    GaussianPosterior
+        With one scale for A, one for B and one for all other trained tensors, each from the grid and paid for.
 
     Raises
     ------
     ValueError
-        If nothing was trained: every update and the head are zero.
+        If nothing was trained.
 
     Examples
     --------
@@ -90,24 +141,27 @@ def gaussian_posterior(
     >>> posterior.draw(torch.Generator().manual_seed(0))["q"].shape
     (5, 6)
     """
+    finite(relative_noise, "relative_noise", above=0)
     start = prior if prior is not None else adapter.initial
-    centred = adapter
-    if tuned == "both" and start is None:
-        centred = _balanced(adapter)
-    reference = with_start(centred, start) if start is not None else centred
+    centred = _balanced(adapter) if tuned == "both" and start is None else adapter
+    reference = with_initial(centred, start) if start is not None else centred
     energy = factor_energies(reference)[tuned]
     if include_head:
         energy = with_head(energy, reference)
     scales = energy.scales(tuned, relative_noise)
-    if not scales:
-        raise ValueError(f"{adapter.name} holds only zeros: there is nothing to centre a posterior on")
-    tensors = list(trained_tensors(reference, tuned, include_head=include_head))
-    starts = {tensor.key: tensor.read_start for tensor in tensors if tensor.read_start is not None}
-    stds = {tensor.key: scales[_group(tensor.key)] for tensor in tensors if _group(tensor.key) in scales}
-    centre = {tensor.key: tensor.read() for tensor in tensors if tensor.key in stds}
-    deviations = {key: value - (starts[key]().to(value) if key in starts else 0.0) for key, value in centre.items()}
-    kl = sum(squared_norm(moved) / (2 * stds[key] ** 2) for key, moved in deviations.items())
-    return GaussianPosterior(centred, stds, kl + sum(map(scale_price, scales.values())), centre)
+    centre, origin, stds = {}, {}, {}
+    for tensor in trained_tensors(reference, tuned, include_head=include_head):
+        centre[tensor.key] = value = tensor.read()
+        origin[tensor.key] = _initial_value(tensor.read_initial, value)
+        stds[tensor.key] = scales[_group(reference, tensor.key)]
+    if not centre:
+        raise ValueError(f"{adapter.name} has no trained tensor: there is nothing to centre a posterior on")
+    price = sum(map(scale_price, scales.values()))
+    kl = price + sum(_squared_distance(value, origin[key]) / (2 * stds[key] ** 2) for key, value in centre.items())
+    return GaussianPosterior(
+        centred, stds, kl, tuned, include_head, _prior_kind(adapter, prior), "" if prior is None else prior.name,
+        centre, origin, stds, price,
+    )  # fmt: skip
 
 
 def fitted_posterior(
@@ -118,15 +172,30 @@ def fitted_posterior(
     include_head: bool = True,
     prior: Adapter | None = None,
 ) -> GaussianPosterior:
-    """A posterior with standard deviations of its own for each tensor, or each entry, and a prior scale a tensor.
+    """A posterior with given standard deviations for each tensor, or each entry, and a prior scale for each tensor.
 
-    Each tensor's prior standard deviation is the one of the grid that makes its KL smallest, and is paid for; the
-    prior's centre is `prior`, or the recorded initialization, or zero.
+    Parameters
+    ----------
+    adapter
+        The posterior's centre.
+    stds
+        Standard deviation of each trained tensor, by its key.
+    tuned
+        The trained factors.
+    include_head
+        Also perturb and charge the trained tensors outside the modules.
+    prior
+        An adapter made without the samples that the bound counts; by default the recorded initialization, or zero.
+
+    Returns
+    -------
+    GaussianPosterior
+        Each tensor's prior standard deviation is the one of the grid that makes its KL smallest, and is paid for.
 
     Raises
     ------
     ValueError
-        If a trained tensor has no standard deviation.
+        If a trained tensor has no standard deviation, or one is not positive.
 
     Examples
     --------
@@ -134,34 +203,67 @@ def fitted_posterior(
     >>> round(fitted_posterior(adapter, {("q", "B"): 0.5}, "B").kl, 3)
     2.465
     """
-    reference = with_start(adapter, prior) if prior is not None else adapter
-    centre, total = {}, 0.0
+    reference = with_initial(adapter, prior) if prior is not None else adapter
+    centre, origin, prior_stds = {}, {}, {}
+    total = price = 0.0
     for tensor in trained_tensors(reference, tuned, include_head=include_head):
         if tensor.key not in stds:
             raise ValueError(f"no standard deviation is given for {tensor.key[1]} of {tensor.key[0]}")
         value = tensor.read()
-        moved = value.double() - (tensor.read_start().double() if tensor.read_start is not None else 0.0)
+        start = _initial_value(tensor.read_initial, value)
+        moved = value.double() - start.double()
         variance = torch.as_tensor(stds[tensor.key], dtype=torch.float64).square().expand(value.shape)
+        if not bool((variance > 0).all()) or not bool(torch.isfinite(variance).all()):
+            raise ValueError(f"the standard deviation of {tensor.key[1]} of {tensor.key[0]} is not positive and finite")
         best = scale_on_grid(math.sqrt((variance + moved.square()).mean().item()))
-        total += min(
-            _entrywise_kl(moved, variance, scale) + scale_price(scale)
-            for scale in (best * 2 ** (step / 2) for step in (-1, 0, 1))
-        )
-        centre[tensor.key] = value
-    return GaussianPosterior(adapter, dict(stds), total, centre)
+        candidates = [best * 2 ** (step / 2) for step in (-1, 0, 1)]
+        nats = [_entrywise_kl(moved, variance, scale) + scale_price(scale) for scale in candidates]
+        chosen = candidates[nats.index(min(nats))]
+        total += min(nats)
+        price += scale_price(chosen)
+        centre[tensor.key], origin[tensor.key], prior_stds[tensor.key] = value, start, chosen
+    return GaussianPosterior(
+        adapter, dict(stds), total, tuned, include_head, _prior_kind(adapter, prior),
+        "" if prior is None else prior.name, centre, origin, prior_stds, price,
+    )  # fmt: skip
 
 
-def with_start(adapter: Adapter, start: Adapter) -> Adapter:
-    """The same adapter with `start` as what it began from."""
-    sources = {module: adapter.source(module) for module in adapter}
+def with_initial(adapter: Adapter, initial: Adapter) -> Adapter:
+    """The same adapter with `initial` as its recorded initialization.
+
+    Parameters
+    ----------
+    adapter, initial
+        The adapter, and what it is centred on.
+
+    Returns
+    -------
+    Adapter
+        A new adapter.
+    """
     return Adapter(
-        sources,
+        {module: adapter.source(module) for module in adapter},
         name=adapter.name,
         metadata=adapter.metadata,
         extras=adapter.extras,
         coverage=adapter.coverage,
-        initial=start,
+        initial=initial,
+        assumptions=adapter.assumptions,
     )
+
+
+def _prior_kind(adapter: Adapter, prior: Adapter | None) -> Prior:
+    if prior is not None:
+        return "data"
+    return "zero" if adapter.initial is None else "initialization"
+
+
+def _initial_value(read: object, value: Tensor) -> Tensor:
+    return read().to(value) if callable(read) else torch.zeros_like(value)
+
+
+def _squared_distance(value: Tensor, origin: Tensor) -> float:
+    return torch.linalg.vector_norm((value - origin), dtype=torch.float64).item() ** 2
 
 
 def _entrywise_kl(moved: Tensor, variance: Tensor, prior_std: float) -> float:
@@ -169,15 +271,19 @@ def _entrywise_kl(moved: Tensor, variance: Tensor, prior_std: float) -> float:
     return 0.5 * (ratio - 1.0 - ratio.log() + moved.square() / prior_std**2).sum().item()
 
 
-def _group(key: TensorKey) -> str:
-    return key[1] if key[1] in ("A", "B") else "head"
+def _group(adapter: Adapter, key: TensorKey) -> str:
+    owner, part = key
+    return part if part in ("A", "B") and owner in adapter and is_plain(adapter.source(owner)) else "rest"
 
 
 def _balanced(adapter: Adapter) -> Adapter:
     values: dict[TensorKey, Tensor] = {}
     for module in adapter:
+        if not is_plain(adapter.source(module)):
+            continue
         update = adapter[module]
-        balanced = update.balanced()
+        # In double: singular values of very small or large factors leave the range of float32.
+        balanced = replace(update, A=update.A.double(), B=update.B.double()).balanced()
         # `balanced` has scaling 1; the adapter keeps its own, so that it is divided out of both factors evenly.
         root = math.sqrt(abs(update.scaling)) or 1.0
         pad = update.rank - balanced.rank

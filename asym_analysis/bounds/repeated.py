@@ -17,11 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds.certification import PILOT_DRAWS
 from asym_analysis.bounds.certify import certify
 from asym_analysis.bounds.compute import compute_bound
 from asym_analysis.bounds.conditional import Supersample, train_on_supersamples
+from asym_analysis.bounds.losses import generator_for
 from asym_analysis.bounds.risk import chernoff_risk
-from asym_analysis.bounds.trained import Tuned
+from asym_analysis.vocabulary import Tuned
 
 __all__ = [
     "LowRankClassifier",
@@ -52,7 +54,7 @@ class LowRankClassifier:
 
     def start(self) -> tuple[Float[Tensor, "rank d"], Float[Tensor, "classes rank"]]:
         """A and B before training: one random, the other zero."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = generator_for(self.seed, "initialization")
         A = torch.linalg.qr(torch.randn(self.dimension, self.rank, generator=generator))[0].mT.contiguous()
         B = torch.linalg.qr(torch.randn(self.classes, self.rank, generator=generator))[0].contiguous()
         return (torch.zeros_like(A), B) if self.tuned == "A" else (A, torch.zeros_like(B))
@@ -135,9 +137,10 @@ def repeated_certificates(
 ) -> pd.DataFrame:
     """Train and certify on `repeats` fresh samples; one row for each repeat and each bound.
 
-    Columns: repeat, bound ("coded", "gaussian": the best row of each in `certify`; "parameter count": in expectation;
-    "no complexity": what would be certified if the data had chosen nothing, which is no bound), empirical_risk,
-    true_risk (of the same quantized, perturbed or trained adapter, on `fresh` new samples), certified, violated.
+    Columns: repeat, bound ("coded", "gaussian", "one draw": the best row of each in `certify`; "parameter count": in
+    expectation; "no complexity": what would be certified if the data had chosen nothing, which is no bound),
+    empirical_risk, true_risk (of the same quantized, perturbed or trained adapter, on `fresh` new samples), certified,
+    violated.
 
     Examples
     --------
@@ -165,14 +168,16 @@ def repeated_certificates(
             relative_noise=relative_noise, draws=draws, seed=seed + repeat,
         )  # fmt: skip
         frame = report.frame[report.frame["form"] == report.settings["headline"]].reset_index(drop=True)
-        coded = (frame["rung"] == "coded").sum()
-        frame["true_risk"] = true[:coded] + np.reshape(true[coded:], (-1, draws)).mean(axis=1).tolist()
+        counts = frame["rung"].value_counts()
+        pilot = 0 if len(relative_noise) == 1 else PILOT_DRAWS * len(relative_noise)
+        coded, drawn, single = np.split(np.array(true), [counts["coded"], len(true) - counts["one draw"]])
+        frame["true_risk"] = [*coded, drawn[pilot:].mean(), *single]
         for rung, part in frame.groupby("rung"):
             best = part.loc[part["risk"].idxmin()]
             rows.append(_row(repeat, str(rung), best["empirical_risk"], best["true_risk"], best["risk"]))
         empirical, risk = evaluate(adapter).mean(), true[-1]
         count = compute_bound(adapter, n_samples, tuned=model.tuned, rungs=("parameter count",)).frame
-        gap = count.loc[count["regime"], "gap"].item()
+        gap = count.loc[count["applies"], "gap"].item()
         rows.append(_row(repeat, "parameter count", empirical, risk, empirical + gap))
         rows.append(
             _row(repeat, "no complexity", empirical, risk, chernoff_risk(empirical, 0.0, n_samples, confidence))

@@ -18,6 +18,7 @@ __all__ = ["register"]
 
 _ROWS = {
     "rung": "rung",
+    "predictor": "of the",
     "tuned": "trained",
     "head": "head charged",
     "gap": "gap at most",
@@ -99,6 +100,8 @@ def _note(call: Call, report: BoundReport) -> None:
     call.note(f"trained: {settings['tuned']} ({settings['tuned_known_from']})")
     count = frame[frame["rung"] == "parameter count"].set_index(["head", "tuned"])["gap"]
     for head in sorted(set(count.index.get_level_values(0))):
+        if (head, "B") not in count.index:
+            continue  # the adapter trains no factor of that name
         which = "with the head" if head else "without a head"
         ratio = count[head, "both"] / count[head, "B"]
         call.note(f"parameter count {which}: training both costs {ratio:.3f} times B alone")

@@ -16,7 +16,8 @@ from asym_analysis.cli.options import AdapterArgument, command
 __all__ = ["register"]
 
 _ROWS = {
-    "rung": "rung",
+    "predictor": "predictor",
+    "prior": "prior",
     "risk": "risk at most",
     "vacuous": "vacuous",
     "empirical_risk": "training risk",
@@ -41,14 +42,18 @@ def certify_command(
     ],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of training samples.")],
     tuned: Annotated[str, typer.Option(help="Factors that were trained: B, A, both, or auto.")] = "auto",
-    methods: Annotated[str, typer.Option(help="coded, gaussian, or both, separated by commas.")] = "coded,gaussian",
+    methods: Annotated[
+        str, typer.Option(help="coded, gaussian, one draw: separated by commas.")
+    ] = "coded,gaussian,one draw",
     confidence: Annotated[float, typer.Option(help="1 - delta.")] = 0.95,
-    draws: Annotated[int, typer.Option(help="Adapters drawn from each posterior.")] = 200,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Adapters drawn from the Gibbs posterior; by default until known to .005.")
+    ] = None,
     prior: Annotated[str | None, typer.Option(help="An adapter trained on none of the n samples.")] = None,
     tried: Annotated[int, typer.Option(help="Number of codes or priors tried on these data.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> int:
-    """Certify the risk of an adapter, quantized and perturbed, from its losses on the training samples."""
+    """Certify the risk of an adapter, quantized, perturbed or drawn once, from its losses on the training samples."""
     from asym_analysis.bounds.certify import certify
 
     function = _function(evaluate)
@@ -70,10 +75,12 @@ def certify_command(
     frame = report.frame
     best = report.best()
     if best is None:
-        call.note("nothing is certified: the head's charge was left out")
+        call.note(f"nothing is certified: {frame['assumptions'].iloc[0]}")
     else:
         vacuous = " (vacuous: no better than the largest loss)" if best.vacuous else ""
-        call.note(f"certified risk at most {best.risk:.4f} {best.statement}: {best.rung}, {best.note}{vacuous}")
+        call.note(
+            f"certified risk at most {best.risk:.4f} {best.statement}, for the {best.predictor}: {best.note}{vacuous}"
+        )
     headline = frame.loc[frame["form"] == report.settings["headline"]].sort_values("risk")
     below = "A row: one code or posterior, the bound on its expected loss, and its loss on the training samples."
     return call.deliver(

@@ -13,8 +13,18 @@ from asym_analysis import certify
 from asym_analysis.adapters import Adapter, TensorSource
 from asym_analysis.bounds import risk
 from asym_analysis.bounds.energies import scale_price
-from asym_analysis.bounds.posterior import fitted_posterior, gaussian_kl
+from asym_analysis.bounds.posterior import fitted_posterior
 from asym_analysis.bounds.repeated import LowRankClassifier, gaussian_classes, train_low_rank
+
+
+def gaussian_kl(squared: float, size: int, q: float, p: float) -> float:
+    """KL of Gaussians in `size` dimensions whose means are sqrt(squared) apart, by torch."""
+    mean = torch.full((size,), math.sqrt(squared / size), dtype=torch.float64)
+    normals = (
+        torch.distributions.Normal(m, torch.tensor(s, dtype=torch.float64)) for m, s in ((mean, q), (0 * mean, p))
+    )
+    return torch.distributions.kl_divergence(*normals).sum().item()
+
 
 N = 1500
 
@@ -26,7 +36,7 @@ class Task:
         draw = gaussian_classes(dimension=12, classes=3, separation=3.5)
         self.x, self.y = draw(n, seed)
         self.fresh_x, self.fresh_y = draw(50_000, seed + 10_000)
-        model = LowRankClassifier(dimension=12, classes=3, rank=2, tuned="B", seed=0)
+        model = LowRankClassifier(dimension=12, classes=3, rank=3, tuned="B", seed=1)
         self.adapter = train_low_rank(model, self.x[None], self.y[None])[0]
 
     def evaluate(self, adapter: Adapter) -> np.ndarray:
@@ -54,16 +64,17 @@ def test_certificate_is_not_vacuous_and_covers_the_risk(task: Task) -> None:
     assert best is not None
     assert best.kind == "certificate"
     assert task.risk(task.adapter) < best.risk < 0.5
-    assert set(frame["rung"]) == {"coded", "gaussian"}
+    assert set(frame["rung"]) == {"coded", "gaussian", "one draw"}
+    assert set(frame["predictor"]) == {"coded adapter", "Gibbs posterior", "one draw"}
     assert set(frame["form"]) == {"kl-inverse", "Catoni", "convexity", "McAllester", "Chernoff"}
     assert (frame["gap"] == frame["risk"] - frame["empirical_risk"]).all()
 
 
 def test_every_row_is_the_formula_of_its_columns(task: Task) -> None:
-    """Half of delta for each method; nine tenths of that to the bound, one tenth to the sampling, when it samples."""
+    """A third of delta for each method; of the Gibbs posterior's, nine tenths to the bound and one to the sampling."""
     frame = certify(task.adapter, task.evaluate, N, draws=20, relative_noise=(0.5,), levels=(3,)).frame
     for row in frame.itertuples():
-        share = 0.025 * (0.9 if row.rung == "gaussian" else 1.0)
+        share = 0.05 / 3 * (0.9 if row.rung == "gaussian" else 1.0)
         form = risk.chernoff_risk if row.form == "Chernoff" else risk.RISK_FORMS[row.form]
         assert row.risk == pytest.approx(min(1.0, form(row.empirical_risk, row.nats, N, 1 - share)), rel=1e-12)
     assert "loss over 20 draws" in frame.loc[frame["rung"] == "gaussian", "note"].iloc[0]
@@ -90,19 +101,23 @@ def test_prior_from_other_samples_is_tighter_and_labelled(task: Task) -> None:
     other = Task(seed=77)
     plain = certify(task.adapter, task.evaluate, N, draws=10, levels=(3,), relative_noise=(0.5,))
     report = certify(task.adapter, task.evaluate, N, draws=10, levels=(3,), relative_noise=(0.5,), prior=other.adapter)
-    assert set(report.frame["rung"]) == {"coded, data-dependent prior", "gaussian, data-dependent prior"}
+    assert set(report.frame["prior"]) == {"data"}
+    assert set(plain.frame["prior"]) == {"initialization"}
+    held = report.frame[report.frame["rung"] == "hold-out"].iloc[0]
+    losses = task.evaluate(other.adapter).mean()
+    assert held["risk"] == pytest.approx(risk.chernoff_risk(losses, 0.0, N, 1 - 0.05 / 4), rel=1e-12)
     assert report.frame["assumptions"].str.contains("trained on none of the 1,500 samples").all()
-    gaussian = [r.frame[r.frame["rung"].str.startswith("gaussian")]["nats"].min() for r in (plain, report)]
+    gaussian = [r.frame[r.frame["rung"] == "gaussian"]["nats"].min() for r in (plain, report)]
     assert gaussian[1] < gaussian[0]
 
 
 def test_posterior_trained_for_the_bound(task: Task) -> None:
     key = ("classifier", "B")
-    stds = torch.full((3, 2), 0.4)
+    stds = torch.full((3, 3), 0.4)
     posterior = fitted_posterior(task.adapter, {key: stds}, "B")
     squared = task.adapter["classifier"].B.square().sum().item()
     grid = [2.0 ** (k / 2) for k in range(-8, 12)]
-    assert posterior.kl == pytest.approx(min(gaussian_kl(squared, 6, 0.4, s) + scale_price(s) for s in grid), rel=1e-6)
+    assert posterior.kl == pytest.approx(min(gaussian_kl(squared, 9, 0.4, s) + scale_price(s) for s in grid), rel=1e-6)
     report = certify(task.adapter, task.evaluate, N, methods=("gaussian",), posterior=posterior, draws=50)
     assert report.frame["nats"].iloc[0] == posterior.kl
     with pytest.raises(ValueError, match="standard deviation"):
@@ -117,7 +132,15 @@ def test_head_left_out_is_no_certificate(task: Task) -> None:
     out = certify(adapter, task.evaluate, N, methods=("coded",), levels=(3,), include_head=False)
     assert set(out.frame["kind"]) == {"diagnostic"}
     assert out.best() is None
-    inside = certify(adapter, task.evaluate, N, methods=("coded",), levels=(3,))
+    with pytest.raises(ValueError, match="zeroed"):
+        certify(adapter, task.evaluate, N, methods=("coded",), levels=(3,))
+    bias = np.array([0.0, 1.0, 2.0])
+
+    def evaluate(candidate: Adapter) -> np.ndarray:
+        scores = task.x @ candidate["classifier"].delta().numpy().T + bias * candidate.extras["bias"].read().numpy()
+        return (np.argmax(scores, axis=1) != task.y).astype(float)
+
+    inside = certify(adapter, evaluate, N, methods=("coded",), levels=(3,))
     assert inside.frame["nats"].min() > out.frame["nats"].min()
 
 
@@ -145,7 +168,7 @@ def test_command(task: Task, tmp_path: Path, asym) -> None:
         tmp_path / "adapter_model.safetensors",
     )
     (tmp_path / "adapter_config.json").write_text(
-        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["score"]}'
+        '{"peft_type": "LORA", "r": 3, "lora_alpha": 3, "target_modules": ["score"]}'
     )
     np.savez(tmp_path / "data.npz", x=task.x, y=task.y)
     (tmp_path / "losses.py").write_text(

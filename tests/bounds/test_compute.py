@@ -132,10 +132,10 @@ def test_rows_are_ordered_and_complete() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tuned": "C"}, "'auto', 'B', 'A' or 'both'"),
-        ({"rungs": ("magic",)}, "unknown rungs"),
-        ({"confidence": 1.0}, "between 0 and 1"),
-        ({"empirical_risk": 1.5}, "outside"),
+        ({"tuned": "C"}, "not one of auto, B, A, both"),
+        ({"rungs": ("magic",)}, "rungs is"),
+        ({"confidence": 1.0}, "above 0 and below 1"),
+        ({"empirical_risk": 1.5}, "of at most 1"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(options: dict[str, object], message: str) -> None:

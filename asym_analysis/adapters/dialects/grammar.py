@@ -342,7 +342,8 @@ def _account_for(ledger: Ledger, rest: list[str], groups: Mapping[str, object]) 
         if _BASE_WEIGHT.sub("", tensor) in groups:
             ledger.ignore(tensor, "frozen base weight of an adapted module")
         elif whole_model:
-            ledger.ignore(tensor, "the file is the state dict of a whole model, and does not say what else was trained")
+            reason = "the file is the state dict of a whole model, and does not say what else was trained"
+            ledger.ignore(tensor, reason, may_be_trained=True)
         else:
             ledger.keep(tensor, tensor, "trained beside the adapter")
 

@@ -52,6 +52,7 @@ class Ledger:
         self._used: dict[str, str] = {}
         self._ignored: dict[str, str] = {}
         self._refused: dict[str, str] = {}
+        self._others_unknown = False
 
     def add(
         self,
@@ -111,9 +112,10 @@ class Ledger:
         self._extras[name if name not in self._extras else tensor] = self.tensors[tensor]
         self._used[tensor] = part
 
-    def ignore(self, tensors: str | Iterable[str], reason: str) -> None:
-        """Record tensors that are soundly left out."""
+    def ignore(self, tensors: str | Iterable[str], reason: str, *, may_be_trained: bool = False) -> None:
+        """Record tensors that are left out; `may_be_trained` where the file does not say that they are frozen."""
         self._ignored.update(dict.fromkeys(_names(tensors), reason))
+        self._others_unknown |= may_be_trained
 
     def refuse(self, tensors: str | Iterable[str], reason: str) -> None:
         """Record tensors that belong to an adapter but cannot be used."""
@@ -200,7 +202,7 @@ class Ledger:
             self._scaling, self._assumed = "given", [each for each in self._assumed if each.what != "scale"]
         if self._scaling is not None:
             metadata = {**metadata, "scaling": self._scaling}
-        coverage = Coverage(used=self._used, ignored=self._ignored, refused=self._refused)
+        coverage = Coverage(self._used, self._ignored, self._refused, self._others_unknown)
         return Reading(self._modules, coverage, extras=self._extras, metadata=metadata, assumed=tuple(self._assumed))
 
 

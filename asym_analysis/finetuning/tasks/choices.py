@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Seed
 from asym_analysis.finetuning.tasks.base import TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask, prompt_and_answer
 
 __all__ = ["ChoiceTask", "InstructionTask", "Question", "read_questions"]
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Question:
     """A question, its choices and the index of the right one."""
 
@@ -106,7 +103,7 @@ class _LetterTask(CausalTask):
         return max(answers.count(answer) for answer in set(answers)) / len(answers)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class ChoiceTask(_LetterTask):
     """Multiple-choice questions, learned by the letter of the answer.
 
@@ -124,22 +121,18 @@ class ChoiceTask(_LetterTask):
         Longer prompts are cut on the left, in tokens.
     """
 
-    data_folder: DataPath
+    kind: ClassVar[str] = "choices"
+    data_folder: Path
     file: str = "dev.jsonl"
-    choices: Count = 5
-    dev_rows: Count = 221
-    rows_seed: Seed = 0
-    max_length: Count = 256
-    kind: Literal["choices"] = field(default="choices", kw_only=True)
+    choices: int = 5
+    dev_rows: int = 221
+    rows_seed: int = 0
+    max_length: int = 256
 
     @property
     @override
     def name(self) -> str:
         return Path(self.data_folder).name
-
-    @override
-    def files(self) -> list[Path]:
-        return [Path(self.data_folder) / self.file]
 
     @override
     def data(self, processor: Any) -> TaskData:
@@ -151,7 +144,7 @@ class ChoiceTask(_LetterTask):
         return TaskData(Dataset.from_list(rows[self.dev_rows :]), Dataset.from_list(rows[: self.dev_rows]))
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class InstructionTask(_LetterTask):
     """Instructions in Alpaca's form, scored on MMLU with examples in the prompt.
 
@@ -169,24 +162,19 @@ class InstructionTask(_LetterTask):
         At most so many, from the beginning; all if None.
     """
 
-    data_folder: DataPath
+    kind: ClassVar[str] = "instructions"
+    data_folder: Path
     train_file: str = "alpaca.json"
     questions_folder: str = "mmlu"
-    examples: Seed = 5
-    choices: Count = 4
-    questions_a_subject: Count | None = None
-    max_length: Count = 2048
-    kind: Literal["instructions"] = field(default="instructions", kw_only=True)
+    examples: int = 5
+    choices: int = 4
+    questions_a_subject: int | None = None
+    max_length: int = 2048
 
     @property
     @override
     def name(self) -> str:
         return Path(self.train_file).stem
-
-    @override
-    def files(self) -> list[Path]:
-        folder = Path(self.data_folder)
-        return [folder / self.train_file, *sorted((folder / self.questions_folder).rglob("*.csv"))]
 
     @override
     def data(self, processor: Any) -> TaskData:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.settings import CHECKED, Count, DataPath
 from asym_analysis.finetuning.tasks.base import TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask
 
 __all__ = ["LanguageModellingTask"]
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True)
 class LanguageModellingTask(CausalTask):
     """Learn a text, in windows of `window` tokens without overlap.
 
@@ -43,17 +41,17 @@ class LanguageModellingTask(CausalTask):
         For models whose vocabulary has no capitals.
     """
 
+    kind: ClassVar[str] = "language_modelling"
     lower_is_better: ClassVar[bool] = True
-    data_folder: DataPath
+    data_folder: Path
     train_file: str
     dev_file: str | None = None
     column: str = "text"
-    window: Count = 256
-    train_windows: Count | None = None
-    dev_windows: Count | None = None
+    window: int = 256
+    train_windows: int | None = None
+    dev_windows: int | None = None
     lower_case: bool = False
     dataset: str | None = None
-    kind: Literal["language_modelling"] = field(default="language_modelling", kw_only=True)
 
     @property
     @override
@@ -64,15 +62,6 @@ class LanguageModellingTask(CausalTask):
     @override
     def metric(self) -> str:
         return "loss"
-
-    @override
-    def files(self) -> list[Path]:
-        names = [self.train_file] + ([] if self.dev_file is None else [self.dev_file])
-        return [Path(self.data_folder) / name for name in names]
-
-    @override
-    def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
-        return {"score": np.asarray(predictions, dtype=np.float32).reshape(-1)}
 
     @override
     def data(self, processor: Any) -> TaskData:

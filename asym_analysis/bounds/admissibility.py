@@ -1,0 +1,91 @@
+"""Whether a bound on an adapter can be a certificate, from what the adapter records."""
+
+from __future__ import annotations
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds.trained import has_factors, tuned_of
+from asym_analysis.vocabulary import TUNED, Tuned, choose
+
+__all__ = ["DATA_DRIVEN", "checked_tuned", "doubts"]
+
+#: Initializations of PEFT that are computed from the training data or its gradients.
+DATA_DRIVEN = frozenset({"eva", "corda", "lora_ga"})
+
+
+def checked_tuned(adapter: Adapter, tuned: str) -> tuple[Tuned, str]:
+    """The trained factors to charge, held against what the adapter records.
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+    tuned
+        "A", "B", "both", or "auto" for what the adapter records.
+
+    Returns
+    -------
+    tuned, evidence
+        The trained factors and one clause that says how they are known.
+
+    Raises
+    ------
+    ValueError
+        If `tuned` is none of these, or names fewer factors than the adapter's own record shows to have been trained.
+
+    Examples
+    --------
+    >>> import torch
+    >>> start = Adapter.from_factors({"q": (torch.ones(1, 3), torch.zeros(2, 1))})
+    >>> moved = Adapter.from_factors({"q": (torch.zeros(1, 3), torch.ones(2, 1))}, name="run", initial=start)
+    >>> checked_tuned(moved, "B")
+    Traceback (most recent call last):
+    ValueError: tuned='B' says that A was not trained, but run records otherwise (both left their initialization): use
+    tuned='both'
+    """
+    choose(tuned, ("auto", *TUNED), "tuned")
+    recorded, evidence, known = tuned_of(adapter)
+    if tuned == "auto":
+        return recorded, evidence
+    given: Tuned = next(name for name in TUNED if name == tuned)
+    if known and given not in ("both", recorded):
+        missing = "A" if given == "B" else "B"
+        raise ValueError(
+            f"tuned={tuned!r} says that {missing} was not trained, but {adapter.name} records otherwise ({evidence}): "
+            f"use tuned={recorded!r}"
+        )
+    if given != "both" and not has_factors(adapter):
+        raise ValueError(f"tuned={tuned!r} names a factor that {adapter.name} does not train: use tuned='both'")
+    return given, "as given"
+
+
+def doubts(adapter: Adapter, tuned: Tuned) -> tuple[str, ...]:
+    """Reasons why no bound on this adapter can be a certificate.
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+    tuned
+        The trained factors that the bound charges.
+
+    Returns
+    -------
+    tuple of str
+        One clause for each: refused tensors, trained tensors that may be missing, an initialization made from data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> doubts(Adapter.from_factors({"q": (torch.ones(1, 3), torch.zeros(2, 1))}), "B")
+    ()
+    """
+    found = []
+    refused = len(adapter.coverage.refused)
+    if refused:
+        found.append(f"{refused} tensors of the checkpoint were refused and are not charged")
+    if adapter.coverage.others_unknown:
+        found.append("the checkpoint is the state dict of a whole model and may hold other trained tensors")
+    scheme = str(adapter.metadata.get("init_lora_weights", "")).lower()
+    if scheme in DATA_DRIVEN and (tuned != "both" or adapter.initial is not None):
+        found.append(f"the initialization {scheme!r} was computed from training data")
+    return tuple(found)

@@ -1,0 +1,140 @@
+"""Samples that repeat each other: copies and near copies in texts or arrays, which break independence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from asym_analysis.results import Result, settings_of
+from asym_analysis.vocabulary import finite
+
+__all__ = ["Duplicates", "find_duplicates"]
+
+SHINGLE = 5  # words in a row
+HASHES = 64  # of the MinHash signature
+
+
+@dataclass(frozen=True, eq=False)
+class Duplicates(Result):
+    """How many samples repeat another one.
+
+    Attributes
+    ----------
+    groups
+        A label for each sample: samples that repeat each other, directly or through others, share one. It can be
+        passed to `certify` as `groups`.
+    within
+        Share of the samples that repeat another of the same sample.
+    across
+        Share of the samples that repeat one of the other sample; NaN where none was given.
+    settings
+        Counts, threshold and versions.
+
+    Notes
+    -----
+    `frame` has one row: samples, groups, within, across.
+    """
+
+    groups: np.ndarray
+    within: float
+    across: float
+    settings: Any
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row; columns as in the class's docstring."""
+        row = {"samples": len(self.groups), "groups": len(np.unique(self.groups))}
+        return pd.DataFrame([row | {"within": self.within, "across": self.across}])
+
+
+def find_duplicates(
+    samples: Sequence[str] | np.ndarray, others: Sequence[str] | np.ndarray | None = None, *, threshold: float = 0.8
+) -> Duplicates:
+    """Find samples that are copies or near copies of each other.
+
+    Parameters
+    ----------
+    samples
+        Texts, or an array with one sample a row.
+    others
+        Samples that a prior was trained on, to compare with as well.
+    threshold
+        For texts, the share of common runs of five words (of all words, in shorter texts) above which one of two is a
+        near copy: Jaccard similarity, estimated by MinHash. Arrays repeat each other where they are equal to six
+        digits.
+
+    Returns
+    -------
+    Duplicates
+        Groups, and the shares of samples that repeat others.
+
+    References
+    ----------
+    .. [1] A. Broder, On the resemblance and containment of documents, SEQUENCES 1997.
+
+    Examples
+    --------
+    >>> found = find_duplicates(["a good film", "a good film", "a bad film"])
+    >>> found.groups.tolist(), round(found.within, 2)
+    ([0, 0, 1], 0.67)
+    """
+    finite(threshold, "threshold", above=0, most=1)
+    size = len(samples)
+    whole = [*samples, *(others if others is not None else [])]
+    texts = bool(whole) and isinstance(whole[0], str)
+    labels = _of_texts([str(text) for text in whole], threshold) if texts else _of_arrays(np.asarray(whole))
+    own, rest = labels[:size], labels[size:]
+    counts = pd.Series(own).map(pd.Series(own).value_counts())
+    groups = pd.factorize(own)[0]
+    return Duplicates(
+        groups=groups,
+        within=float((counts > 1).mean()) if size else 0.0,
+        across=float(np.isin(own, rest).mean()) if others is not None and size else float("nan"),
+        settings=settings_of(samples=size, others=len(rest), threshold=threshold),
+    )
+
+
+def _of_arrays(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    scale = np.abs(flat).max(initial=0.0) or 1.0
+    return np.unique(np.round(flat / scale, 6), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _of_texts(texts: Sequence[str], threshold: float) -> np.ndarray:
+    """Connected components of near copies, found by MinHash signatures in bands."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    signatures = np.stack([_signature(text) for text in texts])
+    rows = 4
+    links: list[tuple[np.ndarray, np.ndarray]] = []
+    for band in range(0, HASHES, rows):
+        keys = np.unique(signatures[:, band : band + rows], axis=0, return_inverse=True)[1].reshape(-1)
+        order = np.argsort(keys, kind="stable")
+        same = keys[order[1:]] == keys[order[:-1]]
+        first, second = order[:-1][same], order[1:][same]
+        close = (signatures[first] == signatures[second]).mean(axis=1) >= threshold
+        links.append((first[close], second[close]))
+    first, second = (np.concatenate(part) for part in zip(*links, strict=True))
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(texts),) * 2)
+    return connected_components(graph, directed=False)[1]
+
+
+_PRIME = (1 << 61) - 1
+_draw = np.random.default_rng(0)
+_SLOPES, _OFFSETS = (_draw.integers(1, 1 << 31, HASHES, dtype=np.uint64) for _ in range(2))
+
+
+def _signature(text: str) -> np.ndarray:
+    import zlib
+
+    words = text.lower().split()
+    runs = {" ".join(words[i : i + SHINGLE]) for i in range(max(len(words) - SHINGLE + 1, 1))}
+    if len(words) < SHINGLE:
+        runs |= set(words)
+    codes = np.array([zlib.crc32(run.encode()) for run in runs], dtype=np.uint64)
+    return ((codes[:, None] * _SLOPES + _OFFSETS) % np.uint64(_PRIME)).min(axis=0)

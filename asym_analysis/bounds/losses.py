@@ -1,0 +1,208 @@
+"""Losses of candidate adapters on the samples: checked, grouped, and measured on copies of the adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from asym_analysis.adapters.adapter import Adapter
+
+__all__ = ["Evaluate", "EvaluateSome", "Losses", "checked_losses", "generator_for", "group_members"]
+
+Evaluate = Callable[[Adapter], ArrayLike]
+EvaluateSome = Callable[[Adapter, Int[np.ndarray, "some"]], ArrayLike]
+
+PROBED = 2000  # samples of the first probe of the head
+
+
+def generator_for(seed: int, *labels: object) -> torch.Generator:
+    """A generator whose stream no other use of the same seed shares: the seed and labels are hashed.
+
+    Parameters
+    ----------
+    seed
+        The user's seed.
+    labels
+        What the numbers are for.
+
+    Returns
+    -------
+    torch.Generator
+        Independent of `torch.manual_seed(seed)` and of every other label.
+
+    Examples
+    --------
+    >>> one, two = generator_for(0, "draw", 0), generator_for(0, "draw", 1)
+    >>> bool(torch.rand(1, generator=one) == torch.rand(1, generator=two))
+    False
+    """
+    digest = hashlib.sha256(repr((int(seed), *labels)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarray, "members"]] | None:
+    """The samples of each group, in the order in which the groups first occur.
+
+    Parameters
+    ----------
+    groups
+        One label a sample, or None where every sample stands for itself.
+    n_samples
+        Number of samples.
+
+    Returns
+    -------
+    list of arrays, or None
+        Indices of each group's samples.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label for each sample.
+
+    Examples
+    --------
+    >>> [members.tolist() for members in group_members(["b", "a", "b"], 3)]
+    [[0, 2], [1]]
+    """
+    if groups is None:
+        return None
+    labels = np.asarray(groups)
+    if labels.shape != (n_samples,):
+        raise ValueError(f"groups has shape {labels.shape}: give one label for each of the {n_samples} samples")
+    _, first, index = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    sorted_index = order[index.reshape(-1)]
+    by_group = np.argsort(sorted_index, kind="stable")
+    return np.split(by_group, np.cumsum(np.bincount(sorted_index))[:-1])
+
+
+def checked_losses(given: ArrayLike, expected: int) -> Float[np.ndarray, "n"]:
+    """Losses as a caller's function gave them, checked.
+
+    Parameters
+    ----------
+    given
+        One loss for each sample, in [0, 1]: an array, a list, or a tensor of any dtype, with or without gradients.
+    expected
+        Number of samples.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (expected,).
+
+    Raises
+    ------
+    ValueError
+        If the shape is another, or a loss lies outside [0, 1] or is NaN.
+
+    Examples
+    --------
+    >>> checked_losses(torch.tensor([0.5, 1.0], dtype=torch.bfloat16, requires_grad=True), 2).tolist()
+    [0.5, 1.0]
+    """
+    if isinstance(given, torch.Tensor):
+        given = given.detach().to("cpu", torch.float64).numpy()
+    losses = np.asarray(given, dtype=np.float64)
+    if losses.shape != (expected,):
+        raise ValueError(f"evaluate gave losses of shape {losses.shape}; it must give one for each of {expected}")
+    if not ((losses >= 0) & (losses <= 1)).all():
+        raise ValueError("evaluate gave losses outside [0, 1]: divide a bounded loss by its range")
+    return losses
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses of the units that a bound counts: samples, or groups of samples that share a source.
+
+    Attributes
+    ----------
+    evaluate, evaluate_some
+        The caller's functions; each gets a copy of the candidate.
+    n_samples
+        Number of samples.
+    members
+        Samples of each group, or None.
+    """
+
+    evaluate: Evaluate
+    evaluate_some: EvaluateSome | None
+    n_samples: int
+    members: list[Int[np.ndarray, "members"]] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of units: n of the bound."""
+        return self.n_samples if self.members is None else len(self.members)
+
+    def of(self, adapter: Adapter) -> Float[np.ndarray, "units"]:
+        """The mean loss of every unit."""
+        losses = checked_losses(self.evaluate(adapter.copy()), self.n_samples)
+        if self.members is None:
+            return losses
+        return np.array([losses[members].mean() for members in self.members])
+
+    def of_some(self, adapter: Adapter, units: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
+        """The mean loss of some units."""
+        if self.evaluate_some is None:
+            return self.of(adapter)[units]
+        if self.members is None:
+            return checked_losses(self.evaluate_some(adapter.copy(), units), len(units))
+        samples = np.concatenate([self.members[unit] for unit in units])
+        losses = checked_losses(self.evaluate_some(adapter.copy(), samples), len(samples))
+        ends = np.cumsum([len(self.members[unit]) for unit in units])
+        return np.array([part.mean() for part in np.split(losses, ends[:-1])])
+
+    def blocks(self, count: int) -> Iterator[Int[np.ndarray, "some"]]:
+        """The units in blocks whose sizes differ by at most one."""
+        yield from np.array_split(np.arange(self.count), min(count, self.count))
+
+    def refuse_ignored_head(self, adapter: Adapter) -> None:
+        """Refuse a function that does not use the head of the adapter it is given.
+
+        Parameters
+        ----------
+        adapter
+            An adapter with trained tensors outside the modules.
+
+        Raises
+        ------
+        ValueError
+            If the losses stay the same, sample by sample, when these tensors are zeroed: the function then reads the
+            head from elsewhere, and the losses are not those of the candidate.
+        """
+        zeroed = _without_head(adapter)
+        some = np.arange(min(self.count, PROBED))
+        if (self.of_some(adapter, some) != self.of_some(zeroed, some)).any():
+            return
+        if len(some) < self.count and (self.of(adapter) != self.of(zeroed)).any():
+            return
+        names = ", ".join(list(adapter.extras)[:3])
+        raise ValueError(
+            f"evaluate gives the same losses when the trained head ({names}) of the adapter it gets is zeroed: it must "
+            "use adapter.extras; if the head was fixed before the data, pass include_head=False"
+        )
+
+
+def _without_head(adapter: Adapter) -> Adapter:
+    zero = {
+        name: replace(extra, read=partial(lambda read: torch.zeros_like(read()), extra.read))
+        for name, extra in adapter.extras.items()
+    }
+    return Adapter(
+        {module: adapter.source(module) for module in adapter},
+        name=f"{adapter.name}, head zeroed",
+        metadata=adapter.metadata,
+        extras=zero,
+        coverage=adapter.coverage,
+        initial=adapter.initial,
+        assumptions=adapter.assumptions,
+    )
