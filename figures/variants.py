@@ -104,7 +104,8 @@ def tables(runs: pd.DataFrame) -> str:
         "# The paper's tables, and ours beside them",
         "Written by `python figures/variants.py` from the runs that ship with the package. Means ± standard errors "
         "over seeds, each variant at its best learning rate of a grid, searched on one seed. The paper's numbers are "
-        "second-hand (theory notes, section 1.6), and of other models, sizes and tasks: what is compared is the order.",
+        "as reported by later works (docs/theory.md, section 1.6), and of other models, sizes and tasks: what is "
+        "compared is the order.",
         "## Table 1: encoder",
         markdown(scored(of["encoder"])),
         "Pearson correlation for STS-B, accuracy for the others; MiniLM, 6 layers of width 384. The paper, "

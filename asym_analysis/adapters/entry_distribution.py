@@ -7,7 +7,7 @@ cannot show. The model has three unknowns: the relative movement m = |D|/|F0|; t
 <D, F0>/(|D||F0|), which stretches the uniform part to [-(1 + rho m) b, (1 + rho m) b], or shrinks it as weight decay
 does; and how unevenly the rest of D is spread over the entries. Movement is given as its posterior mean and standard
 deviation, with m uniform, rho normal around 0 with standard deviation 0.25, and eight shapes equally likely (the
-variance's part is that of the theory notes: |A - A0|/|A0| ~ sqrt(3 d_in var(A) - 1) for rho = 0).
+variance's part is that of docs/theory.md, section 1.5: |A - A0|/|A0| ~ sqrt(3 d_in var(A) - 1) for rho = 0).
 
 For starts without an edge (Gaussian, orthonormal) only the mean square is left:
 mean(F^2)/mean(F0^2) - 1 = m^2 + 2 rho m. Small movements stay hidden there, and the answer is then an upper limit.

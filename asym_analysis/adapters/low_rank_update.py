@@ -121,7 +121,7 @@ class LowRankUpdate:
         """The same update with scaling 1 and balanced factors: B^T B = A A^T = diag(S).
 
         (A, B) and (GA, BG^-1) are the same update for every invertible G. This choice of G is unique up to signs
-        where the singular values differ (theory notes, section 4.1).
+        where the singular values differ (docs/theory.md, section 4.1).
 
         Examples
         --------

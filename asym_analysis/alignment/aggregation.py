@@ -40,7 +40,7 @@ def aggregation_error(adapters: AdapterSet | Iterable[Adapter]) -> Aggregation:
     """Measure what federated averaging loses when it averages A and B instead of the updates.
 
     mean(B_i A_i) - mean(B) mean(A) = mean((B_i - mean B)(A_i - mean A)), with the scaling of each adapter folded into
-    its B. It vanishes when all A_i agree, as in FFA-LoRA (frozen A), whatever B became (theory notes, section 3).
+    its B. It vanishes when all A_i agree, as in FFA-LoRA (frozen A), whatever B became (docs/theory.md, section 3).
 
     Returns
     -------

@@ -238,7 +238,7 @@ def spike_threshold(weight: Float[Tensor, "d_out d_in"]) -> float:
     """Spectral norm below which an update of random direction stays hidden in a random weight of the same variance v.
 
     sqrt(v) (d_out d_in)^{1/4}: the threshold of Benaych-Georges and Nadakuditi (2012) for independent entries, quoted
-    in the theory notes, section 3, and checked in the tests by simulation. A trained weight is not random: read it as
+    in docs/theory.md, section 3, and checked in the tests by simulation. A trained weight is not random: read it as
     a scale.
 
     Examples

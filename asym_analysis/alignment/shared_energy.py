@@ -1,7 +1,7 @@
 """How much of many adapters lies in one common subspace, with and without the shared initialization.
 
 Adapters that began from the same A0 share its rows whatever they learned. The energy of A alone then shows a common
-subspace that training had no part in; the energies of A - A0, and of the updates B(A - A0), do not (theory notes,
+subspace that training had no part in; the energies of A - A0, and of the updates B(A - A0), do not (docs/theory.md,
 section 3, on the confound of shared initializations).
 """
 

@@ -2,7 +2,7 @@
 
 Full: dW_i ~ U Sigma_i V^T with orthonormal U, V of k columns and a k x k core for each adapter. Diagonal: the cores are
 diagonal and U, V are free. Everything is computed from the factors: dW_i V = B_i (A_i V), so that a half-step costs
-O(n d r k) and no d_out x d_in matrix is formed (theory notes, section 3).
+O(n d r k) and no d_out x d_in matrix is formed (docs/theory.md, section 3).
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
     """Measure the spectrum of every update, and split it into what the start of A and what its movement carry.
 
     scaling · B·A = scaling · B·A0 + scaling · B(A - A0): the first part is what a frozen A would have given with this
-    B. Everything is computed from the factors in float64 (theory notes, sections 3 and 4.4).
+    B. Everything is computed from the factors in float64 (docs/theory.md, sections 3 and 4.4).
 
     Parameters
     ----------

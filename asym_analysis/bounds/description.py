@@ -3,7 +3,7 @@
 The receiver knows what was fixed before the data were seen: the base model, the adapted modules with their shapes and
 scalings, the factors that stay frozen and the recorded initialization. Everything else is in the message and charged:
 which factors are tuned, how levels were placed and how many, codebooks, scales, symbol counts, the coded symbols and
-their length. Its length times ln 2 is the complexity of an Occam bound (theory notes, sections 5.4 and 5.6).
+their length. Its length times ln 2 is the complexity of an Occam bound (docs/theory.md, sections 5.4 and 5.6).
 """
 
 from __future__ import annotations

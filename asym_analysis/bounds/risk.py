@@ -1,7 +1,7 @@
 """From an error measured on the training set and a complexity in nats to a certified risk: PAC-Bayes in four forms.
 
 All losses lie in [0, 1]. `nats` is KL(posterior || prior), or the length of a prefix-free code times ln 2 for one coded
-hypothesis. The prior, or the code, is fixed before the data are seen. Theory notes, section 5.5.
+hypothesis. The prior, or the code, is fixed before the data are seen. docs/theory.md, section 5.5.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def mcallester_risk(empirical: float, nats: float, n_samples: int, confidence: f
 def catoni_risk(empirical: float, nats: float, n_samples: int, confidence: float = 0.95) -> float:
     """Catoni's bound with its free parameter optimized and paid for; at most 1.
 
-    With alpha = 1.0001 and every gamma > 1 at once (Catoni 2007; theory notes, section 5.5):
+    With alpha = 1.0001 and every gamma > 1 at once (Catoni 2007; docs/theory.md, section 5.5):
     risk <= [1 - exp(-gamma empirical/n - alpha (nats + ln(1/delta) + 2 ln(2 + ln gamma/ln alpha))/n)]
     / (1 - exp(-gamma/n)). The logarithm that grows with gamma is what optimizing gamma costs; published code that
     optimizes the bound of a fixed gamma without it reports a number that is no bound.

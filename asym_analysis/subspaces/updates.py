@@ -1,7 +1,7 @@
 """Spectra, norms and inner products of an update B·A from its factors, never forming the product.
 
 With thin QR factorizations B = Q_B R_B and A^T = Q_A R_A, every quantity of B·A is one of the r x r matrix R_B R_A^T
-(theory notes, section 4.4): O((d_in + d_out) r^2) time instead of O(d_in d_out min(d_in, d_out)).
+(docs/theory.md, section 4.4): O((d_in + d_out) r^2) time instead of O(d_in d_out min(d_in, d_out)).
 
 Shapes may carry leading batch dimensions. Results have the dtype of the factors.
 """

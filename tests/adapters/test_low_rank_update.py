@@ -1,4 +1,4 @@
-"""Everything an update says from its factors equals what the dense matrix says (theory notes, T9)."""
+"""Everything an update says from its factors equals what the dense matrix says (docs/theory.md, section 8, T9)."""
 
 from __future__ import annotations
 

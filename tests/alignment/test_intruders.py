@@ -57,7 +57,8 @@ def spiked(strength: float, *, aligned: bool = False, seed: int = 0) -> tuple[to
     [(0.5, False, 0), (0.9, False, 0), (1.5, False, 1), (3.0, False, 1), (1.5, True, 0)],
 )
 def test_spiked_model_threshold(strength: float, aligned: bool, expected: int) -> None:
-    # Theory notes, T15: 400 x 300, threshold .5, ten vectors. At 1.1 times the threshold half of the draws stay hidden.
+    # docs/theory.md, section 8, T15: 400 x 300, threshold .5, ten vectors. At 1.1 times it half of the
+    # draws stay hidden.
     counts = []
     for seed in range(3):
         weight, update = spiked(strength, aligned=aligned, seed=seed)
@@ -67,7 +68,7 @@ def test_spiked_model_threshold(strength: float, aligned: bool, expected: int) -
 
 
 def test_random_level() -> None:
-    assert random_level(1024, 1024) == pytest.approx(0.1076, abs=5e-4)  # theory notes, T15
+    assert random_level(1024, 1024) == pytest.approx(0.1076, abs=5e-4)  # docs/theory.md, section 8, T15
     assert random_level(4096, 4096) == pytest.approx(0.0595, abs=5e-4)
     generator = np.random.default_rng(0)
     directions = generator.standard_normal((2000, 300))

@@ -47,7 +47,8 @@ def test_exact_where_the_ranks_fit(diagonal: bool) -> None:
 
 
 def test_orthogonal_updates_meet_the_lower_bound() -> None:
-    # Theory notes, T16: d = 64, r = 2, k = 3, n = 32 orthogonal unit updates; error .953 against the bound .719.
+    # docs/theory.md, section 8, T16: d = 64, r = 2, k = 3, n = 32 orthogonal unit updates; error .953
+    # against the bound .719.
     eye = torch.eye(64, dtype=torch.float64)
     runs = [
         Adapter.from_factors({"q": (eye[2 * i : 2 * i + 2], eye[:, 2 * i : 2 * i + 2])}, name=str(i)) for i in range(32)

@@ -41,7 +41,7 @@ def gaps(adapter: Adapter, **options: object) -> dict[tuple[str, bool], float]:
 
 
 def test_lemma_of_the_paper_on_rte() -> None:
-    """T11 of the theory notes."""
+    """docs/theory.md, section 8, T11."""
     found = gaps(roberta_large(8))
     assert found["B", False] == pytest.approx(41.85, abs=0.005)
     assert found["A", False] == pytest.approx(41.85, abs=0.005)

@@ -68,7 +68,7 @@ def test_order_of_the_forms(q: float, nats: float, n: int) -> None:
 
 
 def test_coded_subspace_on_glue() -> None:
-    """1,000 dimensions at 3.0 bits on 11 levels, with codebook, counts and length: 3,316 bits (theory notes, T12)."""
+    """1,000 dimensions, 3.0 bits, 11 levels, codebook, counts, length: 3,316 bits (docs/theory.md, section 8, T12)."""
     length = 3000 + 16 * 11 + 11 * math.ceil(math.log2(1000))
     bits = round(length + 2 * math.log2(length) + 7)
     assert bits == 3316

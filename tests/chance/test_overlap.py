@@ -47,7 +47,7 @@ def test_p_values_of_random_pairs_are_uniform(p: int, q: int, d: int) -> None:
 
 
 def test_the_99_percent_point_agrees_with_simulation() -> None:
-    # theory notes, section 4.2: simulated .4729 against .4767, and .0900 against .0907, of the sum T
+    # docs/theory.md, section 4.2: simulated .4729 against .4767, and .0900 against .0907, of the sum T
     assert overlap_null(4, 4, 64).critical_value(0.01) * 4 == pytest.approx(0.4767, abs=5e-5)
     assert overlap_null(8, 8, 1024).critical_value(0.01) * 8 == pytest.approx(0.0907, abs=5e-5)
 

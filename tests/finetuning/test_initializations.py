@@ -59,7 +59,7 @@ def test_kaiming_starts_are_those_of_torch() -> None:
         ours = draw(factor, "kaiming", rank=8, weight=wide)
         assert ours.shape == linear.weight.shape
         assert stats.ks_2samp(ours.flatten().numpy(), linear.weight.detach().flatten().numpy()).pvalue > 0.001
-    # Theory notes, section 1.5: the scale of a frozen Kaiming B, sqrt(d_out / (3 rank)).
+    # docs/theory.md, section 1.5: the scale of a frozen Kaiming B, sqrt(d_out / (3 rank)).
     norm = draw("B", "kaiming", rank=8, weight=torch.zeros(1024, 1024)).norm(dim=0).mean()
     assert float(norm) == pytest.approx(math.sqrt(1024 / 24), rel=0.03)
 

@@ -134,9 +134,9 @@ def check_claims(
 
 
 def paper_results() -> pd.DataFrame:
-    """The numbers that the paper prints, as far as they are known here (theory notes, section 1.6).
+    """The numbers that the paper prints, as far as they are known here (docs/theory.md, section 1.6).
 
     Columns: `table, family, model, task, run` (in the names of the shipped configs where there is one, else in words),
-    `rank, metric, value, standard_error, note`. They are second-hand: read in texts about the paper.
+    `rank, metric, value, standard_error, note`. They are as reported by later works.
     """
     return pd.read_csv(files("asym_analysis.finetuning.results").joinpath("paper_results.csv").open(encoding="utf-8"))

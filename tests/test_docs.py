@@ -1,0 +1,61 @@
+"""References to the documents resolve, and the documents hold together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+SECTION = r"\d+(?:\.\d+)?(?:\s?\([a-k]\))?"
+BETWEEN = r"(?:,?\s+(?:to\s+|and\s+)?)"
+REFERENCE = re.compile(rf"docs/theory\.md,\s+sections?\s+({SECTION}(?:{BETWEEN}{SECTION})*)")
+LETTERS = re.compile(r"^\*\*\(([a-k])\)\*\*", re.MULTILINE)
+
+
+def _sources() -> list[Path]:
+    folders = (ROOT / name for name in ("asym_analysis", "tests", "figures", "benchmarks", "notebooks", "docs"))
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".ipynb")]
+    return [path for path in (*found, *ROOT.glob("*.md")) if path != Path(__file__).resolve()]
+
+
+def _text(path: Path) -> str:
+    """The file with comment signs at line breaks gone, so that a reference may run over two lines."""
+    return re.sub(r"\n\s*#?\s*", " ", path.read_text(encoding="utf-8"))
+
+
+def _sections() -> set[str]:
+    """Numbers of the headings, and the lettered parts below 1.2."""
+    numbers = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?) ", THEORY, re.MULTILINE))
+    return numbers | {f"1.2({letter})" for letter in LETTERS.findall(THEORY)}
+
+
+def _unresolved(text: str) -> list[str]:
+    cited = (number for found in REFERENCE.findall(text) for number in re.findall(SECTION, found))
+    return [number for number in cited if number.replace(" ", "") not in _sections()]
+
+
+def test_references_to_the_theory_resolve() -> None:
+    counted = 0
+    for path in _sources():
+        text = _text(path)
+        counted += len(REFERENCE.findall(text))
+        assert _unresolved(text) == [], path
+    assert counted > 60
+
+
+def test_a_wrong_reference_would_be_noticed() -> None:
+    text = "see docs/theory.md, sections 1.2 (h), 6.3 and 9.9, or docs/theory.md, section 1.2(z) or section 4.11"
+    assert _unresolved(text) == ["9.9"]
+    assert _unresolved("docs/theory.md,\n    section 4.11") == ["4.11"]
+
+
+def test_nothing_cites_notes_that_nobody_has() -> None:
+    assert [path for path in _sources() if re.search(r"theory\s+notes", _text(path), re.IGNORECASE)] == []
+
+
+def test_every_heading_of_the_theory_has_its_number_as_anchor() -> None:
+    headings = re.findall(r'^(?:<a id="([\d.]+)"></a>\n)?#{2,3} (\d+(?:\.\d+)?) ', THEORY, re.MULTILINE)
+    assert len(headings) > 30
+    assert [anchor for anchor, _ in headings] == [number for _, number in headings]
+    assert set(re.findall(r"\]\(#([\d.]+)\)", THEORY)) <= {number for _, number in headings}
