@@ -30,9 +30,11 @@ from .bounds.report import BoundReport as BoundReport
 from .errors import AdapterError as AdapterError
 from .finetuning.application import apply_variant as apply_variant
 from .finetuning.config import FinetuneConfig as FinetuneConfig
+from .finetuning.plan import read_sweep as read_sweep
 from .finetuning.results.claims import check_claims as check_claims
 from .finetuning.results.claims import paper_results as paper_results
 from .finetuning.results.scores import score_variants as score_variants
+from .finetuning.sweep import run_sweep as run_sweep
 from .finetuning.train import finetune as finetune
 from .finetuning.variants import Variant as Variant
 from .least_squares.comparison import compare_theory as compare_theory
@@ -41,6 +43,7 @@ from .least_squares.simulation import simulate as simulate
 from .least_squares.theory import asymmetry_index as asymmetry_index
 from .least_squares.theory import expected_loss as expected_loss
 from .plots.alignment import plot_subspace_alignment as plot_subspace_alignment
+from .plots.asymmetry_index import plot_asymmetry_index as plot_asymmetry_index
 from .plots.bounds import plot_bounds as plot_bounds
 from .plots.drift import plot_drift as plot_drift
 from .plots.heatmap import plot_figure_one as plot_figure_one
@@ -50,6 +53,9 @@ from .plots.least_squares import plot_least_squares as plot_least_squares
 from .plots.regimes import plot_regimes as plot_regimes
 from .plots.sharing import plot_sharing as plot_sharing
 from .plots.spectra import plot_spectra as plot_spectra
+from .plots.variants import plot_learning_rates as plot_learning_rates
+from .plots.variants import plot_variants as plot_variants
+from .prediction.advice import advise as advise
 from .prediction.asymmetry import predict_asymmetry as predict_asymmetry
 from .prediction.input_moments import input_covariances as input_covariances
 from .prediction.output_sensitivities import output_sensitivities as output_sensitivities

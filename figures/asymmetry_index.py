@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from asym_analysis import Adapter, load_adapter, predict_asymmetry, sample_predictions
 from asym_analysis.finetuning.environment import prepare_training
+from asym_analysis.finetuning.models import pretrained_model, task_batches
 from asym_analysis.finetuning.plan import PlannedRun, read_sweep
 from asym_analysis.finetuning.sweep import results_table
-from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep, task_batches, with_followers
-from asym_analysis.finetuning.train import pretrained_model
+from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep
 from asym_analysis.plots.asymmetry_index import plot_asymmetry_index
 from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SINGLE_COLUMN, save_figure, styled
 from asym_analysis.prediction.asymmetry import measured_capture
@@ -58,8 +58,9 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
 
 def captured(runs: list[PlannedRun], folder: Path) -> pd.DataFrame:
     """What random frozen A's keep of one LoRA run's update a task: predicted, and by regression on the same inputs."""
-    table = results_table(runs, folder).query("run == 'lora-r8' and stage == 'best'").drop_duplicates("task")
-    configs = {run.config.task.name: run.config for run in with_followers(runs)}
+    table = results_table(runs, folder).query("variant == 'hB_0 hA_Km' and rank == 8 and stage != 'search'")
+    table = table.drop_duplicates("task")
+    configs = {run.config.task.name: run.config for run in runs}
     rows = []
     for name, task in table[["name", "task"]].itertuples(index=False):
         adapter, config = load_adapter(folder / name), configs[task]

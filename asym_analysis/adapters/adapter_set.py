@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
 import pandas as pd
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.labels import rows_of, unique_names
 from asym_analysis.errors import AdapterError
 
-__all__ = ["AdapterSet"]
+__all__ = ["AdapterNotInSet", "AdapterSet"]
+
+
+class AdapterNotInSet(AdapterError, KeyError):  # noqa: N818 - a missing key, named as a mapping's callers expect it
+    """The set has no adapter of that name; a KeyError too."""
+
+    __str__ = AdapterError.__str__
 
 
 class AdapterSet(Sequence[Adapter]):
@@ -19,25 +27,34 @@ class AdapterSet(Sequence[Adapter]):
     Parameters
     ----------
     adapters
-        At least one adapter. Names are made unique by appending " (2)", " (3)" where two agree.
+        At least one adapter. Adapters of one name are told apart by the folders above their files, or else by
+        " (2)", " (3)".
     table
-        One row an adapter, in the same order: task, seed, rank, step, anything the user gives. The columns of the
-        adapters' own metadata that hold plain values are added where the table has no such column.
+        What is known of each: task, seed, rank, step, anything the user gives. One row an adapter in order, or a
+        column ``name`` with the adapters' names or paths; where none of its entries names an adapter, they are new
+        names, in order. The columns of the adapters' own metadata that hold plain values are added where the table
+        has no such column.
     refused
         What could not be read: (source, sentence) of each, as `load_adapters` collects them.
 
     Raises
     ------
     AdapterError
-        If there is no adapter, or the table has another number of rows.
+        If there is no adapter, or the table does not fit.
 
     Examples
     --------
     >>> import torch
     >>> pair = lambda: {"q": (torch.randn(2, 8), torch.randn(8, 2))}
-    >>> runs = AdapterSet([Adapter.from_factors(pair(), name=f"seed {i}") for i in range(2)], table={"seed": [0, 1]})
-    >>> runs.table[["name", "seed", "rank"]].values.tolist()
-    [['seed 0', 0, '2'], ['seed 1', 1, '2']]
+    >>> runs = AdapterSet([Adapter.from_factors(pair(), name=f"seed {i}") for i in range(3)], {"task": list("aab")})
+    >>> runs.table[["name", "task", "rank"]].values.tolist()
+    [['seed 0', 'a', '2'], ['seed 1', 'a', '2'], ['seed 2', 'b', '2']]
+    >>> runs["seed 1"] is runs[1], runs[[0, 2]].names, runs.query("task == 'a'").names
+    (True, ('seed 0', 'seed 2'), ('seed 0', 'seed 1'))
+    >>> [(task, len(members)) for task, members in runs.groupby("task")]
+    [('a', 2), ('b', 1)]
+    >>> (runs[:1] + runs[2:]).names
+    ('seed 0', 'seed 2')
     """
 
     def __init__(
@@ -51,13 +68,11 @@ class AdapterSet(Sequence[Adapter]):
         self.refused = tuple(refused)
         if not self._adapters:
             raise AdapterError("an AdapterSet needs at least one adapter; none was given")
-        given = pd.DataFrame(table if table is not None else {}, index=None).reset_index(drop=True)
-        if table is not None and len(given) != len(self._adapters):
-            raise AdapterError(f"the table has {len(given)} rows for {len(self._adapters)} adapters: give one row each")
-        own = pd.DataFrame([_plain_facts(adapter) for adapter in self._adapters])
+        names = unique_names(self._adapters)
+        given = pd.DataFrame() if table is None else rows_of(table, self._adapters, names, rename=True)
+        own = pd.DataFrame([_plain_facts(adapter) for adapter in self._adapters]).assign(name=names)
         new = [column for column in own.columns if column not in given.columns]
         merged = pd.concat([given, own[new]], axis=1)
-        merged["name"] = _unique([str(name) for name in merged["name"]])
         self.table = merged[["name", *[column for column in merged.columns if column != "name"]]]
 
     @property
@@ -88,13 +103,29 @@ class AdapterSet(Sequence[Adapter]):
         return pd.DataFrame(rows, columns=["name", "module"])
 
     @overload
-    def __getitem__(self, index: int) -> Adapter: ...
+    def __getitem__(self, index: int | str) -> Adapter: ...
     @overload
-    def __getitem__(self, index: slice) -> AdapterSet: ...
-    def __getitem__(self, index: int | slice) -> Adapter | AdapterSet:
+    def __getitem__(self, index: slice | Sequence[Any] | np.ndarray | pd.Series) -> AdapterSet: ...
+    def __getitem__(self, index: Any) -> Adapter | AdapterSet:
+        """Give one adapter by its place or name, or a set: by a slice, places, names, or a boolean for each adapter.
+
+        Raises
+        ------
+        AdapterError
+            If a name is not in the set, a mask has another length than the set, or nothing is selected.
+        IndexError
+            If a place is beyond the end.
+        """
         if isinstance(index, slice):
-            return AdapterSet(self._adapters[index], self.table.iloc[index])
-        return self._adapters[index]
+            return self._at(range(len(self))[index])
+        if isinstance(index, str):
+            return self._adapters[self._place(index)]
+        if isinstance(index, Sequence | np.ndarray | pd.Series | pd.Index):
+            entries = list(index)
+            if entries and all(isinstance(entry, bool | np.bool_) for entry in entries):
+                return self.select([bool(entry) for entry in entries])
+            return self._at([self._place(entry) for entry in entries])
+        return self._adapters[self._place(index)]
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(self._adapters)
@@ -102,22 +133,124 @@ class AdapterSet(Sequence[Adapter]):
     def __len__(self) -> int:
         return len(self._adapters)
 
-    def select(self, rows: Sequence[bool] | pd.Series) -> AdapterSet:
-        """The adapters whose entry in `rows`, a boolean for each, is true.
+    def __contains__(self, item: object) -> bool:
+        return item in self.names if isinstance(item, str) else any(item is adapter for adapter in self._adapters)
+
+    def __add__(self, other: AdapterSet) -> AdapterSet:
+        """Give the adapters of both sets, with the columns of both tables."""
+        if not isinstance(other, AdapterSet):
+            return NotImplemented
+        tables = pd.concat([self.table, other.table], ignore_index=True)
+        both = AdapterSet([*self, *other], refused=(*self.refused, *other.refused))
+        # Names that were given stay, where no two are alike.
+        renamed = both.table["name"] if tables["name"].duplicated().any() else tables["name"]
+        both.table = tables.assign(name=renamed)
+        return both
+
+    def select(self, rows: Sequence[bool] | np.ndarray | pd.Series) -> AdapterSet:
+        """Give the adapters whose entry in a mask is true.
+
+        Parameters
+        ----------
+        rows
+            One boolean for each adapter, in order.
 
         Raises
         ------
         AdapterError
-            If none is selected.
+            If it is no list of booleans, has another length than the set, or selects nothing.
         """
-        chosen = [index for index, keep in enumerate(rows) if keep]
-        return AdapterSet([self._adapters[index] for index in chosen], self.table.iloc[chosen] if chosen else None)
+        entries = [rows] if isinstance(rows, str) else list(rows)
+        wrong = [entry for entry in entries if not isinstance(entry, bool | np.bool_)]
+        if wrong:
+            raise AdapterError(
+                f"select takes one boolean for each adapter, not {wrong[0]!r}: choose by name or place with "
+                "set[['name', ...]] or set[[0, 2]], by a condition with set.query(...)"
+            )
+        if len(entries) != len(self):
+            raise AdapterError(f"the mask has {len(entries)} entries for {len(self)} adapters: give one each")
+        return self._at([index for index, keep in enumerate(entries) if keep])
+
+    def query(self, condition: str) -> AdapterSet:
+        """Give the adapters whose row of the table fulfils a condition.
+
+        Parameters
+        ----------
+        condition
+            An expression for `pandas.DataFrame.query`, such as ``"task == 'MRPC' and seed > 2"``.
+
+        Raises
+        ------
+        AdapterError
+            If the expression cannot be evaluated, or no adapter fulfils it.
+        """
+        try:
+            rows = self.table.reset_index(drop=True).query(condition).index
+        except Exception as error:  # pandas and numexpr raise what they like on a condition of any text
+            columns = ", ".join(map(str, self.table.columns))
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise AdapterError(
+                f"the condition {condition!r} cannot be evaluated ({reason}): the columns are {columns}"
+            ) from error
+        if rows.empty:
+            raise AdapterError(f"no adapter fulfils {condition!r}: look at .table")
+        return self._at([int(row) for row in rows])
+
+    def groupby(self, by: str | Sequence[str]) -> list[tuple[Any, AdapterSet]]:
+        """Split the set by the values of one or several columns of its table.
+
+        Parameters
+        ----------
+        by
+            Column, or columns.
+
+        Returns
+        -------
+        list of (value, AdapterSet)
+            One pair for each value (a tuple for several columns), in the order first met. Adapters without a value
+            are left out.
+
+        Raises
+        ------
+        AdapterError
+            If the table has no such column.
+        """
+        absent = [column for column in ([by] if isinstance(by, str) else by) if column not in self.table]
+        if absent:
+            raise AdapterError(f"there is no column {absent[0]!r}: the columns are {', '.join(self.table.columns)}")
+        table = self.table.reset_index(drop=True)
+        groups = table.groupby(by if isinstance(by, str) else list(by), sort=False)
+        return [(value, self._at([int(row) for row in rows.index])) for value, rows in groups]
 
     def __repr__(self) -> str:
-        return f"AdapterSet({len(self)} adapters, {len(self.modules)} shared modules)"
+        left_out = f", {len(self.refused)} refused" if self.refused else ""
+        return f"AdapterSet({len(self)} adapters, {len(self.modules)} shared modules{left_out})"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>" + self.table.to_html(index=False, max_rows=20, border=0)
+
+    def _place(self, entry: Any) -> int:
+        """The place of a name or a number."""
+        if isinstance(entry, str):
+            if entry in self.names:
+                return self.names.index(entry)
+            known = ", ".join(self.names[:4]) + (", ..." if len(self) > 4 else "")
+            raise AdapterNotInSet(f"the set has no adapter {entry!r}; it has {known}")
+        if isinstance(entry, bool | np.bool_) or not isinstance(entry, int | np.integer):
+            raise AdapterError(f"{entry!r} is neither a place nor a name: give a number, a name, or several of them")
+        if not -len(self) <= entry < len(self):
+            raise IndexError(f"there is no adapter {entry} in a set of {len(self)}")
+        return int(entry) % len(self)
+
+    def _at(self, places: Sequence[int]) -> AdapterSet:
+        """The adapters at some places, with their rows and their names."""
+        if not places:
+            raise AdapterError("an AdapterSet needs at least one adapter; none was selected")
+        chosen = AdapterSet.__new__(AdapterSet)
+        chosen._adapters = tuple(self._adapters[place] for place in places)
+        chosen.refused = self.refused
+        chosen.table = self.table.iloc[list(places)].reset_index(drop=True)
+        return chosen
 
 
 def _plain_facts(adapter: Adapter) -> dict[str, Any]:
@@ -125,16 +258,3 @@ def _plain_facts(adapter: Adapter) -> dict[str, Any]:
     known = {key: adapter.metadata[key] for key in adapter.metadata if key != "sha256"}
     facts = {key: value for key, value in known.items() if isinstance(value, str | int | float | bool)}
     return {"name": adapter.name, "rank": "/".join(map(str, adapter.ranks)), **facts} | {"name": adapter.name}
-
-
-def _unique(names: list[str]) -> list[str]:
-    taken: set[str] = set()
-    unique = []
-    for name in names:
-        candidate, count = name, 1
-        while candidate in taken:
-            count += 1
-            candidate = f"{name} ({count})"
-        taken.add(candidate)
-        unique.append(candidate)
-    return unique

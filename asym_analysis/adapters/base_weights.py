@@ -49,6 +49,7 @@ class BaseWeights(Mapping[str, Tensor]):
 
     def __init__(self, source: str | os.PathLike[str] | Mapping[str, Tensor] | torch.nn.Module) -> None:
         self._tensors: dict[str, TensorSource]
+        self._memory = not isinstance(source, str | os.PathLike)
         if isinstance(source, str | os.PathLike):
             self.source = os.fspath(source)
             self._tensors = _in_files(_located(self.source))
@@ -80,6 +81,15 @@ class BaseWeights(Mapping[str, Tensor]):
     def matched(self) -> dict[str, str]:
         """What `name_of` and `matrix` matched so far by other than the same name: module -> weight (and why)."""
         return dict(self._matched)
+
+    @property
+    def in_memory(self) -> bool:
+        """True for the weights of an open model or a state dict, in its own order."""
+        return self._memory
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header alone."""
+        return self._tensors[name].shape
 
     def name_of(self, module: str, shape: tuple[int, int] | None = None) -> str:
         """Find the weight that a module of an adapter stands on.

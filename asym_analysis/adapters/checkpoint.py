@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.config_files import read_config
@@ -38,6 +40,9 @@ class Checkpoint:
         dialect divides it; a scale is the whole factor of B·A. None: what the checkpoint records.
     in_features
         Pattern for the end of a module's name -> its input size, from the user, for files that do not record it.
+    base
+        The base model's weights (a `BaseWeights`), from the user, for updates that are formed from them or whose file
+        does not record the weight's shape.
     """
 
     tensors: Mapping[str, TensorSource]
@@ -49,6 +54,7 @@ class Checkpoint:
     alpha: float | int | None = None
     scale: float | int | None = None
     in_features: Mapping[str, int] = field(default_factory=dict)
+    base: Mapping[str, Tensor] | None = None
 
     def beside(self, name: str) -> dict[str, Any]:
         """Read a trainer's config file that lies beside the weights (hyperparameters.yaml); empty if there is none.

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.base_weights import Base
 from asym_analysis.adapters.checkpoint import Dialect
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
+from asym_analysis.adapters.labels import rows_of, unique_names
 from asym_analysis.adapters.open_models import is_peft_model
-from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model
+from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model, split_adapters
 from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
 from asym_analysis.errors import AdapterError, NothingReadError
 from asym_analysis.vocabulary import choose
@@ -34,6 +36,7 @@ def load_adapter(
     alpha: float | int | None = None,
     scale: float | int | None = None,
     in_features: int | Mapping[str, int] | None = None,
+    base: Base | None = None,
     revision: str | None = None,
     subfolder: str | None = None,
     name: str | None = None,
@@ -58,6 +61,10 @@ def load_adapter(
     in_features
         Input size of the modules: one number, or pattern for the end of a module's name -> number. Only for files
         that do not record it (VeRA).
+    base
+        The base model's weights: a folder, a file, a hub id, an open model or a state dict. Only for updates that are
+        formed from them (GLoRA, HiRA, MiSS's "bat") or whose files do not record the shape of the weight (VeRA,
+        RandLoRA, MiSS, LoHa and LoKr of convolutions); an open PEFT model brings its own.
     revision
         Branch, tag or commit on the hub.
     subfolder
@@ -88,11 +95,15 @@ def load_adapter(
     >>> load_adapter(state, scale=0.5)["q"].scaling
     0.5
     """
-    options = Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features, base)
     if not isinstance(source, str | os.PathLike):
         return from_memory(source, options, name)
     files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
-    return from_files(files, options, name or files.name)
+    adapter = from_files(files, options, name or files.name)
+    if len(several := split_adapters(adapter)) > 1:
+        names = ", ".join(each.name.rpartition("/")[2] for each in several)
+        raise AdapterError(f"{files.weights} holds {len(several)} adapters ({names}): load all with load_adapters")
+    return adapter
 
 
 def load_adapters(
@@ -104,6 +115,7 @@ def load_adapters(
     alpha: float | int | None = None,
     scale: float | int | None = None,
     in_features: int | Mapping[str, int] | None = None,
+    base: Base | None = None,
     on_error: Literal["raise", "collect"] = "raise",
 ) -> AdapterSet:
     """Open several adapters as a set.
@@ -117,7 +129,7 @@ def load_adapters(
     metadata
         A table that comparisons should know (task, seed, ...): one row an adapter in order, or a column ``name``
         that holds the adapters' names or paths.
-    dialect, config, alpha, scale, in_features
+    dialect, config, alpha, scale, in_features, base
         As for `load_adapter`, for all of them.
     on_error
         "raise" stops at the first adapter that cannot be opened. "collect" leaves out what cannot be read, and says
@@ -143,7 +155,7 @@ def load_adapters(
     (1, (('nowhere', 'nowhere does not exist: give a folder, a file, a glob pattern, or a Hugging Face id of the form
     owner/name'),))
     """
-    options = Options.of(dialect, config, alpha, scale, in_features)
+    options = Options.of(dialect, config, alpha, scale, in_features, base)
     collect = choose(on_error, ("raise", "collect"), "on_error") == "collect"
     refused: list[tuple[str, str]] = []
     found: list[AdapterFiles | Adapter] = []
@@ -154,16 +166,25 @@ def load_adapters(
             _refuse(refused, source, error, collect)
     names = iter(distinct_names([files for files in found if isinstance(files, AdapterFiles)]))
     adapters: list[Adapter] = []
-    for each in found:
+    rows: list[int] = []  # of a table without names, which has a row for every adapter that was found
+    for row, each in enumerate(found):
         name = next(names) if isinstance(each, AdapterFiles) else each.name
         try:
-            adapter = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
-            adapters.append(_readable(adapter, refused) if collect else adapter)
+            opened = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
+            single = [_readable(adapter, refused) if collect else adapter for adapter in split_adapters(opened)]
         except (AdapterError, OSError) as error:
             _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
+            continue
+        adapters += single
+        rows += [row] * len(single)
     if not adapters and refused:
         raise NothingReadError(tuple(refused))
-    return AdapterSet(adapters, metadata, refused=refused)
+    if metadata is None:
+        return AdapterSet(adapters, refused=refused)
+    table = pd.DataFrame(metadata)
+    if "name" not in table and len(table) == len(found):
+        table = table.iloc[rows]
+    return AdapterSet(adapters, rows_of(table, adapters, unique_names(adapters)), refused=refused)
 
 
 def as_adapter(source: Adapter | AdapterSet | Source) -> Adapter:

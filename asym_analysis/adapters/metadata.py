@@ -26,6 +26,11 @@ class Metadata(Mapping[str, Any]):
         self._facts = dict(facts)
         self._weights = weights
 
+    @property
+    def weights(self) -> Path | None:
+        """The single file of the weights, whose checksum "sha256" is; None where there is none."""
+        return self._weights
+
     @cached_property
     def _sha256(self) -> str:
         assert self._weights is not None

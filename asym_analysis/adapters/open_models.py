@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter, ModuleSource
+from asym_analysis.adapters.base_weights import BaseWeights
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers import InMemoryTensor
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
@@ -63,7 +64,20 @@ def model_checkpoint(model: Any, adapter: str) -> Checkpoint:
         for key, value in model.peft_config[adapter].to_dict().items()
     }
     where = f"the open model's adapter {adapter!r}"
-    return Checkpoint(_sources(state), config=config, source=where, container="memory")
+    return Checkpoint(_sources(state), config=config, source=where, container="memory", base=_own_base(model))
+
+
+def _own_base(model: Any) -> BaseWeights | None:
+    """The base weights under an open PEFT model; None where an adapter is merged into them."""
+    if any(getattr(layer, "merged_adapters", None) for layer in model.modules()):
+        return None
+    layers = {name for name, module in model.get_base_model().named_modules() if hasattr(module, "base_layer")}
+    weights = {}
+    for name, value in model.get_base_model().state_dict().items():
+        owner, inside, leaf = name.rpartition(".base_layer.")
+        if inside or not any(name.startswith(f"{layer}.") for layer in layers):
+            weights[f"{owner}.{leaf}" if inside else name] = value
+    return BaseWeights(weights) if weights else None
 
 
 def keep_values(adapter: Adapter, checkpoint: Checkpoint) -> Adapter:

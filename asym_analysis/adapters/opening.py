@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_weights import Base, BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect, Reading
 from asym_analysis.adapters.config_files import read_config
 from asym_analysis.adapters.containers import open_container
@@ -25,7 +26,7 @@ from asym_analysis.adapters.open_models import (
 from asym_analysis.adapters.sources import AdapterFiles, natural_order
 from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["Config", "Options", "from_files", "from_memory", "from_model"]
+__all__ = ["Config", "Options", "from_files", "from_memory", "from_model", "split_adapters"]
 
 Config = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -39,6 +40,7 @@ class Options:
     alpha: float | int | None = None
     scale: float | int | None = None
     in_features: Mapping[str, int] | None = None
+    base: BaseWeights | None = None
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class Options:
         alpha: float | int | None,
         scale: float | int | None,
         in_features: int | Mapping[str, int] | None,
+        base: Base | None = None,
     ) -> Options:
         """Check the arguments of `load_adapter`, and read the config where it is a file."""
         if isinstance(in_features, int):
@@ -58,11 +61,14 @@ class Options:
             None if alpha is None else finite(alpha, "alpha"),
             None if scale is None else finite(scale, "scale"),
             {str(name): whole(size, f"in_features of {name}", least=1) for name, size in (in_features or {}).items()},
+            None if base is None else as_base(base),
         )
 
     def read(self, checkpoint: Checkpoint) -> tuple[str, Reading]:
         """Let the dialect read a checkpoint."""
-        given = replace(checkpoint, alpha=self.alpha, scale=self.scale, in_features=self.in_features or {})
+        base = checkpoint.base if self.base is None else self.base
+        sizes = self.in_features or {}
+        given = replace(checkpoint, alpha=self.alpha, scale=self.scale, in_features=sizes, base=base)
         return read_checkpoint(given, self.dialect)
 
 
@@ -103,6 +109,17 @@ def from_model(model: Any, adapter: str, options: Options, name: str | None = No
     opened = keep_values(_adapter(checkpoint, options, name or adapter), checkpoint)
     given = options.scale is not None or options.alpha is not None
     return opened if given else with_current_scales(opened, model, adapter)
+
+
+def split_adapters(adapter: Adapter) -> list[Adapter]:
+    """Give each of several adapters that one file holds (the state dict of a whole model) as its own.
+
+    Their modules are named "adapter/module". Trained tensors beside the pairs go with each.
+    """
+    named = str(adapter.metadata.get("adapters", ""))
+    if not named:
+        return [adapter]
+    return [adapter.part_named(name) for name in named.split(", ")]
 
 
 def _adapter(

@@ -135,8 +135,9 @@ def distinct_names(adapters: Sequence[AdapterFiles]) -> list[str]:
     """
     names = [adapter.name for adapter in adapters]
     for more in range(1, MOST_FOLDERS):
-        counts = Counter(names)
-        if len(counts) == len(names):
+        files = {(name, adapter.weights) for name, adapter in zip(names, adapters, strict=True)}
+        counts = Counter(name for name, _ in files)  # one file that was named twice stays one name
+        if len(counts) == len(files):
             break
         names = [
             adapter._named(more) if counts[name] > 1 else name for adapter, name in zip(adapters, names, strict=True)

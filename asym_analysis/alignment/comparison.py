@@ -38,11 +38,11 @@ class SubspaceComparison(Result):
         module or the factor is zero.
     ranks
         Numerical ranks, module x factor x adapter; -1 where the adapter lacks the module, 0 for a zero factor.
-    sizes
-        Module x factor: the dimension of the space.
-    spreads
-        (Tr C, Tr C^3) of each one's Gram operator C scaled to norm 1, module x factor x adapter; NaN for measures that
-        do not see singular values.
+    shapes
+        Module x 2: d_out and d_in.
+    spectra
+        Module x factor x adapter x index: singular values, zero beyond the rank; without columns for measures that do
+        not see them.
     initialization_marks
         Module x pair: 1 where both were initialized from the same A, or the same B, 0 where there is no sign of it, -1
         where it cannot be told. The rule is the one of `asym_analysis.adapters.initialization`.
@@ -56,8 +56,8 @@ class SubspaceComparison(Result):
     measure: str
     values: Float[np.ndarray, "modules factors pairs"]
     ranks: Int[np.ndarray, "modules factors adapters"]
-    sizes: Int[np.ndarray, "modules factors"]
-    spreads: Float[np.ndarray, "modules factors adapters 2"]
+    shapes: Int[np.ndarray, "modules 2"]
+    spectra: Float[np.ndarray, "modules factors adapters k"]
     initialization_marks: Int[np.ndarray, "modules pairs"]
     settings: Mapping[str, Any]
 
@@ -111,6 +111,20 @@ class SubspaceComparison(Result):
         codes = self.labels(by)
         first, second = self.pairs
         return (codes[first] == codes[second]) & (codes[first] >= 0)
+
+    def different(self, by: str) -> Bool[np.ndarray, "pairs"]:
+        """True for pairs whose adapters are both labelled and differ; see `same`.
+
+        Raises
+        ------
+        ValueError
+            If the table has no such column.
+        """
+        if by == "initialization" and by not in self.adapters:
+            return (self.initialization_marks >= 0).any(0) & ~self.same_initialization
+        codes = self.labels(by)
+        first, second = self.pairs
+        return (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
 
     def contrast(
         self,
@@ -166,8 +180,9 @@ class SubspaceComparison(Result):
 
     @cached_property
     def nulls(self) -> NullTable:
-        """The measure's law under chance: with each adapter's own singular values, where the measure sees them."""
-        return NullTable(measure_named(self.measure), self.ranks, self.sizes, self.spreads, self.pairs)
+        """The null distributions: with each adapter's own singular values, where the measure sees them."""
+        measure = measure_named(self.measure)
+        return NullTable(measure, self.factors, self.ranks, self.shapes, self.spectra, self.pairs)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -219,7 +234,7 @@ class SubspaceComparison(Result):
             ),
             "measure": pd.Categorical.from_codes(np.zeros(len(at), dtype=np.int8), categories=pd.Index([self.measure])),
             "value": chunk(values),
-            **{name: chunk(null[name]) for name in ("null_mean", "null_std", "p_value")},
+            **{name: chunk(null[name]) for name in ("null_mean", "null_std", "p_value", "least_p")},
             "rank_i": rank_i if everything else rank_i[present],
             "rank_j": rank_j if everything else rank_j[present],
             "same_initialization": self._shared_column(chosen)[slice(None) if everything else present],
@@ -233,19 +248,11 @@ class SubspaceComparison(Result):
         return pd.arrays.BooleanArray(marks == 1, marks < 0)
 
     def _null_columns(self, chosen: range, values: np.ndarray) -> dict[str, np.ndarray]:
-        names = ("null_mean", "null_std", "p_value") + (
-            ("haar_mean", "haar_std") if self.nulls.strength_matched else ()
-        )
-        columns = {name: np.empty(values.shape) for name in names}
-        haar = self.nulls.equal_strengths() if self.nulls.strength_matched else None
-        for at, module in enumerate(chosen):
-            for factor in range(values.shape[1]):
-                place = (at, factor)
-                columns["null_mean"][place], columns["null_std"][place] = self.nulls.moments(module, factor)
-                columns["p_value"][place] = self.nulls.p_values(module, factor, values[place])
-                if haar is not None:
-                    columns["haar_mean"][place], columns["haar_std"][place] = haar.moments(module, factor)
-        return columns
+        parts = [
+            [self.nulls.columns(module, factor, values[at, factor]) for factor in range(len(self.factors))]
+            for at, module in enumerate(chosen)
+        ]
+        return {name: np.stack([[part[name] for part in row] for row in parts]) for name in parts[0][0]}
 
     def _frames(self) -> Iterator[pd.DataFrame]:
         for index in range(len(self.modules)):
@@ -254,47 +261,78 @@ class SubspaceComparison(Result):
     def summary(self) -> pd.DataFrame:
         """A and B against chance: all pairs, then same and different task and initialization where both occur.
 
-        A pair that shares its initialization in some modules counts there among the same, elsewhere among the
-        different; where it cannot be told, among neither.
+        Pairs of which one adapter has no label are in no group. A pair that shares its initialization in some modules
+        counts there among the same, elsewhere among the different; where it cannot be told, among neither.
 
-        Columns: factor, pairs (which), count (of pairs), value, null_mean, null_std (of one value), times_null, and
-        significant, the share of values that chance would exceed with probability below 0.01.
+        Returns
+        -------
+        DataFrame
+            Columns:
+
+            - factor, pairs (which) and count (of pairs)
+            - value, null_mean, null_std: means over pairs and modules of the frame's columns; an infinite value, which
+              "martin" can have, makes the mean infinite
+            - times_null: value over null_mean, missing where that mean is as good as zero
+            - significant: share of the values with a p-value below 0.01
         """
         groups: list[tuple[str, np.ndarray]] = [("all", np.ones(len(self.pairs[0]), dtype=bool))]
-        if "task" in self.adapters:
-            same = self.same("task")
-            groups += [("same task", same), ("different task", ~same)] if same.any() and not same.all() else []
-        if "initialization" in self.adapters:
-            shared, apart = self.same("initialization"), ~self.same("initialization")
-        else:
-            shared, apart = self.initialization_marks == 1, self.initialization_marks == 0
-        if shared.any() and apart.any():
-            groups += [("same initialization", shared), ("different initialization", apart)]
+        for by in ("task", "initialization"):
+            if by in self.adapters:
+                same, different = self.same(by), self.different(by)
+            elif by == "initialization":
+                same, different = self.initialization_marks == 1, self.initialization_marks == 0
+            else:
+                continue
+            if same.any() and different.any():
+                groups += [(f"same {by}", same), (f"different {by}", different)]
+        shape = len(self.modules), len(self.pairs[0])
+        masks = [np.broadcast_to(chosen, shape) for _, chosen in groups]
         records = []
         for row, factor in enumerate(self.factors):
-            for group, chosen in groups:
-                of_modules = np.broadcast_to(chosen, (len(self.modules), chosen.shape[-1]))
-                records.append((factor, group, int(of_modules.any(0).sum()), *self._moments(row, of_modules)))
+            for (group, _), mask, total in zip(groups, masks, self._totals(row, masks), strict=True):
+                records.append((factor, group, int(mask.any(0).sum()), *_averages(total)))
         columns = ["factor", "pairs", "count", "value", "null_mean", "null_std", "times_null", "significant"]
         return pd.DataFrame(records, columns=columns)
 
-    def _moments(self, row: int, of_modules: np.ndarray) -> tuple[float, float, float, float, float]:
-        """Mean value, null mean and deviation, their ratio and the share of significant values, module by module."""
-        totals = np.zeros(4)
-        count = 0
-        for index, chosen in enumerate(of_modules):
-            values = np.asarray(self.values[index, row][chosen], dtype=np.float64)
-            mean, std = (part[chosen] for part in self.nulls.moments(index, row))
-            critical = self.nulls.critical_values(index, row, LEVEL)[chosen]
-            known = np.isfinite(values)
-            count += int(known.sum())
-            beyond = values > critical if measure_named(self.measure).larger_is_more_similar else values < critical
-            totals += [values[known].sum(), mean[known].sum(), std[known].sum(), beyond[known].sum()]
-        if count == 0:
-            return (np.nan,) * 5
-        value, mean, std, significant = totals / count
-        # Nothing is a multiple of a mean that is as good as zero.
-        return value, mean, std, value / mean if abs(mean) > std / 10 else np.nan, significant
+    def _totals(self, row: int, groups: list[Bool[np.ndarray, "modules pairs"]]) -> Float[np.ndarray, "groups 5"]:
+        """Number of values, and sums of value, null mean, null deviation and significance, over the modules."""
+        totals = np.zeros((len(groups), 5))
+        for index in range(len(self.modules)):
+            values = np.asarray(self.values[index, row], dtype=np.float64)
+            null = self.nulls.columns(index, row, values)
+            stacked = np.stack([values, null["null_mean"], null["null_std"], null["p_value"] < LEVEL])
+            known = ~np.isnan(values)
+            for total, chosen in zip(totals, groups, strict=True):
+                kept = stacked[:, known & chosen[index]]
+                total += [kept.shape[1], *kept.sum(1)]
+        return totals
+
+    def chance(self, factor: str) -> float:
+        """Mean of the null distribution over all modules and pairs of one factor: what a picture marks as chance.
+
+        Parameters
+        ----------
+        factor
+            One of `factors`.
+
+        Returns
+        -------
+        float
+            NaN where no pair has a value.
+
+        Raises
+        ------
+        ValueError
+            If the factor was not compared.
+        """
+        row = self._row(factor)
+        means = np.concatenate([self.nulls.means(index, row) for index in range(len(self.modules))])
+        return float(np.nanmean(means)) if np.isfinite(means).any() else np.nan
+
+    def _row(self, factor: str) -> int:
+        if factor not in self.factors:
+            raise ValueError(f"factor {factor!r} was not compared; these were: {', '.join(self.factors)}")
+        return self.factors.index(factor)
 
     def matrix(self, factor: str, module: str | None = None) -> Float[np.ndarray, "adapters adapters"]:
         """Adapters x adapters, of one module or averaged over the modules that both have: what a heatmap draws.
@@ -306,14 +344,12 @@ class SubspaceComparison(Result):
         ValueError
             If the factor or the module was not compared.
         """
-        if factor not in self.factors:
-            raise ValueError(f"factor {factor!r} was not compared; these were: {', '.join(self.factors)}")
+        row = self._row(factor)
         if module is not None and module not in self.modules:
             raise ValueError(f"module {module!r} was not compared; there are {len(self.modules)}: see .modules")
-        row = self.factors.index(factor)
         chosen = slice(None) if module is None else [self.modules.index(module)]
         values = np.asarray(self.values[chosen, row], dtype=np.float64)
-        known = np.isfinite(values)
+        known = ~np.isnan(values)
         total, count = np.where(known, values, 0.0).sum(0), known.sum(0)
         whole = np.zeros((len(self.adapters),) * 2)
         whole[self.pairs] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
@@ -334,3 +370,13 @@ class SubspaceComparison(Result):
         # The base class would build the whole frame only to count its rows.
         table = self.summary().to_html(index=False, border=0, float_format="{:.4g}".format)
         return f"<p><b>{self!r}</b></p>{table}"
+
+
+def _averages(total: Float[np.ndarray, "5"]) -> tuple[float, float, float, float, float]:
+    """Mean value, null mean and deviation, their ratio and the share of significant values."""
+    count, *sums = total
+    if count == 0:
+        return (np.nan,) * 5
+    value, mean, std, significant = (float(part / count) for part in sums)
+    # Nothing is a multiple of a mean that is as good as zero.
+    return value, mean, std, value / mean if abs(mean) > std / 10 else np.nan, significant

@@ -14,11 +14,20 @@ from asym_analysis.adapters.adapter import ModuleSource
 from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, pairs_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError, AdapterValueError
+from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance, scaled
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
 from asym_analysis.subspaces.updates import thin_svd
 from asym_analysis.vocabulary import FACTORS, Factor
 
-__all__ = ["ModulePairs", "ModuleTask", "all_pairs", "compare_module", "factor_frames", "initialization_marks"]
+__all__ = [
+    "ModulePairs",
+    "ModuleTask",
+    "all_pairs",
+    "compare_module",
+    "factor_frames",
+    "initialization_marks",
+    "stacked_spectra",
+]
 
 Source = ModuleSource | LowRankUpdate | None
 
@@ -81,10 +90,11 @@ class ModulePairs:
         One row a factor; NaN where an adapter lacks the module or its factor is zero.
     ranks
         Numerical rank by factor and adapter; -1 where the adapter lacks the module.
-    sizes
-        Dimension d of the space that each factor's subspaces lie in; d_in times d_out for the whole update.
-    spreads
-        (Tr C, Tr C^3) by factor and adapter, for measures whose law under chance depends on it; NaN for others.
+    shape
+        d_out and d_in.
+    spectra
+        Singular values by factor and adapter, zero beyond the rank, for measures whose null distribution depends on
+        them; without columns for others.
     initialization
         What the module says of a shared initialization of A, then of B: trace, square and level of
         `adapters.initialization.Evidence`, as one array.
@@ -92,8 +102,8 @@ class ModulePairs:
 
     values: Float[np.ndarray, "factors pairs"]
     ranks: Int[np.ndarray, "factors adapters"]
-    sizes: Int[np.ndarray, "factors"]
-    spreads: Float[np.ndarray, "factors adapters 2"]
+    shape: Int[np.ndarray, "2"]
+    spectra: Float[np.ndarray, "factors adapters k"]
     initialization: Float[np.ndarray, "2 3 pairs"]
 
 
@@ -115,20 +125,41 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     count = len(task.sources)
     measure = measure_named(task.measure)
     upper = np.triu_indices(count, 1)
-    values, sizes = [], []
+    values, spectra = [], []
     ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
-    spreads = np.full((len(task.factors), count, 2), np.nan)
-    shapes = {index: update.shape for index, update in updates.items()}
+    shape = _common_shape(task, {index: update.shape for index, update in updates.items()})
     for row, factor in enumerate(task.factors):
-        sizes.append(_common_size(task, factor, shapes))
         frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
         square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
         square[np.ix_(members, members)] = all_pairs(measure, frames).cpu().numpy()
         values.append(square[upper])
         ranks[row, members] = frames.rank.cpu().numpy()
-        if "spread" in frames.other:
-            spreads[row, members] = frames.other["spread"].cpu().numpy()
-    return ModulePairs(np.stack(values), ranks, np.array(sizes, dtype=np.int64), spreads, initialization)
+        held = (
+            frames.other["spectrum"].double().cpu().numpy() if measure.sees_strengths else np.empty((len(members), 0))
+        )
+        spectra.append(np.zeros((count, held.shape[1])))
+        spectra[-1][members] = held
+    return ModulePairs(
+        np.stack(values), ranks, np.array(shape, dtype=np.int64), stacked_spectra(spectra), initialization
+    )
+
+
+def stacked_spectra(spectra: Sequence[Float[np.ndarray, "*batch k"]]) -> Float[np.ndarray, "n *batch k"]:
+    """Spectra of different lengths in one array, padded with zeros.
+
+    Parameters
+    ----------
+    spectra
+        Arrays that differ in their last axis only.
+
+    Returns
+    -------
+    array
+        With one more axis, the first.
+    """
+    longest = max(part.shape[-1] for part in spectra)
+    padding = [(0, 0)] * (spectra[0].ndim - 1)
+    return np.stack([np.pad(part, [*padding, (0, longest - part.shape[-1])]) for part in spectra])
 
 
 def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
@@ -154,7 +185,10 @@ def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, 
         return measure.prepare(B.mT)
     if measure.kind == "update":
         return measure.prepare(A, signs[:, None, None] * B)
-    U, S, Vh = thin_svd(A, B)
+    U, S, Vh = thin_svd(scaled(A), scaled(B))
+    # Rank is decided here: roots of singular values that are rounding would exceed the tolerance of what follows.
+    kept = numerical_rank(S, rank_tolerance((A.shape[-1], B.shape[-2]), S.dtype))
+    S = S * (torch.arange(S.shape[-1], device=S.device) < kept[:, None])
     # The balanced factors carry the root of the singular values, the update's own spectrum the values themselves.
     weights = S.sqrt() if measure.kind == "matrix" else S
     return measure.prepare(weights[:, :, None] * (Vh if factor == "right" else U.mT))
@@ -206,8 +240,8 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
     return alike[int(found[0])] if len(found) else None
 
 
-def _common_size(task: ModuleTask, factor: str, shapes: dict[int, tuple[int, int]]) -> int:
-    """Dimension of the space that one factor of every adapter lives in.
+def _common_shape(task: ModuleTask, shapes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """d_out and d_in, the same for all adapters.
 
     Raises
     ------
@@ -220,10 +254,9 @@ def _common_size(task: ModuleTask, factor: str, shapes: dict[int, tuple[int, int
             (d_out, d_in), (other_out, other_in) = shapes[first], shape
             raise AdapterError(
                 f"module {task.module} is {d_out} x {d_in} in {task.names[first]} and {other_out} x {other_in} in "
-                f"{task.names[index]}: they adapt different base models; compare them apart"
+                f"{task.names[index]}: they adapt different base models; compare them separately"
             )
-    d_out, d_in = shapes[first]
-    return {"A": d_in, "right": d_in, "B": d_out, "left": d_out, "update": d_in * d_out}[factor]
+    return shapes[first]
 
 
 def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[np.ndarray, "2 3 pairs"]:

@@ -1,102 +1,167 @@
-"""The chance law of every value in a comparison.
+"""The null distribution of every value in a comparison.
 
-Two kinds of chance. Measures of subspaces know only ranks and the dimension: one law for each combination that occurs.
-Measures that see singular values have two laws: with each adapter's own singular values in random directions
-(strength-matched), and with equal ones (Haar), which a strong leading direction exceeds by itself.
+Measures of subspaces know only ranks and the dimension: one distribution for each combination that occurs. Measures
+that see singular values have two: with each adapter's own singular values in random directions, and with equal ones
+(Haar), which a strong leading direction exceeds by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from asym_analysis.chance.null import Null
-from asym_analysis.chance.overlap import strength_null
+from asym_analysis.chance.spectral import ReferenceNull
 from asym_analysis.subspaces.measures import Measure
 
 __all__ = ["NullTable"]
 
+CLASSES = 6  # of spectra of one rank; each pair of classes has one sampled distribution
 PerPair = Float[np.ndarray, "pairs"]
+Chosen = slice | Int[np.ndarray, "chosen"]
 
 
 @dataclass(frozen=True, eq=False)
 class NullTable:
-    """Looks up the law of a value by what its two matrices are.
+    """Looks up the null distribution of a value by what its two matrices are.
 
     Attributes
     ----------
-    spreads
-        (Tr C, Tr C^3) of each matrix's Gram operator, scaled to norm 1, where the law is to be strength-matched; NaN
-        where only ranks count.
+    measure
+        What was measured.
+    factors
+        Names of the factors, in order.
+    ranks
+        Module x factor x adapter; 0 for a zero factor, -1 where the adapter lacks the module.
+    shapes
+        Module x 2: d_out and d_in.
+    spectra
+        Module x factor x adapter x index: singular values, where the distribution depends on them.
+    pairs
+        Indices i and j of every pair.
     """
 
     measure: Measure
+    factors: tuple[str, ...]
     ranks: Int[np.ndarray, "modules factors adapters"]
-    sizes: Int[np.ndarray, "modules factors"]
-    spreads: Float[np.ndarray, "modules factors adapters 2"]
+    shapes: Int[np.ndarray, "modules 2"]
+    spectra: Float[np.ndarray, "modules factors adapters k"]
     pairs: tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]
-    laws: dict[tuple[int, int, int], Null] = field(default_factory=dict)
+    references: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
+    haar: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
 
-    @property
-    def strength_matched(self) -> bool:
-        """True where the law depends on singular values."""
-        return bool(np.isfinite(self.spreads).any())
+    def columns(self, module: int, factor: int, values: PerPair) -> dict[str, PerPair]:
+        """The null distribution of every pair of one module and factor.
 
-    def equal_strengths(self) -> NullTable:
-        """The Haar law: the same ranks, with equal singular values."""
-        return replace(self, spreads=np.full_like(self.spreads, np.nan), laws={})
+        Parameters
+        ----------
+        module, factor
+            Indices.
+        values
+            The value of every pair.
 
-    def law(self, p: int, q: int, d: int) -> Null:
-        """The law for ranks p and q in R^d, made once."""
-        if (p, q, d) not in self.laws:
-            self.laws[p, q, d] = self.measure.null(p, q, d)
-        return self.laws[p, q, d]
+        Returns
+        -------
+        dict
+            Arrays of one entry a pair, NaN where a factor is zero or missing: null_mean, null_std, p_value, least_p
+            (the smallest p-value that the distribution can give), and where the measure sees singular values haar_mean
+            and haar_std.
+        """
+        names = ["null_mean", "null_std", "p_value", "least_p"]
+        names += ["haar_mean", "haar_std"] if self.measure.sees_strengths else []
+        found = {name: np.full(len(self.pairs[0]), np.nan) for name in names}
+        for chosen, reference, first, second in self._combinations(module, factor):
+            null = reference.between(first, second)
+            found["null_mean"][chosen], found["null_std"][chosen] = null.mean, null.std
+            p_value = np.maximum(null.p_value(values[chosen]), reference.least_p)
+            found["p_value"][chosen] = p_value
+            found["least_p"][chosen] = np.where(np.isnan(p_value), np.nan, reference.least_p)
+            if self.measure.sees_strengths:
+                equal = self._equal(first.shape[1], second.shape[1], self._size(module, factor)).null
+                found["haar_mean"][chosen], found["haar_std"][chosen] = equal.mean, equal.std
+        return found
 
-    def moments(self, module: int, factor: int) -> tuple[PerPair, PerPair]:
-        """Mean and standard deviation for every pair of one module and factor."""
-        return self._per_pair(module, factor, lambda law, _: law.mean), self._per_pair(
-            module, factor, lambda law, _: law.std
-        )
+    def means(self, module: int, factor: int) -> PerPair:
+        """Mean of the null distribution for every pair of one module and factor.
 
-    def critical_values(self, module: int, factor: int, level: float) -> PerPair:
-        """The value that chance exceeds in similarity with probability `level`, for every pair."""
-        return self._per_pair(module, factor, lambda law, _: law.critical_value(level))
+        Parameters
+        ----------
+        module, factor
+            Indices.
 
-    def p_values(self, module: int, factor: int, values: PerPair) -> PerPair:
-        """Probability under chance of values at least as similar."""
-        return self._per_pair(module, factor, lambda law, chosen: law.p_value(values[chosen]))
-
-    def _per_pair(self, module: int, factor: int, of: Callable[[Null, slice | np.ndarray], object]) -> PerPair:
+        Returns
+        -------
+        array
+            One entry a pair; NaN where a factor is zero or missing.
+        """
         found = np.full(len(self.pairs[0]), np.nan)
-        for chosen, law in self._combinations(module, factor):
-            found[chosen] = of(law, chosen)
+        for chosen, reference, first, second in self._combinations(module, factor):
+            found[chosen] = reference.between(first, second).mean
         return found
 
-    def _combinations(self, module: int, factor: int) -> list[tuple[slice | np.ndarray, Null]]:
-        """The pairs of each law, with that law; pairs with a zero or missing factor have none."""
-        ranks, size, spreads = self.ranks[module, factor], int(self.sizes[module, factor]), self.spreads[module, factor]
-        if np.isfinite(spreads).any():
-            if self.measure.kind != "update":
-                return self._own_spectra(ranks, spreads, size - self.measure.centered)
-            # The cosine's tail is that of as many equal singular values as the spread amounts to.
-            ranks = np.where(ranks > 0, np.maximum(np.nan_to_num(spreads[:, 0]) ** 2 + 1e-3, 1), ranks).astype(int)
-        distinct = np.unique(ranks)
-        if len(distinct) == 1:
-            rank = int(distinct[0])
-            return [(slice(None), self.law(rank, rank, size))] if rank > 0 else []
-        first, second = ranks[self.pairs[0]], ranks[self.pairs[1]]
-        found: list[tuple[slice | np.ndarray, Null]] = []
-        for p in distinct[distinct > 0]:
-            for q in distinct[distinct > 0]:
-                chosen = np.flatnonzero((first == p) & (second == q))
-                if len(chosen):
-                    found.append((chosen, self.law(int(p), int(q), size)))
-        return found
+    def _combinations(
+        self, module: int, factor: int
+    ) -> Iterator[tuple[Chosen, ReferenceNull, Float[np.ndarray, "n p"], Float[np.ndarray, "n q"]]]:
+        """The pairs of each two classes, their reference distribution, and the singular values of both sides."""
+        labels, kinds = self._classes
+        own = labels[module, factor]
+        size = self._size(module, factor)
+        first, second = own[self.pairs[0]], own[self.pairs[1]]
+        present = np.unique(own[own >= 0])
+        for one in present:
+            for other in present:
+                single = len(present) == 1 and (own >= 0).all()
+                chosen: Chosen = slice(None) if single else np.flatnonzero((first == one) & (second == other))
+                if not single and not len(first[chosen]):
+                    continue
+                key = (int(one), int(other), *size)
+                if key not in self.references:
+                    self.references[key] = self.measure.null(kinds[one], kinds[other], *size)
+                left, right = (index[chosen] for index in self.pairs)
+                x = self._strengths(module, factor, left, len(kinds[one]))
+                y = self._strengths(module, factor, right, len(kinds[other]))
+                yield chosen, self.references[key], x, y
 
-    def _own_spectra(self, ranks: np.ndarray, spreads: np.ndarray, d: int) -> list[tuple[slice | np.ndarray, Null]]:
-        chosen = np.flatnonzero((ranks[self.pairs[0]] > 0) & (ranks[self.pairs[1]] > 0))
-        first, second = (spreads[index[chosen]] for index in self.pairs)
-        return [(chosen, strength_null(first, second, d))] if len(chosen) else []
+    def _strengths(self, module: int, factor: int, adapters: np.ndarray, rank: int) -> Float[np.ndarray, "n k"]:
+        if not self.measure.sees_strengths:
+            return np.broadcast_to(1.0, (len(adapters), rank))
+        return self.spectra[module, factor][adapters, :rank]
+
+    def _equal(self, p: int, q: int, size: tuple[int, ...]) -> ReferenceNull:
+        if (p, q, *size) not in self.haar:
+            self.haar[p, q, *size] = self.measure.null(np.ones(p), np.ones(q), *size)
+        return self.haar[p, q, *size]
+
+    def _size(self, module: int, factor: int) -> tuple[int, ...]:
+        d_out, d_in = (int(size) for size in self.shapes[module])
+        name = self.factors[factor]
+        return (d_in, d_out) if name == "update" else (d_in,) if name in ("A", "right") else (d_out,)
+
+    @cached_property
+    def _classes(self) -> tuple[Int[np.ndarray, "modules factors adapters"], list[Float[np.ndarray, "k"]]]:
+        """A label for each matrix, -1 for none, and the spectrum that stands for each label.
+
+        Spectra of one rank are alike where their participation, (sum s^2)^2 / sum s^4, is.
+        """
+        labels = np.full(self.ranks.shape, -1)
+        kinds: list[np.ndarray] = []
+        for rank in np.unique(self.ranks[self.ranks > 0]):
+            where = np.nonzero(self.ranks == rank)
+            if not self.measure.sees_strengths:
+                labels[where] = len(kinds)
+                kinds.append(np.ones(int(rank)))
+                continue
+            spectra = self.spectra[where][:, : int(rank)]
+            spectra = spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
+            spread = -np.log((spectra**4).sum(1))
+            low, width = spread.min(), max(float(np.ptp(spread)), 1e-3)
+            bins = np.minimum(((spread - low) / width * CLASSES).astype(int), CLASSES - 1)
+            for one in np.unique(bins):
+                members = np.flatnonzero(bins == one)
+                middle = members[np.argsort(spread[members])[len(members) // 2]]
+                labels[tuple(index[members] for index in where)] = len(kinds)
+                kinds.append(spectra[middle])
+        return labels, kinds

@@ -16,7 +16,13 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.initialization import random_factors
 from asym_analysis.alignment.comparison import SubspaceComparison
-from asym_analysis.alignment.module_pairs import ModulePairs, ModuleTask, compare_module, initialization_marks
+from asym_analysis.alignment.module_pairs import (
+    ModulePairs,
+    ModuleTask,
+    compare_module,
+    initialization_marks,
+    stacked_spectra,
+)
 from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import versions
@@ -142,8 +148,8 @@ def compare_subspaces(
         measure=measure,
         values=values,
         ranks=np.stack([part.ranks for part in parts]),
-        sizes=np.stack([part.sizes for part in parts]),
-        spreads=np.stack([part.spreads for part in parts]),
+        shapes=np.stack([part.shape for part in parts]),
+        spectra=stacked_spectra([part.spectra for part in parts]),
         initialization_marks=initialization_marks([part.initialization for part in parts]),
         settings={**settings, "device": device or "cpu", "versions": versions()},
     )

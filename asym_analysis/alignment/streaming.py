@@ -21,7 +21,7 @@ from asym_analysis.results import plain
 
 __all__ = ["ComparisonStore"]
 
-SMALL = ("ranks", "sizes", "spreads", "initialization")
+SMALL = ("ranks", "shape", "spectra", "initialization")
 
 
 class ComparisonStore:

@@ -133,5 +133,5 @@ def _trajectory(run: object, checkpoints: AdapterSet, steps: np.ndarray, progres
 
 
 def _chance(overlap: SubspaceComparison, factor: str, module: str) -> float:
-    mean, _ = overlap.nulls.moments(overlap.modules.index(module), overlap.factors.index(factor))
+    mean = overlap.nulls.means(overlap.modules.index(module), overlap.factors.index(factor))
     return float(np.nanmean(mean)) if np.isfinite(mean).any() else np.nan

@@ -1,8 +1,9 @@
 """GROUND: every law under randomness, once. Knows nothing of the rest of the package, and needs numpy and scipy only.
 
-`haar` has the moments of traces under a uniformly random rotation; `null` and `overlap` the null distributions of
-similarities; `retention` what a random sketch keeps of each principal component; `first_step` the overlap that one
-gradient step gives; `noisy_fit` the information in a noisy least-squares fit.
+`haar` has the moments of traces under a uniformly random rotation, and `blocks` samples of its corners; `null`,
+`overlap`, `tabulated` and `spectral` the null distributions of similarities; `retention` what a random sketch keeps of
+each principal component; `first_step` the overlap that one gradient step gives; `noisy_fit` the information in a noisy
+least-squares fit.
 """
 
 import lazy_loader

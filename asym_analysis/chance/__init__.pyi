@@ -7,15 +7,13 @@ from .noise_spectrum import top_noise_energy as top_noise_energy
 from .noisy_fit import gaussian_channel_information as gaussian_channel_information
 from .null import BetaNull as BetaNull
 from .null import Null as Null
-from .null import SampledNull as SampledNull
 from .null import probability_of_more as probability_of_more
 from .overlap import ProductNull as ProductNull
 from .overlap import StrengthNull as StrengthNull
 from .overlap import overlap_null as overlap_null
-from .overlap import product_null as product_null
-from .overlap import strength_null as strength_null
-from .overlap import trace_null as trace_null
 from .retention import Retention as Retention
 from .retention import effective_dimension_penalty as effective_dimension_penalty
 from .retention import random_retention as random_retention
 from .retention import rank_one_retention as rank_one_retention
+from .spectral import ReferenceNull as ReferenceNull
+from .tabulated import TabulatedNull as TabulatedNull

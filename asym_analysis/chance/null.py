@@ -17,7 +17,7 @@ LEAST_TAIL = 1e-290
 POINT = 1e-9  # a standard deviation below this, relative to the support, is that of a single point
 Number = float | Float[np.ndarray, "n"]
 
-__all__ = ["BetaNull", "Null", "Number", "SampledNull", "probability_of_more"]
+__all__ = ["BetaNull", "Null", "Number", "probability_of_more"]
 
 
 @runtime_checkable
@@ -36,10 +36,6 @@ class Null(Protocol):
 
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         """Probability of a value at least as similar, under chance."""
-        ...
-
-    def critical_value(self, level: float) -> Number:
-        """The value that chance exceeds in similarity with probability `level`."""
         ...
 
 
@@ -145,40 +141,3 @@ def _tail_spline(alpha: float, beta: float) -> tuple[float, CubicSpline]:
     end = float(np.sqrt(special.betainccinv(alpha, beta, LEAST_TAIL)))
     nodes = np.linspace(0.0, end, 4097)
     return end, CubicSpline(nodes, np.log(special.betaincc(alpha, beta, nodes**2)))
-
-
-@dataclass(frozen=True)
-class SampledNull:
-    """A null distribution known by its samples: p-values are no smaller than 1 / (number of samples + 1).
-
-    Attributes
-    ----------
-    mean, std
-        Of the samples.
-    ordered
-        The samples, ascending, shape (n,).
-    larger_is_more_similar
-        False for distances.
-    """
-
-    mean: float
-    std: float
-    ordered: Float[np.ndarray, "n"]
-    larger_is_more_similar: bool
-
-    @classmethod
-    def of(cls, samples: Float[np.ndarray, "n"], larger_is_more_similar: bool) -> SampledNull:
-        """The null distribution of these samples."""
-        return cls(float(samples.mean()), float(samples.std()), np.sort(samples), larger_is_more_similar)
-
-    def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """(1 + samples at least as similar) / (1 + samples)."""
-        if self.larger_is_more_similar:
-            beyond = len(self.ordered) - np.searchsorted(self.ordered, values, side="left")
-        else:
-            beyond = np.searchsorted(self.ordered, values, side="right")
-        return np.where(np.isnan(values), np.nan, (1.0 + beyond) / (1.0 + len(self.ordered)))
-
-    def critical_value(self, level: float) -> float:
-        """The quantile of the samples that is exceeded in similarity with probability `level`."""
-        return float(np.quantile(self.ordered, 1 - level if self.larger_is_more_similar else level))

@@ -15,16 +15,13 @@ from jaxtyping import Float
 from scipy import special
 from scipy.optimize import brentq
 
-from asym_analysis.chance.haar import captured_energy_moments, rotated_trace_moments
+from asym_analysis.chance.haar import captured_energy_moments
 from asym_analysis.chance.null import BetaNull, Number
 
 __all__ = [
     "ProductNull",
     "StrengthNull",
     "overlap_null",
-    "product_null",
-    "strength_null",
-    "trace_null",
 ]
 
 
@@ -71,7 +68,7 @@ def overlap_null(p: int, q: int, d: int) -> BetaNull:
 class StrengthNull:
     """The null distribution of Tr(C C') / (||C||_F ||C'||_F) in random directions, C and C' keeping their eigenvalues.
 
-    Mean and standard deviation are exact. The tail is that of a shifted gamma variable with the skewness of the
+    The tail is that of a shifted gamma variable with the skewness of the
     weighted sum of squares to which the value tends as d grows (Pearson's type III).
 
     Attributes
@@ -94,63 +91,6 @@ class StrengthNull:
         """The value that chance exceeds with probability `level`."""
         shape = 4 / np.asarray(self.skewness) ** 2
         return self.mean + self.std * (special.gammainccinv(shape, level) - shape) / np.sqrt(shape)
-
-
-def strength_null(spread: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "n 2"], d: int) -> StrengthNull:
-    """The null distribution for n pairs of operators of norm 1 on R^d.
-
-    Parameters
-    ----------
-    spread, other
-        (Tr C, Tr C^3) of the two operators of each pair, each scaled to Tr C^2 = 1, shape (n, 2).
-    d
-        Dimension of the space.
-
-    Returns
-    -------
-    StrengthNull
-        With x = Tr C and x' = Tr C': mean x x' / d, variance 2 (1 - x^2/d) (1 - x'^2/d) / ((d-1)(d+2)). Equal
-        eigenvalues of rank p have x^2 = p, and give back the moments of the overlap. The skewness sqrt(8) Tr C^3 Tr
-        C'^3 of large d is scaled to be exact for rank 1.
-
-    References
-    ----------
-    docs/theory.md, sections 1.2 (e) and 4.2.
-
-    Examples
-    --------
-    >>> equal = np.array([[8 * 8**-0.5, 8 * 8**-1.5]])
-    >>> law = strength_null(equal, equal, 1024)
-    >>> law.mean.round(7).tolist(), law.std.round(6).tolist()
-    ([0.0078125], [0.00137])
-    """
-    mean, variance = rotated_trace_moments(spread[:, 0], np.ones(len(spread)), other[:, 0], np.ones(len(other)), d)
-    # Of Beta(1/2, (d-1)/2), the distribution for rank 1, and of its limit.
-    exact = 2 * (d / 2 - 1) * np.sqrt(d / 2 + 1) / ((d / 2 + 2) * np.sqrt((d - 1) / 4)) if d > 2 else 1e-6
-    return StrengthNull(mean, np.sqrt(variance), np.maximum(exact * spread[:, 1] * other[:, 1], 1e-6))
-
-
-def trace_null(p: int, q: int, d: int) -> BetaNull:
-    """The null distribution of Tr(C C') / (||C||_F ||C'||_F) where the p and the q non-zero eigenvalues are equal.
-
-    Parameters
-    ----------
-    p, q, d
-        Ranks of C and C', and the dimension of the space.
-
-    Returns
-    -------
-    BetaNull
-        `overlap_null`, rescaled.
-
-    Examples
-    --------
-    >>> trace_null(8, 8, 1024) == overlap_null(8, 8, 1024)
-    True
-    """
-    law = overlap_null(p, q, d)
-    ratio = min(p, q) / (p * q) ** 0.5
-    return BetaNull(mean=law.mean * ratio, std=law.std * ratio, low=law.low * ratio, high=ratio)
 
 
 @dataclass(frozen=True)
@@ -201,24 +141,3 @@ def _normal_mixture(terms: int) -> tuple[Float[np.ndarray, "nodes"], Float[np.nd
 def _unit_critical_value(terms: int, level: float) -> float:
     unit = ProductNull(1.0, terms)
     return float(brentq(lambda value: unit.p_value(np.array([value]))[0] - level, -60.0, 60.0, xtol=1e-14))
-
-
-def product_null(p: int, q: int, d: int) -> ProductNull:
-    """The null distribution of the cosine of updates of ranks p and q with d = d_in d_out entries.
-
-    Parameters
-    ----------
-    p, q, d
-        Ranks, and the number of entries of the dense update.
-
-    Returns
-    -------
-    ProductNull
-        See there.
-
-    Examples
-    --------
-    >>> product_null(1, 1, 400).std
-    0.05
-    """
-    return ProductNull(std=d**-0.5, terms=p * q)

@@ -46,7 +46,9 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
             return None
-        app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+        app = typer.Typer(
+            add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+        )
         import_module(f"asym_analysis.cli.{cmd_name}").register(app)
         return typer.main.get_command(app)
 
@@ -62,7 +64,7 @@ def build_app() -> typer.Typer:
         name="asym",
         cls=_Commands,
         help="What the two factors of a LoRA adapter learned, whether A needed training, and what is guaranteed.",
-        rich_markup_mode=None,  # plain text: rich alone takes longer to import than all else that --help needs
+        rich_markup_mode=None,  # plain text breaks fewer lines at 80 columns, and rich is slow to import
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

@@ -66,14 +66,14 @@ def compare(
     list_measures: Annotated[bool, typer.Option("--list-measures", help="Name every measure and exit.")] = False,
 ) -> int:
     """Compare the subspaces of A and of B over all pairs of adapters and all modules, against random subspaces."""
+    if not paths and not list_measures:
+        read_adapters(call, paths, least=2)
     from asym_analysis.subspaces.measures import MEASURES
 
     if list_measures:
         for name, declared in MEASURES.items():
             output().print(f"[bold]{name}[/]  {declared.source}")
         return DONE
-    if not paths:
-        read_adapters(call, paths, least=2)
     if measure not in MEASURES:
         fail(f"no measure is called {measure!r}; the measures are {', '.join(MEASURES)}")
     from asym_analysis.alignment.pairwise import compare_subspaces
@@ -93,10 +93,11 @@ def compare(
     if not adapters.missing.empty:
         count = adapters.missing["module"].nunique()
         call.note(f"{count} modules are missing in some adapters and were compared where both adapters have them")
-    title = f"{len(adapters)} adapters, {len(adapters.modules)} shared modules"
+    title = f"{measure} of {len(adapters)} adapters, {len(adapters.modules)} shared modules, against random subspaces"
+    facts = _what_differs(adapters.table)
     tables = [
-        Table("adapters", _what_differs(adapters.table), title),
-        Table("summary", comparison.summary(), f"{measure} against random subspaces", _SUMMARY, _meaning(measure)),
+        Table("adapters", facts, "adapters", most_rows=20, shown=len(facts.columns) > 1),
+        Table("summary", comparison.summary(), title, _SUMMARY, _meaning(measure)),
     ]
     if contrast is not None:
         below = "Low and high bound the difference at 95 %: adapters are resampled, and p permutes their labels."

@@ -129,53 +129,54 @@ def show_table(table: Table, digits: int = 4) -> None:
         if len(frame) > 1 and not _numeric(frame[name]) and len(set(cells[name])) == 1:
             text = cells.pop(name)[0]
             lines += [f"{headings[name]}: {text}"] if text != "-" else []
-    footnotes = _footnotes(frame, cells)
-    kept = _fitting(cells, headings, console.width)
-    left_out = [headings[name] for name in cells if name not in kept]
+    numbers = _footnotes(frame, cells)
+    widths = _fitting(cells, headings, console.width)
+    left_out = [headings[name] for name in cells if name not in widths]
     if table.title:  # not the table's own, which is folded to the width of a narrow table
         console.print(f"\n[bold]{escape(table.title)}[/]")
     for line in lines:
         console.print(f"[dim]{escape(line)}[/]")
     drawn = Drawn(header_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for name in kept:
+    for name, width in widths.items():
         right = _numeric(frame[name])
-        drawn.add_column(escape(headings[name]), justify="right" if right else "left", overflow="fold")
-    for row in zip(*(cells[name] for name in kept), strict=True):
+        drawn.add_column(escape(headings[name]), justify="right" if right else "left", overflow="fold", width=width)
+    for row in zip(*(cells[name] for name in widths), strict=True):
         drawn.add_row(*map(escape, row))
     console.print(drawn)
     if len(table.frame) > table.most_rows:
         console.print(f"[dim]... and {len(table.frame) - table.most_rows:,} more rows (--out writes them all)[/]")
-    for mark, text in footnotes:
-        console.print(f"[dim]{mark}[/] {escape(text)}")
+    for text, mark in numbers.items():
+        if any(mark in cells[name] for name in widths):
+            console.print(f"[dim]{mark}[/] {escape(text)}")
     if left_out:
         console.print(f"[dim]not shown at this width: {escape(', '.join(left_out))} (a wider terminal, or --json)[/]")
     if table.below:
         console.print(f"[dim]{escape(table.below)}[/]")
 
 
-def _fitting(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> list[str]:
-    """The columns that fit, from the left; the first one always."""
-    kept: list[str] = []
-    used = 0
+def _fitting(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> dict[str, int]:
+    """Columns that fit, from the left, and their widths; the first one always. Headings break between words."""
+    kept: dict[str, int] = {}
     for name, texts in cells.items():
-        heading = max(map(len, headings[name].split()), default=0)  # headings may break between words
-        needed = max([heading, *map(len, texts)]) + (GAP if kept else 0)
-        if kept and used + needed > width:
-            continue
-        kept.append(name)
-        used += needed
+        longest = max([max(map(len, headings[name].split()), default=0), *map(len, texts)])
+        needed = min(longest, width) if not kept else longest
+        if not kept or sum(kept.values()) + GAP * len(kept) + needed <= width:
+            kept[name] = needed
+    for name in kept:  # room that is left goes to headings of several words
+        spare = width - sum(kept.values()) - GAP * (len(kept) - 1)
+        kept[name] += max(0, min(spare, len(headings[name]) - kept[name]))
     return kept
 
 
-def _footnotes(frame: pd.DataFrame, cells: dict[str, list[str]], longest: int = 24) -> list[tuple[str, str]]:
-    """Replace long texts of the columns after the first by numbers, and give the texts to stand below the table."""
-    found: dict[str, int] = {}
+def _footnotes(frame: pd.DataFrame, cells: dict[str, list[str]], longest: int = 24) -> dict[str, str]:
+    """Replace long texts of the columns after the first by marks, and give each text its mark."""
+    marks: dict[str, str] = {}
     for name in [*cells][1:]:
-        if not _numeric(frame[name]) and max(map(len, cells[name]), default=0) > longest:
+        if not _numeric(frame[name]):
             cells[name] = [
-                text if len(text) <= longest else f"({found.setdefault(text, len(found) + 1)})" for text in cells[name]
+                text if len(text) <= longest else marks.setdefault(text, f"({len(marks) + 1})") for text in cells[name]
             ]
-    return [(f"({number})", text) for text, number in found.items()]
+    return marks
 
 
 def _common_prefix(texts: Sequence[str]) -> str:

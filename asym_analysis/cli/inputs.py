@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asym_analysis.cli.console import fail
 from asym_analysis.cli.deliver import Call
+from asym_analysis.errors import AdapterError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
             call.tell(f"refused: {refused['reason']}")
         fail(f"only {found[0].name} could be read, and this needs two adapters")
     _account(call, found)
-    table = _metadata(call.metadata, [adapter.name for adapter in found]) if call.metadata is not None else None
+    table = _metadata(call.metadata, found) if call.metadata is not None else None
     return AdapterSet(found, table, refused=adapters.refused)
 
 
@@ -112,22 +113,16 @@ def _account(call: Call, adapters: Sequence[Adapter]) -> None:
         call.note(f"assumed for {names[0]}{more}: {sentence}")
 
 
-def _metadata(path: Path, names: list[str]) -> pd.DataFrame:
+def _metadata(path: Path, adapters: Sequence[Adapter]) -> pd.DataFrame:
     import pandas as pd
+
+    from asym_analysis.adapters.labels import rows_of, unique_names
 
     try:
         table = pd.read_csv(path, dtype={"name": str})
     except (OSError, ValueError) as problem:
         fail(f"--metadata {path} is not a readable CSV: {problem}")
-    if "name" in table.columns:
-        absent = [name for name in names if name not in set(table["name"])]
-        if absent:
-            fail(
-                f"--metadata {path} has no row for the adapter {absent[0]!r}; its 'name' column must list every adapter"
-            )
-        return table.drop_duplicates("name").set_index("name").loc[names].reset_index()
-    if len(table) != len(names):
-        fail(
-            f"--metadata {path} has {len(table)} rows for {len(names)} adapters; give one row each, or a 'name' column"
-        )
-    return table
+    try:
+        return rows_of(table, adapters, unique_names(adapters))
+    except AdapterError as problem:
+        fail(f"--metadata {path}: {problem}")

@@ -30,12 +30,35 @@ class Question(StrEnum):
     merging = "merging"
 
 
+_COLUMNS = {
+    Question.energy: {"quantity": "quantity", "rank": "dimension", "energy": "energy", "null_mean": "chance"},
+    Question.bases: {"adapter": "adapter", "mean_error": "mean error", "largest_error": "largest error"},
+    Question.averaging: {
+        "projection": "projection",
+        "both_averaged": "A and B averaged",
+        "shared_A": "A averaged, own B",
+        "shared_B": "B averaged, own A",
+        "update_norm": "‖mean ΔW‖",
+    },
+    Question.merging: {
+        "adapter": "adapter",
+        "projection": "projection",
+        "retained": "retained",
+        "on_own_inputs": "change on own inputs",
+        "cosine": "cosine with sum",
+        "energy_ratio": "energy of sum",
+        "norm": "‖ΔW‖",
+    },
+}
 _MEANING = {
     Question.energy: "A row: the share of one quantity's squared norm inside the best common subspace of that "
-    "dimension; chance: the same strengths in random directions.",
-    Question.bases: "A row: the error of one pair of bases for all adapters, as a share of ||dW||².",
-    Question.averaging: "A row: the error of averaging factors instead of updates, as a share of the mean update.",
-    Question.merging: "A row: what the other adapters add on the inputs of one adapter, in the sum of all.",
+    "dimension; chance: vectors of the same lengths in random directions.",
+    Question.bases: "A row: error of one pair of bases for all adapters, as a share of the squared norm of dW.",
+    Question.averaging: "A row: median relative error over the modules of a projection, if factors are averaged and "
+    "not updates; 0 is exact.",
+    Question.merging: "A row: medians over modules, in the sum of all updates. Retained: 1 is intact, less is "
+    "cancelled. Change on own inputs: relative change of the output on what this adapter reads. Energy of sum: 1 is "
+    "orthogonal.",
 }
 
 
@@ -72,7 +95,7 @@ def share(
 
         return plot_sharing(_energy(adapters, rank, start))
 
-    table = Table("summary", result.summary(), title, below=_MEANING[question])
+    table = Table("summary", result.summary(), title, _COLUMNS[question], _MEANING[question])
     drawn = "sharing:plot_sharing" if question is Question.energy else sharing
     return call.deliver(result, table, figures={"sharing": drawn})
 

@@ -15,6 +15,18 @@ from asym_analysis.cli.options import command
 __all__ = ["register"]
 
 
+_CLAIMS = {
+    "claim": "claim",
+    "verdict": "verdict",
+    "better": "better",
+    "not_told_apart": "no difference found",
+    "no_difference": "no difference found",
+    "worse": "worse",
+    "gain_ratio": "ratio of gains",
+    "source": "in the paper",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("variants")(variants)
@@ -57,15 +69,15 @@ def variants(
     claims = frame_of(claims)
     tables = [Table("scores", scores.frame, shown=False), Table("claims", claims, shown=False)]
     for name, part in scores.frame.groupby("metric", sort=False):
-        shown = scores.summary()[["run", *part["task"].unique()]]
-        made = (shown.drop(columns="run") != "").any(axis=1)
+        score = scores.summary()[["run", *part["task"].unique()]]
+        made = (score.drop(columns="run") != "").any(axis=1)
         title = f"{name}: mean ± standard error over seeds"
-        tables.append(Table(f"summary: {name}", shown[made].replace("", None), title))
+        tables.append(Table(f"summary: {name}", score[made].replace("", None), title))
     edges = scores.frame[scores.frame["rate_at_edge"].astype(bool)] if "rate_at_edge" in scores.frame else None
     if edges is not None:
         title = "Best learning rate at an end of its grid: a wider one might do better"
         tables.append(Table("at_edge", edges[["task", "run", "learning_rate", "rate_grid"]], title))
     title = "The paper's claims on these runs: tasks where the first is better, no difference is found, it is worse"
-    columns = {name: name.replace("_", " ") for name in claims.columns if name not in ("first", "second")}
-    tables.append(Table("claims_shown", claims[list(columns)], title, columns))
+    shown = claims.drop(columns=["first", "second"], errors="ignore")
+    tables.append(Table("claims_shown", shown, title, _CLAIMS))
     return call.deliver(scores, *tables)

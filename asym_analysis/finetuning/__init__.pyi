@@ -3,8 +3,12 @@ from .application import initial_factors as initial_factors
 from .application import lora_layers as lora_layers
 from .config import FinetuneConfig as FinetuneConfig
 from .config import model_source as model_source
-from .factor_start import FactorStart as FactorStart
+from .estimate import estimate_sweep as estimate_sweep
+from .factor_initialization import FactorInitialization as FactorInitialization
+from .initializations import INITIALIZATIONS as INITIALIZATIONS
+from .initializations import ModuleStatistics as ModuleStatistics
 from .initializations import initial_factor as initial_factor
+from .models import task_batches as task_batches
 from .plan import PlannedRun as PlannedRun
 from .plan import read_sweep as read_sweep
 from .plan import shipped_configs as shipped_configs
@@ -14,10 +18,10 @@ from .results.claims import paper_claims as paper_claims
 from .results.claims import paper_results as paper_results
 from .results.scores import VariantScores as VariantScores
 from .results.scores import score_variants as score_variants
+from .statistics import measure_statistics as measure_statistics
+from .storage import FinetuneRun as FinetuneRun
 from .sweep import results_table as results_table
 from .sweep import run_sweep as run_sweep
 from .sweep_prediction import predict_sweep as predict_sweep
-from .sweep_prediction import task_batches as task_batches
-from .train import FinetuneRun as FinetuneRun
 from .train import finetune as finetune
 from .variants import Variant as Variant

@@ -1,21 +1,36 @@
-"""Put a variant on a PEFT model: start values into its LoRA layers, and the untrained factor frozen."""
+"""Put a variant on a PEFT model: initial values into its LoRA layers, and the untrained factor frozen."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from asym_analysis.finetuning.factor_start import FactorStart
-from asym_analysis.finetuning.initializations import generator_for, initial_factor
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.initializations import ModuleStatistics, generator_for, initial_factor
 from asym_analysis.finetuning.variants import Variant
 
-__all__ = ["apply_variant", "initial_factors", "lora_layers"]
+__all__ = ["apply_variant", "base_weight", "initial_factors", "lora_layers"]
 
 
 def lora_layers(peft_model: nn.Module, adapter: str = "default") -> dict[str, Any]:
-    """PEFT's LoRA layers over a linear map (Linear, Conv1D), by the name that the module has in the base model.
+    """Find PEFT's LoRA layers, by the name that the module has in the base model.
+
+    Parameters
+    ----------
+    peft_model
+        A model from `peft.get_peft_model`.
+    adapter
+        PEFT's name for the adapter.
+
+    Returns
+    -------
+    dict
+        Module -> its LoRA layer: over a linear map, an embedding, a convolution or attention.
 
     Raises
     ------
@@ -27,7 +42,7 @@ def lora_layers(peft_model: nn.Module, adapter: str = "default") -> dict[str, An
     layers = {
         name.removeprefix("base_model.model."): module
         for name, module in peft_model.named_modules()
-        if isinstance(module, LoraLayer) and adapter in module.lora_A
+        if isinstance(module, LoraLayer) and (adapter in module.lora_A or adapter in module.lora_embedding_A)
     }
     if not layers:
         raise ValueError(f"the model has no LoRA layer for adapter {adapter!r}; wrap it with peft.get_peft_model first")
@@ -42,21 +57,26 @@ def apply_variant(
     *,
     adapter: str = "default",
     storage_dtype: torch.dtype = torch.float32,
+    statistics: Mapping[str, ModuleStatistics] | None = None,
 ) -> dict[str, Tensor]:
-    """Start every LoRA layer of a PEFT model as the variant says, and freeze the factor that it does not train.
+    """Initialize every LoRA layer of a PEFT model as the variant says, and freeze the factor that it does not train.
 
     Parameters
     ----------
     peft_model
-        A model from `peft.get_peft_model` with LoRA on Linear or Conv1D layers.
+        A model from `peft.get_peft_model` with LoRA on linear maps, embeddings, convolutions or
+        `torch.nn.MultiheadAttention`.
     variant
-        Which factor is trained, and how each starts.
+        Which factor is trained, and how each is initialized.
     seed
-        Of the random starts. The same seed gives a module of the same name and shape the same start, whatever the task.
+        Of the random values. The same seed gives a module of the same name and shape the same values, whatever the
+        task.
     adapter
         PEFT's name for the adapter.
     storage_dtype
-        The start values are rounded to this dtype, so that a file of it holds exactly what training started from.
+        The initial values are rounded to this dtype, so that a file of it holds them exactly.
+    statistics
+        Module -> what `measure_statistics` found, for variants that place a factor by data.
 
     Returns
     -------
@@ -65,33 +85,113 @@ def apply_variant(
 
     Raises
     ------
+    AdapterError
+        If a layer's update is not one product B·A (a convolution in groups, a stack of experts), or the rank is above
+        a layer's width; the message names the module.
     ValueError
         If the model has no LoRA layer.
     """
-    for name, layer in lora_layers(peft_model, adapter).items():
-        weight = _base_weight(layer)
-        pairs: tuple[tuple[Literal["A", "B"], FactorStart, Any], ...] = (
-            ("A", variant.A, layer.lora_A[adapter]),
-            ("B", variant.B, layer.lora_B[adapter]),
-        )
-        for factor, start, linear in pairs:
-            value = initial_factor(
-                factor, start.initialization, weight, layer.r[adapter], generator_for(seed, name, factor)
-            )
-            linear.weight.copy_(value.to(storage_dtype))
-            linear.weight.requires_grad_(start.trained)
+    found = {name: _factors(name, layer, adapter) for name, layer in lora_layers(peft_model, adapter).items()}
+    for name, layer in found.items():
+        rank = layer.A.shape[0]
+        for factor, wanted, parameter in (("A", variant.A, layer.A), ("B", variant.B, layer.B)):
+            generator = generator_for(seed, name, factor)  # type: ignore[arg-type]
+            try:
+                value = initial_factor(
+                    factor,  # type: ignore[arg-type]
+                    wanted.initialization,
+                    layer.weight,
+                    rank,
+                    generator,
+                    (statistics or {}).get(name),
+                )
+            except AdapterError as error:
+                raise AdapterError(f"module {name}: {error}") from None
+            parameter.copy_(value.to(storage_dtype).view(parameter.shape))
+            parameter.requires_grad_(wanted.trained)
     return initial_factors(peft_model, adapter)
 
 
 def initial_factors(peft_model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
-    """A copy of the factors as they stand, under the keys of `adapter_model.safetensors`; heads are left out."""
+    """Copy the factors with their present values, under the keys of `adapter_model.safetensors`, without heads.
+
+    Parameters
+    ----------
+    peft_model
+        A model from `peft.get_peft_model`.
+    adapter
+        PEFT's name for the adapter.
+
+    Returns
+    -------
+    dict
+        Key of PEFT -> the tensor, on the CPU.
+    """
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
-    return {key: value.detach().cpu().clone() for key, value in state.items() if ".lora_A." in key or ".lora_B." in key}
+    marks = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B")
+    return {
+        key: value.detach().cpu().clone() for key, value in state.items() if any(mark in f"{key}." for mark in marks)
+    }
 
 
-def _base_weight(layer: Any) -> Tensor:
-    """The pretrained weight as (d_out, d_in); transformers' Conv1D stores it the other way round."""
-    weight = layer.get_base_layer().weight.detach().float().cpu()
-    return weight.T if getattr(layer, "fan_in_fan_out", False) else weight
+@dataclass(frozen=True, eq=False)
+class _Factors:
+    """The factors of one layer as parameters, and its pretrained weight as (d_out, d_in)."""
+
+    A: nn.Parameter
+    B: nn.Parameter
+    weight: Float[Tensor, "d_out d_in"]
+
+
+def _factors(name: str, layer: Any, adapter: str) -> _Factors:
+    from peft.tuners.lora import layer as kinds
+
+    if isinstance(layer, kinds.ParamWrapper):
+        raise AdapterError(
+            f"module {name} adapts a bare parameter of shape {tuple(layer.get_param().shape)}; variants apply to "
+            "linear maps, embeddings, convolutions and attention"
+        )
+    weight = base_weight(name, layer)
+    if isinstance(layer, kinds.Embedding):
+        return _Factors(layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter], weight)
+    return _Factors(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, weight)
+
+
+def base_weight(name: str, layer: Any, weight: Tensor | None = None) -> Float[Tensor, "d_out d_in"]:
+    """Turn the weight of a LoRA layer, or another tensor of its shape, into the matrix that B·A is added to.
+
+    Parameters
+    ----------
+    name, layer
+        The module.
+    weight
+        The tensor to turn, such as a gradient; the pretrained weight if None.
+
+    Returns
+    -------
+    Tensor
+        Shape (d_out, d_in), float32, on the CPU. Embeddings and transformers' Conv1D store it the other way round; the
+        kernel of a convolution is flattened.
+
+    Raises
+    ------
+    AdapterError
+        If the layer is a convolution in groups, whose update is not one matrix.
+    """
+    inner = layer.get_base_layer()
+    if weight is None:
+        weight = inner.in_proj_weight if isinstance(inner, nn.MultiheadAttention) else inner.weight
+    assert weight is not None
+    weight = weight.detach().float().cpu()
+    if isinstance(inner, nn.modules.conv._ConvNd):
+        if inner.groups != 1:
+            raise AdapterError(
+                f"module {name} is a convolution in {inner.groups} groups, whose update is not one product B·A; leave "
+                "it out of target_modules"
+            )
+        return weight.flatten(1)
+    if isinstance(inner, nn.Embedding) or getattr(layer, "fan_in_fan_out", False):
+        return weight.T
+    return weight

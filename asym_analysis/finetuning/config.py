@@ -1,23 +1,35 @@
-"""The settings of one fine-tuning run, and how they are read from a mapping or a TOML file."""
+"""The settings of one fine-tuning run, and how they are read from a mapping."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, InstanceOf
+from pydantic.dataclasses import dataclass
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.tasks import TASKS, Task
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Fraction, Rate, Seed, read_settings
+from asym_analysis.finetuning.tasks import Task, read_task
 from asym_analysis.finetuning.variants import Variant
 
 __all__ = ["FinetuneConfig", "model_source"]
 
+Dtype = Literal["float32", "float16", "bfloat16"]
 
-@dataclass(frozen=True)
+
+def _trainable(text: str) -> str:
+    if text not in ("frozen", "full"):
+        Variant.parse(text)
+    return text
+
+
+@dataclass(frozen=True, config=CHECKED)
 class FinetuneConfig:
-    """Everything that decides a run.
+    """Everything that decides a run. Every value is checked when a config is made.
 
     Parameters
     ----------
@@ -25,18 +37,21 @@ class FinetuneConfig:
         A Hugging Face id, a folder, a .gguf file, or "package:NAME/PATH" for weights that an installed package carries.
     task
         The task, with its data.
-    variant
-        Which factor is trained and how each starts, in the notation of `Variant.parse`.
     target_modules
         What to adapt: names of modules, each also the end of a longer name; or one regular expression for whole names.
+    variant
+        Which factor is trained and how each is initialized, in the notation of `Variant.parse`. Two kinds of run have
+        no adapter: "frozen" trains the task's head alone (nothing where the task has none), and "full" all weights.
     rank, alpha, dropout
         Of the adapter; the update is alpha/rank · B·A.
     seed
-        Of the head's start, the order of the data and dropout.
+        Of the head's initial values, the order of the data and dropout.
     init_seed
-        Of the factors' start; `seed` if None.
+        Of the factors' initial values; `seed` if None.
     learning_rate, epochs, max_steps
         AdamW with a linear schedule; `max_steps` overrides `epochs` where given.
+    head_learning_rate
+        Of the task's head; `learning_rate` if None.
     batch_size, gradient_accumulation
         Rows a device and step, and steps an update.
     warmup
@@ -52,90 +67,131 @@ class FinetuneConfig:
     dtype
         The pretrained weights are loaded in it, whatever their file holds: float16 is slow, and trains badly, on a CPU.
     storage_dtype
-        The factors start from values that this dtype holds exactly, and are stored in it.
+        The factors' initial values are rounded to this dtype, and the factors are stored in it.
     base_model
         The name that the adapter records for its base model; `model` if None.
     save_steps
         A checkpoint every so many steps, from which an interrupted run resumes; once an epoch if None.
+    reported
+        The development rows that the deciding score is computed on. "half": the set is split once, with `split_seed`;
+        one half tunes the learning rate and the other is reported. "all": every row, for runs without tuning.
+    split_seed
+        Of that split, which all runs to be compared share.
+    curve_points
+        How often in a run the development rows are scored, at equal distances; 0 for the end alone.
+    statistics_rows
+        Training rows from which variants are initialized that place a factor by data.
+    general_text
+        For the same, a text file to be read instead of the training rows: general inputs, as LoRA-Null uses them.
+
+    Examples
+    --------
+    >>> from asym_analysis.finetuning.tasks import GlueTask
+    >>> config = FinetuneConfig("some/model", GlueTask(Path("glue"), "MRPC"), ("query", "value"), rank=4)
+    >>> config.factor_seed, config.parsed_variant.tuned
+    (0, 'both')
     """
 
     model: str
-    task: Task
+    task: InstanceOf[Task]
     target_modules: tuple[str, ...] | str
-    variant: str = "hB_0 hA_Km"
-    rank: int = 8
-    alpha: float | int = 16.0
-    dropout: float | int = 0.0
-    seed: int = 0
-    init_seed: int | None = None
-    learning_rate: float | int = 4e-4
-    epochs: float | int = 3.0
-    max_steps: int | None = None
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    warmup: float | int = 0.06
-    weight_decay: float | int = 0.0
+    variant: Annotated[str, AfterValidator(_trainable)] = "hB_0 hA_Km"
+    rank: Count = 8
+    alpha: Rate = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Seed = 0
+    init_seed: Seed | None = None
+    learning_rate: Rate = 4e-4
+    head_learning_rate: Rate | None = None
+    epochs: Rate = 3.0
+    max_steps: Count | None = None
+    batch_size: Count = 16
+    gradient_accumulation: Count = 1
+    warmup: Fraction = 0.06
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     group_by_length: bool = False
     optimizer: Literal["adamw", "lorafa"] = "adamw"
     bf16: bool = False
     device_map: str | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    storage_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
+    storage_dtype: Dtype = "float32"
     base_model: str | None = None
-    save_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        Variant.parse(self.variant)
-        if self.rank < 1 or self.batch_size < 1 or self.gradient_accumulation < 1:
-            raise ValueError("rank, batch_size and gradient_accumulation must be at least 1")
+    save_steps: Count | None = None
+    reported: Literal["half", "all"] = "half"
+    split_seed: Seed = 0
+    curve_points: Seed = 5
+    statistics_rows: Count = 64
+    general_text: DataPath | None = None
 
     @property
     def factor_seed(self) -> int:
-        """The seed from which the factors start."""
+        """The seed of the factors' initial values."""
         return self.seed if self.init_seed is None else self.init_seed
 
-    @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any], *, folder: Path = Path()) -> FinetuneConfig:
-        """Make a config from plain values, as a TOML file gives them; relative paths are taken from `folder`.
+    @property
+    def parsed_variant(self) -> Variant | None:
+        """The variant of the adapter; None for the kinds of run without one."""
+        return None if self.variant in ("frozen", "full") else Variant.parse(self.variant)
 
-        The task is a table with its `kind` and its own settings.
+    @classmethod
+    def from_mapping(
+        cls, settings: Mapping[str, Any], *, folder: Path | None = None, where: str = "settings"
+    ) -> FinetuneConfig:
+        """Make a config from plain values, as a TOML file gives them.
+
+        Parameters
+        ----------
+        settings
+            The settings; the task is a table with its `kind` and its own settings.
+        folder
+            Relative paths are taken from it.
+        where
+            The path of the settings in their file, for messages.
+
+        Returns
+        -------
+        FinetuneConfig
+            The checked settings.
 
         Raises
         ------
         AdapterError
-            If a setting is unknown or missing; the message names it and lists what is known.
+            If a setting is unknown, missing, of another type or out of its range; the message names its path.
         """
-        settings = dict(settings)
-        task = _task(settings.pop("task", None), folder)
-        known = {field.name for field in fields(cls)} - {"task"}
-        _refuse_unknown("the run", settings, known)
-        missing = {"model", "target_modules"} - set(settings)
-        if missing:
-            raise AdapterError(f"the run lacks {', '.join(sorted(missing))}")
-        targets = settings.pop("target_modules")
-        settings["target_modules"] = targets if isinstance(targets, str) else tuple(targets)
-        try:
-            return cls(task=task, **settings)
-        except (TypeError, ValueError) as error:
-            raise AdapterError(f"the run cannot be made: {error}") from error
+        values = dict(settings)
+        values["task"] = read_task(values.get("task"), where=f"{where}.task", folder=folder)
+        known = [field.name for field in fields(cls)]
+        return read_settings(cls, values, where=where, known=known, folder=folder)
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values that `from_mapping` reads back, as stored beside a run; where the data lay is left out."""
-        settings = {key: value for key, value in asdict(self).items() if value is not None and key != "task"}
-        task = {
-            key: value
-            for key, value in asdict(self.task).items()  # type: ignore[call-overload]
-            if value is not None and not isinstance(value, Path)
-        }
-        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
-        return {**settings, "target_modules": targets, "task": {"kind": self.task.kind, **task}}
+        """Give plain values that `from_mapping` reads back, as stored beside a run; paths of data are left out.
+
+        Returns
+        -------
+        dict
+            Every setting that is not None.
+        """
+        settings = {key: value for key, value in asdict(self).items() if key != "task"}
+        task = {"kind": self.task.kind, **asdict(self.task)}  # type: ignore[call-overload]
+        settings["task"] = {key: value for key, value in task.items() if not (value is None or isinstance(value, Path))}
+        return {key: value for key, value in settings.items() if not (value is None or isinstance(value, Path))}
 
 
 def model_source(model: str) -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` finds a model, and with which options.
+    """Find where `from_pretrained` reads a model, and with which options.
 
     Ids and folders are left as they are. "package:NAME/FOLDER" is resolved in an installed package, and a .gguf file
     becomes its folder with the option `gguf_file`.
+
+    Parameters
+    ----------
+    model
+        As in `FinetuneConfig`.
+
+    Returns
+    -------
+    tuple
+        The source, and options for `from_pretrained`.
 
     Raises
     ------
@@ -161,28 +217,3 @@ def model_source(model: str) -> tuple[str, dict[str, Any]]:
     if model.endswith(".gguf"):
         return str(Path(model).parent), {"gguf_file": Path(model).name}
     return model, {}
-
-
-def _task(settings: Any, folder: Path) -> Task:
-    if not isinstance(settings, Mapping) or settings.get("kind") not in TASKS:
-        raise AdapterError(f"the run needs a task table with a kind, one of: {', '.join(sorted(TASKS))}")
-    values = dict(settings)
-    kind = TASKS[values.pop("kind")]
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    _refuse_unknown(f"the task {kind.kind}", values, set(known))
-    for name, field in known.items():
-        # Annotations are strings here; a path in a config file is relative to that file.
-        if name in values and "Path" in str(field.type):
-            values[name] = folder / Path(str(values[name])).expanduser()
-        elif isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise AdapterError(f"the task {kind.kind}: {error}") from error
-
-
-def _refuse_unknown(what: str, settings: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise AdapterError(f"{what} has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")

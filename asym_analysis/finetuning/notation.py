@@ -2,7 +2,7 @@
 
 A strategy string ("hB_zero_A_rand") is read by position in the released code: its first two tokens are taken for B, the
 next two for A, whatever letters they carry. A string that names A first, as the released README's own example does,
-trains the other factor than it seems to (theory notes, section 2, bug 3). Such a string is read here as the released
+trains the other factor than it seems to (docs/theory.md, section 2, bug 3). Such a string is read here as the released
 code reads it, with a warning.
 """
 
@@ -12,25 +12,17 @@ import re
 import unicodedata
 import warnings
 
-from asym_analysis.finetuning.factor_start import FactorStart, Initialization
+from asym_analysis.finetuning.factor_initialization import FactorInitialization
+from asym_analysis.finetuning.initializations import INITIALIZATIONS
+from asym_analysis.vocabulary import Factor
 
 __all__ = ["parse_variant"]
 
-_INITIALIZATIONS: dict[str, Initialization] = {
-    "rand": "orthonormal",
-    "orth": "orthonormal",
-    "0": "zero",
-    "zero": "zero",
-    "km": "kaiming",
-    "he": "kaiming",
-    "n": "gaussian",
-    "gauss": "gaussian",
-}
 _FACTOR = re.compile(r"(?P<hat>h|\\hat\s*)?\{?(?P<name>[AB])\}?_\{?(?P<subscript>[A-Za-z0-9]+(?:_last)?)\}?")
 
 
-def parse_variant(text: str) -> tuple[FactorStart, FactorStart]:
-    r"""The starts of B and of A that a text describes; see `Variant.parse`.
+def parse_variant(text: str) -> tuple[FactorInitialization, FactorInitialization]:
+    r"""Read how a text initializes B and A; see `Variant.parse`.
 
     Raises
     ------
@@ -50,31 +42,31 @@ def parse_variant(text: str) -> tuple[FactorStart, FactorStart]:
     return _strategy_string(text, plain)
 
 
-def _paper_notation(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
+def _paper_notation(text: str, plain: str) -> tuple[FactorInitialization, FactorInitialization]:
     """Two factors apart from each other, in either order: each carries its own letter, so order means nothing."""
     found = {match["name"]: match for match in _FACTOR.finditer(plain)}
     leftover = re.sub(r"[\s,;]", "", _FACTOR.sub("", plain))
     if set(found) != {"A", "B"} or leftover or len(_FACTOR.findall(plain)) != 2:
         raise ValueError(f"{text!r} does not name B once and A once; write it as 'hB_0 A_rand'")
-    starts = {
-        name: FactorStart(_initialization(name, match["subscript"], text), trained=bool(match["hat"]))
+    read = {
+        name: FactorInitialization(_initialization(name, match["subscript"], text), trained=bool(match["hat"]))
         for name, match in found.items()
     }
-    return starts["B"], starts["A"]
+    return read["B"], read["A"]
 
 
-def _strategy_string(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
+def _strategy_string(text: str, plain: str) -> tuple[FactorInitialization, FactorInitialization]:
     """One word of underscores, by position as the released code reads it."""
     # "V_last" holds an underscore of its own; the released parser splits it and loses the second half.
-    tokens = re.sub(r"_([VU])_last(?=_|$)", r"_\1last", plain).split("_")
+    tokens = re.sub(r"_([VUXY])_last(?=_|$)", r"_\1last", plain).split("_")
     letters = [token.removeprefix("h") for token in tokens[0::2]]
     if len(tokens) != 4 or set(letters) != {"A", "B"}:
         raise ValueError(
             f"{text!r} is no strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'"
         )
-    starts = []
+    factors = []
     for name, (mark, subscript) in zip(("B", "A"), (tokens[0:2], tokens[2:4]), strict=True):
-        starts.append(FactorStart(_initialization(name, subscript, text), trained=mark.startswith("h")))
+        factors.append(FactorInitialization(_initialization(name, subscript, text), trained=mark.startswith("h")))
     if letters == ["A", "B"]:
         seeming = f"{_state(tokens[2])} B from {tokens[3]} and {_state(tokens[0])} A from {tokens[1]}"
         meant = f"{_state(tokens[0])} B from {tokens[1]} and {_state(tokens[2])} A from {tokens[3]}"
@@ -83,21 +75,22 @@ def _strategy_string(text: str, plain: str) -> tuple[FactorStart, FactorStart]:
             f"done here too; for what it seems to say, write '{tokens[2]}_{tokens[3]}_{tokens[0]}_{tokens[1]}'",
             stacklevel=4,
         )
-    return starts[0], starts[1]
+    return factors[0], factors[1]
 
 
 def _state(mark: str) -> str:
     return "trained" if mark.startswith("h") else "frozen"
 
 
-def _initialization(name: str, subscript: str, text: str) -> Initialization:
-    vector = "V" if name == "A" else "U"
-    if subscript == vector:
-        return "singular"
-    if subscript in (f"{vector}_last", f"{vector}last"):
-        return "last_singular"
-    try:
-        return _INITIALIZATIONS[subscript.lower()]
-    except KeyError:
-        known = f"rand, orth, 0, zero, Km, he, N, gauss, {vector}, {vector}_last"
-        raise ValueError(f"{text!r}: {name} cannot start from {subscript!r}; known for {name}: {known}") from None
+def _initialization(name: str, subscript: str, text: str) -> str:
+    factor: Factor = "A" if name == "A" else "B"
+    for found, kind in INITIALIZATIONS.items():
+        written = kind.subscripts[factor]
+        # Names of vectors are single capitals and matched as they are written; words in any case.
+        vectors = written[0].isupper() and (len(written) == 1 or "_" in written)
+        exact = {written, written.replace("_last", "last")}
+        loose = {*kind.aliases, *([] if vectors else [written.lower()])}
+        if subscript in exact or subscript.lower() in loose:
+            return found
+    known = [spelling for kind in INITIALIZATIONS.values() for spelling in (kind.subscripts[factor], *kind.aliases)]
+    raise ValueError(f"{text!r}: {name} has no initialization {subscript!r}; known for {name}: {', '.join(known)}")

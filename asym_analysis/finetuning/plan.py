@@ -1,75 +1,131 @@
-"""A config file read into the runs that it plans."""
+"""A config file read into all the runs that it plans, those at a rate still to be found among them."""
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig
+from asym_analysis.finetuning.settings import Rate, Seed, read_settings
 
-__all__ = ["PlannedRun", "RateSearch", "read_sweep", "shipped_configs"]
+__all__ = ["PlannedRun", "read_sweep", "shipped_configs"]
 
-
-@dataclass(frozen=True)
-class RateSearch:
-    """The learning rates that a group of runs tries on one seed, and the seeds on which the best one is then run.
-
-    `elsewhere` holds the runs of other tasks that take over the best rate without a search of their own.
-    """
-
-    group: str
-    grid: tuple[float, ...]
-    seed: int
-    seeds: tuple[int, ...]
-    elsewhere: tuple[PlannedRun, ...] = ()
+Stage = Literal["given", "search", "final"]
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: its name (also its folder), its settings, and what else the table says of it.
+    """One run of a sweep.
 
-    Where a listed run is multiplied, by tasks, a grid or a search, the label `run` keeps its own name.
-
-    `search` is None for runs at a given learning rate.
+    Parameters
+    ----------
+    name
+        Also the name of its folder.
+    config
+        Its settings. The learning rate of a final run is the one that the search finds.
+    labels
+        Further columns of the table. Where a listed run is multiplied, by tasks, a grid, lengths or a search, the label
+        `run` keeps its own name.
+    stage
+        "given": at a given learning rate. "search": tries a learning rate on the tuning seed. "final": at the best
+        learning rate of the runs of its group.
+    group
+        The name of the search that a run belongs to, or whose best rate it takes over; None for given runs.
+    grid
+        The learning rates of that search.
     """
 
     name: str
     config: FinetuneConfig
     labels: Mapping[str, Any]
-    search: RateSearch | None = None
+    stage: Stage = "given"
+    group: str | None = None
+    grid: tuple[float, ...] = ()
 
-    def at(self, learning_rate: float, seed: int) -> PlannedRun:
-        """The run of the same group at another learning rate and seed."""
-        if self.search is None:
-            raise ValueError(f"run {self.name} belongs to no search for a learning rate")
-        config = replace(self.config, learning_rate=learning_rate, seed=seed)
-        return replace(self, name=f"{self.search.group}-rate-{learning_rate:g}-seed-{seed}", config=config)
+    def at(self, learning_rate: float) -> PlannedRun:
+        """The run at another learning rate, which is the head's where nothing else is trained."""
+        config = replace(self.config, learning_rate=learning_rate)
+        if config.variant == "frozen":
+            config = replace(config, head_learning_rate=None)
+        return replace(self, config=config)
+
+
+class _Listed(BaseModel):
+    """An entry of [[runs]] or [[tasks]]: its name, labels, own rates, and the settings in which it differs."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = ""
+    rates: Annotated[list[Rate], Field(min_length=1)] | None = None
+    labels: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class _Search(BaseModel):
+    """The learning rates that are tried, on which seed, and the seeds that are reported."""
+
+    model_config = ConfigDict(extra="forbid")
+    learning_rate: Annotated[list[Rate], Field(min_length=1)]
+    seed: Seed = 0
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    task: str | None = None
+
+
+class _Plan(BaseModel):
+    """The tables of a config file."""
+
+    model_config = ConfigDict(extra="forbid")
+    settings: dict[str, Any] = Field(default_factory=dict)
+    runs: list[_Listed] = Field(default_factory=lambda: [_Listed()])
+    tasks: list[_Listed] = Field(default_factory=lambda: [_Listed()])
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    lengths: dict[Literal["epochs", "max_steps"], Annotated[list[Rate], Field(min_length=2)]] = Field(
+        default_factory=dict
+    )
+    search: _Search | None = None
+
+    @property
+    def multiplied(self) -> bool:
+        return any(name in self.model_fields_set for name in ("tasks", "grid", "lengths", "search"))
 
 
 def shipped_configs() -> dict[str, str]:
-    """Name -> text of the config files that come with the package."""
+    """Read the config files that come with the package.
+
+    Returns
+    -------
+    dict
+        Name -> text.
+    """
     folder = files("asym_analysis.finetuning") / "configs"
     with as_file(folder) as path:
         return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.toml"))}
 
 
 def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str | None = None) -> list[PlannedRun]:
-    """Read a config file, or a shipped config by its name, into the runs that it plans.
+    """Read a config file, or a shipped config by its name, into all the runs that it plans.
 
     A file has a table `settings` (see `FinetuneConfig`; the task is `settings.task`), and may have
 
-    - `[[runs]]`: each with a name, `labels` for the table, and the settings in which it differs;
+    - `[[runs]]`: each with a name, `labels` for the table, `rates` in place of those of the search, and the settings
+      in which it differs;
     - `[[tasks]]`: the same, combined with every run;
     - `[grid]`: lists of settings, combined with each other and with every run and task;
-    - `[search]`: a list `learning_rate` that is tried on `seed`, and the `seeds` on which each best one is run. With
-      the name of a `task` the rates are tried on that one alone, and the others take over its best.
+    - `[lengths]`: a list of `epochs` or `max_steps`, shortest first: every run is made at each length;
+    - `[search]`: a list `learning_rate` that is tried on `seed` at the longest length, and the `seeds` on which each
+      best one is run at every length and reported. The tuning seed is not among them. With the name of a `task` the
+      rates are tried on that one alone, and the others take over its best.
 
     Dots lead into tables: `"task.dataset" = ["MRPC", "RTE"]`.
 
@@ -82,39 +138,30 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     model
         Replaces the model of every run.
 
+    Returns
+    -------
+    list of PlannedRun
+        In the order in which they are run: a search before the final runs that take over its rate.
+
     Raises
     ------
     AdapterError
-        If the file is absent, is no TOML or plans a run that cannot be made.
+        If the file is absent, is no TOML or plans a run that cannot be made; the message names the setting.
     """
     text, folder = _text(source)
     try:
-        plan = tomllib.loads(text)
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise AdapterError(f"{source} is no TOML file: {error}") from error
-    unknown = set(plan) - {"settings", "runs", "tasks", "grid", "search"}
-    if unknown:
-        raise AdapterError(
-            f"{source}: unknown {', '.join(sorted(unknown))}; a config has settings, runs, tasks, grid and search"
-        )
-    runs = []
-    for name, changes, labels in _combinations(plan):
-        settings = json.loads(json.dumps(plan.get("settings", {})))
-        for key, value in changes.items():
-            _put(settings, key, value)
-        if model is not None:
-            settings["model"] = model
-        if data is not None:
-            _put(settings, "task.data_folder", str(Path(data).expanduser().resolve()))
-        try:
-            runs.append(PlannedRun(name, FinetuneConfig.from_mapping(settings, folder=folder), labels))
-        except AdapterError as error:
-            raise AdapterError(f"{source}, run {name}: {error}") from error
-    if "search" in plan:
-        try:
-            runs = list(_searches(runs, plan))
-        except AdapterError as error:
-            raise AdapterError(f"{source}: {error}") from error
+    try:
+        plan: _Plan = read_settings(_Plan, values, where="", known=_Plan.model_fields)
+        runs = [
+            PlannedRun(name, _config(name, settings, folder, data, model), labels, grid=tuple(listed.rates or ()))
+            for listed, name, settings, labels in _combinations(plan)
+        ]
+        runs = list(_planned(runs, plan))
+    except AdapterError as error:
+        raise AdapterError(f"{source}: {error}") from None
     names = [run.name for run in runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -122,33 +169,41 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     return runs
 
 
-def _text(source: str | Path) -> tuple[str, Path]:
+def _text(source: str | Path) -> tuple[str, Path | None]:
     path = Path(source)
     if path.is_file():
         return path.read_text(encoding="utf-8"), path.parent
     shipped = shipped_configs()
     if str(source) in shipped:
-        return shipped[str(source)], Path()
+        return shipped[str(source)], None
     raise AdapterError(f"there is no file {source}, and no shipped config of that name; shipped: {', '.join(shipped)}")
 
 
-def _combinations(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, changed settings and labels of every run: the listed runs times the listed tasks times the grid."""
-    grid = plan.get("grid", {})
-    for listed, task in itertools.product(plan.get("runs", [{}]), plan.get("tasks", [{}])):
-        changes = listed | task
-        labels = listed.get("labels", {}) | task.get("labels", {})
-        if "name" in listed and {"tasks", "grid", "search"} & set(plan):
-            labels = {"run": listed["name"]} | labels
-        for values in itertools.product(*grid.values()):
-            point = dict(zip(grid, values, strict=True))
-            parts = [
-                listed.get("name", ""),
-                task.get("name", ""),
-                *(_written(key, value) for key, value in point.items()),
-            ]
-            settings = {key: value for key, value in changes.items() if key not in {"name", "labels"}}
-            yield "-".join(part for part in parts if part) or "run", settings | point, labels
+def _config(
+    name: str, settings: dict[str, Any], folder: Path | None, data: str | Path | None, model: str | None
+) -> FinetuneConfig:
+    if model is not None:
+        settings["model"] = model
+    if data is not None:
+        _put(settings, "task.data_folder", str(Path(data).expanduser().resolve()))
+    try:
+        return FinetuneConfig.from_mapping(settings, folder=folder)
+    except AdapterError as error:
+        raise AdapterError(f"run {name}: {error}") from None
+
+
+def _combinations(plan: _Plan) -> Iterator[tuple[_Listed, str, dict[str, Any], dict[str, Any]]]:
+    """The listed run, name, settings and labels of every run: the listed runs times the listed tasks times the grid."""
+    for listed, task in itertools.product(plan.runs, plan.tasks):
+        labels: dict[str, Any] = {"run": listed.name} if listed.name and plan.multiplied else {}
+        labels |= listed.labels | task.labels
+        for values in itertools.product(*plan.grid.values()):
+            point = dict(zip(plan.grid, values, strict=True))
+            parts = [listed.name, task.name, *(_written(key, value) for key, value in point.items())]
+            settings = copy.deepcopy(plan.settings)
+            for key, value in (listed.changes | task.changes | point).items():
+                _put(settings, key, value)
+            yield listed, "-".join(part for part in parts if part) or "run", settings, labels
 
 
 def _written(key: str, value: Any) -> str:
@@ -157,35 +212,7 @@ def _written(key: str, value: Any) -> str:
         return value.replace(" ", "_")
     if isinstance(value, list):
         return "+".join(map(str, value))
-    return f"{key.split('.')[-1]}-{value}"
-
-
-def _searches(runs: list[PlannedRun], plan: Mapping[str, Any]) -> Iterator[PlannedRun]:
-    """The runs of every group's search: each learning rate on the one seed."""
-    search = plan["search"]
-    unknown = set(search) - {"learning_rate", "seed", "seeds", "task"}
-    if unknown or not search.get("learning_rate"):
-        raise AdapterError("the table search takes a list learning_rate, a seed, a list seeds and the name of a task")
-    rates, seed = tuple(sorted(map(float, search["learning_rate"]))), int(search.get("seed", 0))
-    seeds = tuple(search.get("seeds", [seed]))
-    groups = [replace(run, search=RateSearch(run.name, rates, seed, seeds)) for run in runs]
-    for head, *others in _shared_searches(groups, plan):
-        group = replace(head, search=RateSearch(head.name, rates, seed, seeds, tuple(others)))
-        yield from (group.at(rate, seed) for rate in rates)
-
-
-def _shared_searches(groups: list[PlannedRun], plan: Mapping[str, Any]) -> Iterator[list[PlannedRun]]:
-    """Groups that share one search, the one that is searched on first: alone unless the search names a task."""
-    wanted, names = plan["search"].get("task"), [task.get("name", "") for task in plan.get("tasks", [])]
-    if wanted is None:
-        yield from ([group] for group in groups)
-        return
-    if wanted not in names or "grid" in plan:
-        raise AdapterError(f"the search is on task {wanted}, which must be one of [[tasks]] in a plan without a grid")
-    for first in range(0, len(groups), len(names)):
-        own = groups[first : first + len(names)]
-        head = own.pop(names.index(wanted))
-        yield [head, *own]
+    return f"{key.split('.')[-1]}-{value:g}" if isinstance(value, float) else f"{key.split('.')[-1]}-{value}"
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -193,3 +220,76 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
     for table in tables:
         settings = settings.setdefault(table, {})
     settings[last] = value
+
+
+@dataclass(frozen=True)
+class _Length:
+    """One training length: the setting that decides it, and how names and tables call it."""
+
+    setting: str | None = None
+    value: float = field(default=0.0)
+
+    def of(self, run: PlannedRun) -> PlannedRun:
+        if self.setting is None:
+            return run
+        changes: dict[str, Any] = {self.setting: int(self.value) if self.setting == "max_steps" else self.value}
+        config = replace(run.config, **changes)
+        labels = {**run.labels, "length": f"{self.value:g} {'steps' if self.setting == 'max_steps' else 'epochs'}"}
+        return replace(run, config=config, labels=labels)
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.setting is None else f"-{self.setting.removeprefix('max_')}-{self.value:g}"
+
+
+def _planned(runs: list[PlannedRun], plan: _Plan) -> Iterator[PlannedRun]:
+    lengths = _lengths(plan)
+    # A frozen model without a head has nothing to train: one run says what it scores.
+    still = [run for run in runs if run.config.variant == "frozen" and not run.config.task.has_head]
+    yield from still
+    runs = [run for run in runs if run not in still]
+    if plan.search is None:
+        yield from (
+            replace(long, name=run.name + each.suffix) for run in runs for each in lengths for long in [each.of(run)]
+        )
+        return
+    search = plan.search
+    if search.seed in search.seeds:
+        raise AdapterError(
+            f"search.seeds holds the tuning seed {search.seed}, whose score chose the rate; report other seeds"
+        )
+    for head, *others in _shared_searches(runs, plan):
+        grid = tuple(sorted(head.grid or search.learning_rate))
+        searched = replace(lengths[-1].of(head), stage="search", group=head.name, grid=grid)
+        for rate in grid:
+            run = replace(searched, config=replace(searched.config, seed=search.seed)).at(rate)
+            yield replace(run, name=f"{head.name}-rate-{rate:g}-seed-{search.seed}")
+        for run, length, seed in itertools.product([head, *others], lengths, search.seeds):
+            final = replace(length.of(run), stage="final", group=head.name, grid=grid)
+            final = replace(final, config=replace(final.config, seed=seed)).at(grid[0])
+            yield replace(final, name=f"{run.name}-best{length.suffix}-seed-{seed}")
+
+
+def _lengths(plan: _Plan) -> list[_Length]:
+    if len(plan.lengths) > 1:
+        raise AdapterError("lengths has both epochs and max_steps; give one of them")
+    for setting, values in plan.lengths.items():
+        if values != sorted(set(values)) or (setting == "max_steps" and any(value != int(value) for value in values)):
+            raise AdapterError(f"lengths.{setting} is {values!r}: give rising numbers, whole ones for steps")
+        return [_Length(setting, value) for value in values]
+    return [_Length()]
+
+
+def _shared_searches(groups: list[PlannedRun], plan: _Plan) -> Iterator[list[PlannedRun]]:
+    """Runs that share one search, the one that is searched on first: alone unless the search names a task."""
+    assert plan.search is not None
+    wanted, names = plan.search.task, [task.name for task in plan.tasks]
+    if wanted is None:
+        yield from ([group] for group in groups)
+        return
+    if wanted not in names or plan.grid or len(groups) % len(names):
+        raise AdapterError(f"search.task is {wanted!r}, which must be one of [[tasks]] in a plan without a grid")
+    for first in range(0, len(groups), len(names)):
+        own = groups[first : first + len(names)]
+        head = own.pop(names.index(wanted))
+        yield [head, *own]

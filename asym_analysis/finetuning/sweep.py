@@ -1,27 +1,39 @@
-"""Many runs, resumable, with one table of their results."""
+"""Many runs, planned before they start, resumable, with one table of their results."""
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from asym_analysis.atomic import replacing
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.digest import changed_inputs, inputs_of
 from asym_analysis.finetuning.plan import PlannedRun
-from asym_analysis.finetuning.train import METRICS, finetune
+from asym_analysis.finetuning.progress import Reporter, as_reporter
+from asym_analysis.finetuning.storage import is_finished, read_run
+from asym_analysis.finetuning.train import finetune
 
-__all__ = ["results_table", "run_sweep"]
+__all__ = ["best_rate", "results_table", "run_sweep"]
 
 TABLE = "runs.csv"
 
 
-def run_sweep(runs: list[PlannedRun], folder: str | Path, *, only: str = "", progress: bool = False) -> pd.DataFrame:
-    """Run what is not finished yet, and write `runs.csv` after each run.
+def run_sweep(
+    runs: list[PlannedRun],
+    folder: str | Path,
+    *,
+    only: str = "",
+    redo: bool = False,
+    progress: bool | Reporter = False,
+) -> pd.DataFrame:
+    """Run what is planned and not finished yet, and write `runs.csv` after each run.
 
-    An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes. Where the
-    learning rate is searched for, each group's best one is run on its seeds once the search is done.
+    An interrupted sweep goes on where it stopped: finished runs are kept, and an unfinished one resumes. Finished runs
+    are first held against their present inputs: settings, data files and model.
 
     Parameters
     ----------
@@ -31,75 +43,129 @@ def run_sweep(runs: list[PlannedRun], folder: str | Path, *, only: str = "", pro
         Each run gets a folder of its name in it.
     only
         Run only what has this text in its name; the table has the other finished runs as well.
+    redo
+        Train again the finished runs whose inputs have changed, in place of refusing them.
     progress
-        Show a bar over the runs.
+        True shows a bar a run; a function is called with a `TrainingState` after every step.
 
     Returns
     -------
     DataFrame
         See `results_table`.
+
+    Raises
+    ------
+    AdapterError
+        If a finished run was made from other inputs than it would be now; the message names the run and what changed.
     """
-    folder = Path(folder)
-    _run_all([run for run in runs if only in run.name], runs, folder, progress)
-    best = [run for run in _best_runs(runs, folder) if only in run.name]
-    if best:
-        _run_all(best, runs, folder, progress)
-    return results_table(runs, folder)
+    folder, reporter = Path(folder), as_reporter(progress)
+    finished = _finished(runs, folder)
+    changed = {
+        run.name: found for run in runs if run.name in finished and (found := _changes(run, runs, finished, folder))
+    }
+    if changed and not redo:
+        name, found = next(iter(changed.items()))
+        more = f", and {len(changed) - 1} more runs changed" if len(changed) > 1 else ""
+        raise AdapterError(
+            f"{folder / name} was finished from other inputs: {', '.join(found)}{more}; give another folder, or redo "
+            "them (--redo)"
+        )
+    for name in changed:
+        shutil.rmtree(folder / name)
+        del finished[name]
+    for run in runs:
+        if only not in run.name:
+            continue
+        if run.name in finished:
+            if not (redo and run.stage == "final" and _changes(run, runs, finished, folder)):
+                continue
+            shutil.rmtree(folder / run.name)  # its search, done again, found another rate
+            del finished[run.name]
+        at_rate = _at_rate(run, runs, finished)
+        if at_rate is None:  # its search is left out by `only`
+            continue
+        finetune(at_rate.config, folder / run.name, progress=False if reporter is None else reporter)
+        finished[run.name] = read_run(folder / run.name).metrics
+        with replacing(folder / TABLE) as part:
+            _table(runs, finished).to_csv(part, index=False)
+    table = _table(runs, finished)
+    if len(table):
+        with replacing(folder / TABLE) as part:
+            table.to_csv(part, index=False)
+    return table
 
 
 def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
-    """One row a finished run: name, labels, task, variant, seeds, rank, steps, learning rate and what it scored.
+    """Make the table of the finished runs of a sweep.
 
-    `baseline` is the score of a constant guess, or of the untrained model where no constant makes sense.
+    Parameters
+    ----------
+    runs
+        From `read_sweep`.
+    folder
+        As given to `run_sweep`.
 
-    Of a search it also says the `stage` ("search", or "best" for the runs that count), the `rate_grid`, and whether the
-    best rate lies at an end of the grid (`rate_at_edge`), so that a wider grid might do better.
+    Returns
+    -------
+    DataFrame
+        One row a finished run: `name`, labels (`run`, `length`), `task, variant, target_modules, seed, init_seed, rank,
+        steps, learning_rate, metric, value` (on the reported rows), `tune_value` (on the rows that tune), `baseline`
+        (of a constant guess, or of the untrained model where no constant makes sense), `lower_is_better`, the other
+        scores, `train_rows`, `seconds` and `cpu_seconds`, and the numbers that were trained. Of a search also `stage`
+        ("search", or "final" for the runs that count), `rate_grid` and `rate_at_edge`: whether the best rate lies at an
+        end of the grid, so that a wider grid might do better.
     """
-    folder = Path(folder)
-    best = {run.name: run for run in _best_runs(runs, folder)}
+    return _table(runs, _finished(runs, Path(folder)))
+
+
+def best_rate(group: str, runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> float | None:
+    """Find the best learning rate of a search by the rows that tune; None until all its runs are finished.
+
+    A diverged run scores NaN and never wins.
+    """
+    searched = [run for run in runs if run.stage == "search" and run.group == group]
+    if not searched or any(run.name not in finished for run in searched):
+        return None
+    sign = -1 if searched[0].config.task.lower_is_better else 1
+    found = [(run, finished[run.name].get("tune_value")) for run in searched]
+    scored = [(sign * value, run) for run, value in found if value is not None and value == value]
+    return (max(scored, key=lambda pair: pair[0])[1] if scored else searched[0]).config.learning_rate
+
+
+def _finished(runs: list[PlannedRun], folder: Path) -> dict[str, dict[str, Any]]:
+    """Metrics of the finished runs, each read once."""
+    return {run.name: read_run(folder / run.name).metrics for run in runs if is_finished(folder / run.name)}
+
+
+def _at_rate(run: PlannedRun, runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> PlannedRun | None:
+    """The run at the learning rate that it has to take; None where that is not known yet."""
+    if run.stage != "final" or run.group is None:
+        return run
+    rate = best_rate(run.group, runs, finished)
+    return None if rate is None else run.at(rate)
+
+
+def _changes(
+    run: PlannedRun, runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]], folder: Path
+) -> list[str]:
+    """What differs between the inputs of a finished run and those that it would have now."""
+    stored = read_run(folder / run.name).inputs
+    at_rate = _at_rate(run, runs, finished)
+    if at_rate is None:
+        at_rate = run.at(stored.get("settings", {}).get("learning_rate", run.config.learning_rate))
+    return changed_inputs(stored, inputs_of(at_rate.config))
+
+
+def _table(runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for run in {run.name: run for run in [*runs, *best.values()]}.values():
-        path = folder / run.name / METRICS
-        if path.exists():
-            rows.append(_row(run, json.loads(path.read_text(encoding="utf-8")), best=run.name in best))
+    for run in runs:
+        if run.name in finished:
+            at_rate = _at_rate(run, runs, finished) or run
+            rows.append(_row(at_rate, finished[run.name]))
     return pd.DataFrame(rows)
 
 
-def _run_all(todo: list[PlannedRun], runs: list[PlannedRun], folder: Path, progress: bool) -> None:
-    from tqdm.auto import tqdm
-
-    for run in (bar := tqdm(todo, disable=not progress, unit="run")):
-        bar.set_postfix_str(run.name)
-        if not (folder / run.name / METRICS).exists():
-            finetune(run.config, folder / run.name)
-        with replacing(folder / TABLE) as part:
-            results_table(runs, folder).to_csv(part, index=False)
-
-
-def _best_runs(runs: list[PlannedRun], folder: Path) -> list[PlannedRun]:
-    """The runs at the best learning rate of every group whose search is finished, on all of the group's seeds."""
-    groups: dict[str, list[PlannedRun]] = {}
-    for run in runs:
-        if run.search is not None:
-            groups.setdefault(run.search.group, []).append(run)
-    found = []
-    for members in groups.values():
-        paths = [folder / run.name / METRICS for run in members]
-        search = members[0].search
-        if search is None or not all(path.exists() for path in paths):
-            continue
-        sign = -1 if members[0].config.task.lower_is_better else 1
-        stored = [json.loads(path.read_text(encoding="utf-8"))["value"] for path in paths]
-        values = [sign * (float("nan") if value is None else value) for value in stored]
-        # A diverged run scores NaN, and never wins.
-        value_of = {i: value for i, value in enumerate(values) if value == value}
-        best = members[max(value_of, key=value_of.__getitem__)] if value_of else members[0]
-        rate = best.config.learning_rate
-        found += [run.at(rate, seed) for run in (best, *search.elsewhere) for seed in search.seeds]
-    return found
-
-
-def _row(run: PlannedRun, metrics: dict[str, Any], *, best: bool) -> dict[str, Any]:
+def _row(run: PlannedRun, metrics: Mapping[str, Any]) -> dict[str, Any]:
     config = run.config
     targets = config.target_modules
     first = {
@@ -115,13 +181,14 @@ def _row(run: PlannedRun, metrics: dict[str, Any], *, best: bool) -> dict[str, A
         "learning_rate": config.learning_rate,
         "metric": metrics["metric"],
         "value": metrics["value"],
+        "tune_value": metrics.get("tune_value"),
         "baseline": metrics["baseline"],
         "lower_is_better": config.task.lower_is_better,
     }
-    if run.search is not None:
+    if run.stage != "given":
         first |= {
-            "stage": "best" if best else "search",
-            "rate_grid": " ".join(f"{rate:g}" for rate in run.search.grid),
-            "rate_at_edge": best and config.learning_rate in (run.search.grid[0], run.search.grid[-1]),
+            "stage": run.stage,
+            "rate_grid": " ".join(f"{rate:g}" for rate in run.grid),
+            "rate_at_edge": run.stage == "final" and config.learning_rate in (run.grid[0], run.grid[-1]),
         }
-    return first | {key: value for key, value in metrics.items() if key not in first}
+    return first | {key: value for key, value in metrics.items() if key not in first and key != "curve"}

@@ -73,7 +73,7 @@ def plot_similarity_heatmap(
             cbar=colorbar,
             cbar_kws={"label": f"mean {comparison.measure}", "shrink": 0.8},
         )
-        chance = _chance(comparison, factor)
+        chance = comparison.chance(factor)
         if colorbar and np.isfinite(chance):
             scale = ax.collections[0].colorbar
             if scale is not None:
@@ -123,12 +123,6 @@ def plot_similarity(comparison: SubspaceComparison) -> Figure:
     >>> _ = plot_similarity(compare_subspaces(sample_adapters()[:3]))
     """
     return plot_figure_one({"": comparison})
-
-
-def _chance(comparison: SubspaceComparison, factor: str) -> float:
-    """Mean of the null over all pairs and modules of a factor."""
-    summary = comparison.summary()
-    return float(summary.loc[(summary["factor"] == factor) & (summary["pairs"] == "all"), "null_mean"].iloc[0])
 
 
 def _short_numbers(matrix: np.ndarray) -> np.ndarray:

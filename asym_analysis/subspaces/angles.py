@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asym_analysis.subspaces.bases import orthonormal_rows
 
-__all__ = ["angles_of_bases", "cross_gram", "overlap_grid", "principal_angles"]
+__all__ = ["angles_and_cosines", "angles_of_bases", "cross_gram", "overlap_grid", "principal_angles"]
 
 CHUNK = 256  # pairs whose sines are computed at once: their bases are gathered
 
@@ -44,6 +44,16 @@ def angles_of_bases(
 
     Only the first min(left_rank, right_rank) of each pair have a meaning; the others are pi/2.
     """
+    return angles_and_cosines(left, left_rank, right, right_rank)[0]
+
+
+def angles_and_cosines(
+    left: Float[Tensor, "n p d"],
+    left_rank: Int[Tensor, "n"],
+    right: Float[Tensor, "m q d"],
+    right_rank: Int[Tensor, "m"],
+) -> tuple[Float[Tensor, "n m k"], Float[Tensor, "n m k"]]:
+    """Principal angles, ascending, and their cosines, which keep digits near pi/2 that the angles have lost."""
     gram = cross_gram(left, right)
     cosines = torch.linalg.svdvals(gram.permute(0, 2, 1, 3)).clamp(max=1.0)
     angles = torch.arccos(cosines)
@@ -52,7 +62,7 @@ def angles_of_bases(
         i, j = first[start : start + CHUNK], second[start : start + CHUNK]
         small = torch.arcsin(_sines(left[i], left_rank[i], right[j], right_rank[j], cosines.shape[-1]))
         angles[i, j] = torch.where(cosines[i, j] ** 2 > 0.5, small, angles[i, j])
-    return angles
+    return angles, cosines
 
 
 def _sines(left: Tensor, p: Tensor, right: Tensor, q: Tensor, count: int) -> Tensor:

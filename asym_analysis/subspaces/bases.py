@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["numerical_rank", "orthonormal_rows", "rank_tolerance"]
+__all__ = ["numerical_rank", "orthonormal_rows", "rank_tolerance", "scaled"]
+
+NEAR_ONE = 8  # powers of two by which the largest entry may differ from 1 without being scaled
 
 
 def rank_tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
@@ -33,6 +35,35 @@ def numerical_rank(singular_values: Float[Tensor, "*batch k"], tolerance: float)
     [2, 1, 0]
     """
     return (singular_values > tolerance * singular_values[..., :1]).sum(-1)
+
+
+def scaled(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
+    """Matrices with largest entries near 1: each is multiplied by a power of two, which rounds nothing.
+
+    Squares and fourth powers of entries neither overflow nor vanish then, in float32 too.
+
+    Parameters
+    ----------
+    matrices
+        Shape (..., rows, columns), float32 or float64.
+
+    Returns
+    -------
+    Tensor
+        The same where all largest entries are within 2^-8 and 2^8.
+
+    Examples
+    --------
+    >>> scaled(torch.tensor([[[2.0**-100, 0.0]]])).tolist()
+    [[[0.5, 0.0]]]
+    """
+    largest = matrices.abs().amax((-2, -1), keepdim=True)
+    power = torch.frexp(largest).exponent
+    if bool((power.abs() <= NEAR_ONE).all()):
+        return matrices
+    # Two steps, for 2^-power itself may be out of range.
+    half = torch.div(power, 2, rounding_mode="floor")
+    return torch.ldexp(torch.ldexp(matrices, -half), half - power)
 
 
 def orthonormal_rows(

@@ -18,7 +18,7 @@ from asym_analysis.results import read_result
 
 COLUMNS = [
     "adapter_i", "adapter_j", "module", "layer", "projection", "factor", "measure", "value", "null_mean", "null_std",
-    "p_value", "rank_i", "rank_j", "same_initialization",
+    "p_value", "least_p", "rank_i", "rank_j", "same_initialization",
 ]  # fmt: skip
 MODULES = ("encoder.layer.0.query", "encoder.layer.3.value")
 

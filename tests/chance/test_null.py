@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asym_analysis.chance import BetaNull, ProductNull, probability_of_more, product_null
+from asym_analysis.chance import BetaNull, ProductNull, probability_of_more
 
 
 def test_probability_of_more_against_draws() -> None:
@@ -41,7 +41,7 @@ def test_cosines_of_random_rank_one_updates() -> None:
     left, right = (rng.standard_normal((20_000, 2, 200)) for _ in range(2))
     units = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (left, right)]
     cosines = np.prod([(u[:, 0] * u[:, 1]).sum(-1) for u in units], axis=0)
-    null = product_null(1, 1, 200 * 200)
+    null = ProductNull(std=1 / 200, terms=1)
     assert cosines.std() == pytest.approx(null.std, rel=0.05)
     assert (null.p_value(cosines) < 0.01).mean() == pytest.approx(0.01, abs=0.003)
 

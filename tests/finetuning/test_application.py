@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import peft
@@ -11,7 +13,9 @@ import torch
 from scipy import linalg
 from transformers import AutoModelForCausalLM
 
-from asym_analysis.finetuning import Variant, apply_variant, lora_layers
+from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning import Variant, apply_variant, lora_layers, measure_statistics
+from asym_analysis.finetuning.application import base_weight
 
 
 def wrapped(folder: Path, *targets: str, rank: int = 3) -> peft.PeftModel:
@@ -81,6 +85,90 @@ def test_starts_are_rounded_to_what_a_file_will_hold(tiny_llama: Path) -> None:
     for key, value in initial.items():
         assert torch.equal(value, value.half().float()), key
     assert np.isfinite(next(iter(initial.values())).numpy()).all()
+
+
+class Mixed(torch.nn.Module):
+    """One layer of each kind that PEFT adapts with two factors."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.linear = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 6)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.convolution = torch.nn.Conv1d(6, 4, 3, groups=groups)
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        hidden = self.embed(ids)
+        hidden = hidden + self.attention(hidden, hidden, hidden, need_weights=False)[0]
+        output = self.convolution(self.linear(hidden).transpose(1, 2))
+        return SimpleNamespace(loss=output.square().mean(), output=output)
+
+
+KINDS = ["embed", "linear", "attention", "convolution"]
+
+
+@pytest.mark.parametrize(
+    "text", ["hB_0 A_rand", "hB_0 A_V", "B_U hA_0", "hB_rand hA_0", "hB_0 A_X", "B_Y hA_0", "hB_0 A_G"]
+)
+def test_every_kind_of_layer_is_initialized_and_frozen(text: str) -> None:
+    # The output map inside attention is never called, so that its inputs cannot be measured.
+    kinds = [kind for kind in KINDS if kind != "attention" or ("X" not in text and "Y" not in text)]
+    model = peft.get_peft_model(Mixed(), peft.LoraConfig(r=2, target_modules=kinds))
+    ids = torch.arange(14).reshape(2, 7)
+    with torch.no_grad():
+        before = Mixed()(ids).output
+    variant = Variant.parse(text)
+    statistics = measure_statistics(model, variant, [{"ids": ids}])
+    assert all(parameter.requires_grad == ("lora_" in name) for name, parameter in model.named_parameters())
+    initial = apply_variant(model, variant, seed=0, statistics=statistics)
+    assert {key.split(".lora_")[0].removeprefix("base_model.model.") for key in initial} >= set(kinds)
+    with torch.no_grad():
+        assert torch.allclose(model(ids).output, before, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            assert parameter.requires_grad == (variant.A if "A" in name.split("lora_")[1] else variant.B).trained, name
+    for layer in lora_layers(model).values():
+        weight = base_weight("", layer)
+        frozen = [key for key in initial if "_A" in key] if not variant.A.trained else []
+        assert len(weight.shape) == 2
+        assert all(torch.linalg.matrix_rank(initial[key].flatten(1).float()) == 2 for key in frozen)
+
+
+def test_the_first_gradient_is_the_sum_over_inputs() -> None:
+    model = peft.get_peft_model(Mixed(), peft.LoraConfig(r=2, target_modules=KINDS))
+    ids = torch.arange(14).reshape(2, 7)
+    found = measure_statistics(model, Variant.parse("hB_0 A_G"), [{"ids": ids}])
+    plain = Mixed()
+    plain(ids).loss.backward()
+    expected = {
+        "embed": plain.embed.weight.grad.T,
+        "linear": plain.linear.weight.grad,
+        "attention": plain.attention.in_proj_weight.grad,
+        "convolution": plain.convolution.weight.grad.flatten(1),
+    }
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name].gradient, gradient, atol=1e-6), name
+
+
+def test_layers_whose_update_is_not_one_matrix_are_refused_by_name() -> None:
+    model = peft.get_peft_model(Mixed(groups=2), peft.LoraConfig(r=2, target_modules=["convolution"]))
+    with pytest.raises(AdapterError, match="module convolution is a convolution in 2 groups"):
+        apply_variant(model, Variant.parse("hB_0 A_rand"), 0)
+    model = peft.get_peft_model(Mixed(), peft.LoraConfig(r=2, target_parameters=["linear.weight"]))
+    with pytest.raises(AdapterError, match="module linear adapts a bare parameter"):
+        apply_variant(model, Variant.parse("hB_0 A_rand"), 0)
+
+
+def test_a_rank_above_the_width_is_one_sentence() -> None:
+    model = peft.get_peft_model(Mixed(), peft.LoraConfig(r=9, target_modules=["linear"]))
+    with pytest.raises(AdapterError, match="module linear: rank 9 is above 8, the width of the inputs"):
+        apply_variant(model, Variant.parse("hB_0 A_rand"), 0)
+
+
+def test_what_an_initialization_needs_is_named() -> None:
+    model = peft.get_peft_model(Mixed(), peft.LoraConfig(r=2, target_modules=["linear"]))
+    with pytest.raises(AdapterError, match=r"module linear: .*'principal' of A needs the module's inputs"):
+        apply_variant(model, Variant.parse("hB_0 A_X"), 0)
 
 
 def test_a_model_without_lora_layers_is_refused(tiny_llama: Path) -> None:

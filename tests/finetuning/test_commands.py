@@ -36,6 +36,16 @@ def test_a_sweep_is_trained_resumed_and_advised_on(tiny_roberta: Path, tiny_glue
     assert list(table["seed"]) == [0, 1]
     assert str(tmp_path) not in (out / "seed-0" / "run.json").read_text().replace(str(tiny_roberta), "")
 
+    listed = asym("finetune", plan, "--data", tiny_glue, "--runs", out, "--plan", "--json")
+    assert [row["finished"] for row in listed.records("plan")] == [True, True]
+    plan.write_text(plan.read_text().replace("rank = 2", "rank = 3"))
+    refused = asym("finetune", plan, "--data", tiny_glue, "--runs", out)
+    assert refused.code == 1
+    assert "was finished from other inputs: rank 2 -> 3" in " ".join(refused.err.split())
+    redone = asym("finetune", plan, "--data", tiny_glue, "--runs", out, "--redo", "--json")
+    assert [row["rank"] for row in redone.records("runs")] == [3, 3]
+    assert "seed-1: step 2 of 2" in redone.err, "a line a run on a pipe"
+
     texts, saved = tmp_path / "texts.txt", tmp_path / "advice.csv"
     texts.write_text("the cat sat\na dog ran in the park\n")
     arguments = ("--model", tiny_roberta, "--data", texts, "--tolerance", "1")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from asym_analysis.finetuning import FinetuneConfig, FinetuneRun, finetune, read_sweep
-from asym_analysis.finetuning.train import adapted_model
+from asym_analysis.finetuning.models import adapted_model
 
 
 def shrunk(config: FinetuneConfig, model: Path, **changes: Any) -> FinetuneConfig:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import linalg, stats
 
+from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import initial_factor
 from asym_analysis.finetuning.initializations import generator_for
 
@@ -77,7 +78,7 @@ def test_a_modules_start_depends_on_its_name_the_factor_and_the_seed_alone() -> 
 
 
 def test_a_rank_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 singular vectors"):
+    with pytest.raises(AdapterError, match="20 singular vectors"):
         draw("A", "singular", rank=21)
-    with pytest.raises(ValueError, match="do not fit in 20"):
+    with pytest.raises(AdapterError, match="rank 21 is above 20, the width of the outputs"):
         draw("B", "orthonormal", rank=21)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import asym_analysis
 from asym_analysis.finetuning import lora_layers, model_source, read_sweep
 from asym_analysis.finetuning.environment import prepare_training
-from asym_analysis.finetuning.train import adapted_model
+from asym_analysis.finetuning.models import adapted_model
 
 FOLDER = Path(asym_analysis.__file__).parent / "samples"
 

@@ -12,8 +12,8 @@ import pytest
 from asym_analysis import load_adapter, predict_asymmetry
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import predict_sweep, read_sweep, run_sweep, task_batches
+from asym_analysis.finetuning.models import pretrained_model
 from asym_analysis.finetuning.sweep_prediction import advantages
-from asym_analysis.finetuning.train import pretrained_model
 from asym_analysis.prediction import input_covariances
 
 PLAN = """
@@ -40,7 +40,7 @@ name = "b-only-r2"
 variant = "hB_0 A_rand"
 [search]
 learning_rate = [1e-2]
-seeds = [0, 1]
+seeds = [1, 2]
 task = "first"
 """
 
@@ -50,10 +50,10 @@ def test_a_finished_sweep_predicts_for_every_task_seed_and_kind(
 ) -> None:
     (tmp_path / "plan.toml").write_text(PLAN.format(model=json.dumps(str(tiny_roberta))))
     runs = read_sweep(tmp_path / "plan.toml", data=tiny_glue)
-    with pytest.raises(AdapterError, match="no finished run lora-r2"):
-        predict_sweep(runs, tmp_path / "out", reference="lora-r2")
+    with pytest.raises(AdapterError, match="no finished run of variant hB_0 hA_Km and rank 2"):
+        predict_sweep(runs, tmp_path / "out", rank=2)
     run_sweep(runs, tmp_path / "out")
-    table = predict_sweep(runs, tmp_path / "out", reference="lora-r2", rows=10)
+    table = predict_sweep(runs, tmp_path / "out", rank=2, rows=10)
     counts = table.groupby(["task", "seed", "kind"]).size()
     assert set(counts) == {5}  # two layers of query and value, and the whole
     assert len(counts) == 2 * 2 * 3
@@ -61,7 +61,7 @@ def test_a_finished_sweep_predicts_for_every_task_seed_and_kind(
     config = next(run.config for run in runs if run.config.task.name == "CoLA")
     batches = list(task_batches(config, rows=10))
     assert [len(batch["labels"]) for batch in batches] == [8, 2]
-    adapter = load_adapter(tmp_path / "out" / "lora-r2-first-rate-0.01-seed-1")
+    adapter = load_adapter(tmp_path / "out" / "lora-r2-first-best-seed-1")
     moments = input_covariances(pretrained_model(config), batches, list(adapter))
     expected = predict_asymmetry(adapter, moments).frame.set_index("module")["random_A"]
     chosen = table.query("task == 'CoLA' and seed == 1 and kind == 'inputs' and module != 'all'")
@@ -69,11 +69,11 @@ def test_a_finished_sweep_predicts_for_every_task_seed_and_kind(
 
 
 def test_advantages_are_log_ratios_of_losses_over_common_seeds() -> None:
-    losses = {("b-only-r8", 0): 1.0, ("b-only-r8", 1): 2.0, ("b-only-r8", 2): 9.0}
-    losses |= {("a-only-r8", 0): 2.0, ("a-only-r8", 1): 2.0}
+    b_only, a_only = "hB_0 A_rand", "B_rand hA_0"
+    losses = {(b_only, 0): 1.0, (b_only, 1): 2.0, (b_only, 2): 9.0, (a_only, 0): 2.0, (a_only, 1): 2.0}
     rows = [
-        {"run": run, "seed": seed, "task": "t", "target_modules": "q v", "stage": "best", "loss": loss}
-        for (run, seed), loss in losses.items()
+        {"variant": v, "rank": 8, "seed": s, "task": "t", "target_modules": "q v", "stage": "final", "loss": loss}
+        for (v, s), loss in losses.items()
     ]
     rows.append({**rows[0], "stage": "search", "loss": 50.0})
     found = advantages(pd.DataFrame(rows)).iloc[0]

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asym_analysis.finetuning import FactorStart, Variant
-
-SUBSCRIPTS = {"orthonormal": "rand", "zero": "0", "kaiming": "Km", "gaussian": "N"}
+from asym_analysis.finetuning import INITIALIZATIONS, FactorInitialization, Variant
 
 
 @pytest.mark.parametrize(
@@ -21,7 +19,7 @@ def test_the_recommended_variant_in_every_spelling(text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         variant = Variant.parse(text)
-    assert variant == Variant(B=FactorStart("zero", True), A=FactorStart("orthonormal", False))
+    assert variant == Variant(B=FactorInitialization("zero", True), A=FactorInitialization("orthonormal", False))
     assert variant.tuned == "B"
 
 
@@ -29,7 +27,7 @@ def test_a_strategy_string_that_names_a_first_is_read_as_the_released_code_reads
     with pytest.warns(UserWarning, match="write 'hB_zero_A_rand'"):
         variant = Variant.parse("A_rand_hB_zero")
     # The released parser takes tokens 0 and 1 for B and tokens 2 and 3 for A: the README's example trains A.
-    assert variant == Variant(B=FactorStart("orthonormal", False), A=FactorStart("zero", True))
+    assert variant == Variant(B=FactorInitialization("orthonormal", False), A=FactorInitialization("zero", True))
 
 
 def test_the_papers_notation_means_the_same_in_either_order() -> None:
@@ -38,22 +36,30 @@ def test_the_papers_notation_means_the_same_in_either_order() -> None:
 
 @pytest.mark.parametrize(
     ("text", "start"),
-    [("hB_0 A_V", "singular"), ("hB_0 A_V_last", "last_singular"), ("hB_zero_A_V_last", "last_singular")],
+    [
+        ("hB_0 A_V", "singular"),
+        ("hB_0 A_V_last", "last_singular"),
+        ("hB_zero_A_V_last", "last_singular"),
+        ("hB_0 A_X", "principal"),
+        ("hB_zero_A_X_last", "last_principal"),
+        ("hB_0 A_G", "gradient"),
+        ("hB_0 A_E", "coordinates"),
+    ],
 )
 def test_singular_vectors(text: str, start: str) -> None:
-    assert FactorStart(start, False) == Variant.parse(text).A  # type: ignore[arg-type]
-    assert FactorStart("last_singular", False) == Variant.parse("B_U_last hA_0").B
+    assert FactorInitialization(start, False) == Variant.parse(text).A  # type: ignore[arg-type]
+    assert FactorInitialization("last_singular", False) == Variant.parse("B_U_last hA_0").B
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("hB_0 hA_0", "both factors start at zero"),
+        ("hB_0 hA_0", "both factors are zero at first"),
         ("B_0 hA_rand", "B is frozen at zero"),
         ("B_rand A_0", "must train"),
         ("hB_0", "strategy string"),
         ("hB_0 hB_rand", "B once and A once"),
-        ("hB_0 A_U", "cannot start from 'U'"),
+        ("hB_0 A_U", "A has no initialization 'U'"),
         ("hB_0 A_magic", "known for A"),
         ("", "strategy string"),
     ],
@@ -64,12 +70,12 @@ def test_what_cannot_be_trained_or_read_is_refused_with_the_reason(text: str, re
 
 
 @given(
-    B=st.tuples(st.sampled_from([*SUBSCRIPTS, "singular", "last_singular"]), st.booleans()),
-    A=st.tuples(st.sampled_from([*SUBSCRIPTS, "singular", "last_singular"]), st.booleans()),
+    B=st.tuples(st.sampled_from(sorted(INITIALIZATIONS)), st.booleans()),
+    A=st.tuples(st.sampled_from(sorted(INITIALIZATIONS)), st.booleans()),
 )
 def test_what_is_written_is_read_back(B: tuple[str, bool], A: tuple[str, bool]) -> None:
     try:
-        variant = Variant(FactorStart(*B), FactorStart(*A))  # type: ignore[arg-type]
+        variant = Variant(FactorInitialization(*B), FactorInitialization(*A))  # type: ignore[arg-type]
     except ValueError:
         return
     assert Variant.parse(str(variant)) == variant

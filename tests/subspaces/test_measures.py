@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import orthogonal_procrustes, subspace_angles
 
-from asym_analysis.chance import StrengthNull, strength_null
 from asym_analysis.subspaces.measures import FACTORS, MEASURES, Measure, measure_named
 
 OF_MATRICES = [measure for measure in MEASURES.values() if measure.kind != "update"]
@@ -219,54 +219,128 @@ def random_values(measure: Measure, p: int, q: int, d: int, count: int) -> np.nd
     return torch.cat(groups).numpy()
 
 
-@pytest.mark.parametrize(
-    "name", [m.name for m in OF_MATRICES if m.name not in ("weighted_overlap", "linear_cka", "rv")]
-)
+@pytest.mark.parametrize("name", [m.name for m in OF_MATRICES if m.kind == "subspace"])
 @pytest.mark.parametrize(("p", "q", "d"), [(4, 6, 64), (3, 2, 4)])
-def test_the_null_is_that_of_random_matrices(name: str, p: int, q: int, d: int) -> None:
+def test_the_null_is_that_of_random_subspaces(name: str, p: int, q: int, d: int) -> None:
     """Kolmogorov-Smirnov at level 0.001 of p-values against their own, of all d coordinates drawn."""
     measure = measure_named(name)
     values = random_values(measure, p, q, d, 1000)
     values = values[np.isfinite(values)]
-    null = measure.null(p, q, d)
+    null = measure.chance(p, q, d)
     if null.std < 1e-9:
         assert values == pytest.approx(null.mean, abs=1e-9)
         return
     assert stats.kstest(null.p_value(values), "uniform").pvalue > 0.001
     assert null.mean == pytest.approx(values.mean(), abs=5 * values.std() / len(values) ** 0.5)
-    assert null.p_value(np.array([null.critical_value(0.1)]))[0] == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("strengths", [(5.0, 2.0, 1.0, 0.1), (1.0, 1.0, 1.0, 1.0), (1.0, 0.0, 0.0, 0.0)])
-@pytest.mark.parametrize("size", [40, 300])
-def test_the_null_of_kernel_alignment_is_strength_matched(strengths: tuple[float, ...], size: int) -> None:
-    """Exact moments, and tails right to a tenth, on 2,500 pairs with their own singular values in random directions."""
-    draw = drawer(4)
-    weights = torch.tensor(strengths, dtype=torch.float64)[:, None]
-    bases = lambda: torch.linalg.qr(draw(50, size, 4)).Q.mT  # noqa: E731
-    measure = MEASURES["weighted_overlap"]
-    first, second = measure.prepare(weights * bases()), measure.prepare(weights.sqrt() * bases())
-    values = measure.compare(first, second).flatten().numpy()
-    law = strength_null(first.other["spread"][:1].numpy(), second.other["spread"][:1].numpy(), size)
-    assert values.mean() == pytest.approx(law.mean[0], abs=5 * law.std[0] / 50)
-    assert values.std() == pytest.approx(law.std[0], rel=0.1)
-    one = StrengthNull(float(law.mean[0]), float(law.std[0]), float(law.skewness[0]))
-    p_values = one.p_value(values)
-    for level in (0.1, 0.01):
-        assert (p_values < level).mean() == pytest.approx(level, abs=0.1 * level + 4 * (level / len(values)) ** 0.5)
-    assert one.p_value(np.array([one.critical_value(0.02)]))[0] == pytest.approx(0.02)
+STRENGTHS = {
+    "flat": np.ones,
+    "1/i": lambda k: 1.0 / np.arange(1, k + 1),
+    "1/i^2": lambda k: np.arange(1.0, k + 1) ** -2,
+}
+
+
+def in_random_directions(draw: Draw, strengths: np.ndarray, d: int, count: int) -> torch.Tensor:
+    basis = torch.linalg.qr(draw(count, d, len(strengths))).Q
+    return (basis * torch.from_numpy(strengths)).mT
+
+
+@pytest.mark.parametrize("name", [m.name for m in OF_MATRICES if m.sees_strengths or m.name == "svcca"])
+@pytest.mark.parametrize("strengths", STRENGTHS)
+@pytest.mark.parametrize(("p", "q", "d"), [(6, 4, 96), (3, 5, 10), (5, 4, 6)])
+def test_p_values_are_uniform_whatever_the_singular_values(name: str, strengths: str, p: int, q: int, d: int) -> None:
+    """Each matrix keeps its singular values: p-values of 6,400 random pairs are uniform, their tail too."""
+    measure, draw = measure_named(name), drawer(21)
+    first, second = STRENGTHS[strengths](p), STRENGTHS[strengths](q)
+    # Centring takes one dimension: rows of mean zero keep their singular values.
+    plane = torch.linalg.svd(torch.ones(1, d, dtype=torch.float64)).Vh[1:] if name == "rv" else torch.eye(d).double()
+    x, y = (measure.prepare(in_random_directions(draw, s, len(plane), 80) @ plane) for s in (first, second))
+    values = measure.compare(x, y).flatten().double().numpy()
+    ranks = (int(x.rank[0]), int(y.rank[0])) if name == "svcca" else (p, q)
+    reference = measure.null(first[: ranks[0]], second[: ranks[1]], d)
+    p_values = reference.null.p_value(values)
+    if (name, p, d) == ("rv", 5, 6) and strengths == "flat":  # the whole space
+        assert (p_values == 1).all()
+        return
+    # All pairs of 80 and 80 depend on each other: a wider band than independent pairs would need.
+    for level in (0.5, 0.1, 0.01):
+        assert (p_values <= level).mean() == pytest.approx(level, abs=0.12 * level + 4 * (level / len(values)) ** 0.5)
+
+
+@pytest.mark.parametrize("name", [m.name for m in OF_MATRICES if m.sees_strengths])
+def test_one_reference_serves_similar_spectra(name: str) -> None:
+    """Mean and standard deviation of a pair are its own though the shape is that of another pair."""
+    measure = measure_named(name)
+    one, other, mine, yours = (np.arange(1.0, 6) ** -power for power in (0.6, 0.5, 0.75, 0.4))
+    near = measure.null(one, other, 96).between(np.stack([mine, one]), np.stack([yours, other]))
+    exact = measure.null(mine, yours, 96).null
+    mean, std = (np.broadcast_to(part, 2)[0] for part in (near.mean, near.std))
+    assert mean == pytest.approx(float(exact.mean), abs=0.15 * float(exact.std))
+    assert std == pytest.approx(float(exact.std), rel=0.1)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 8])
-def test_the_cosine_of_updates_has_its_law(rank: int) -> None:
+@pytest.mark.parametrize("strengths", STRENGTHS)
+def test_the_cosine_of_updates_has_its_law(rank: int, strengths: str) -> None:
     measure, d_in, d_out = MEASURES["cosine"], 48, 32
-    generator = torch.Generator().manual_seed(rank)
-    basis = lambda n, d: torch.linalg.qr(torch.randn(n, d, rank, generator=generator, dtype=torch.float64)).Q  # noqa: E731
-    frames = measure.prepare(basis(60, d_in).mT, basis(60, d_out))
-    values = measure.compare(frames, frames).numpy()[np.triu_indices(60, 1)]
-    null = measure.null(rank, rank, d_in * d_out)
+    draw, s = drawer(rank), STRENGTHS[strengths](rank)
+    basis = lambda n, d: torch.linalg.qr(draw(n, d, rank)).Q  # noqa: E731
+    frames = measure.prepare(basis(100, d_in).mT, basis(100, d_out) * torch.from_numpy(s))
+    values = measure.compare(frames, frames).numpy()[np.triu_indices(100, 1)]
+    null = measure.null(s, s, d_in, d_out).null
+    assert null.std == pytest.approx((d_in * d_out) ** -0.5)
     assert values.std() == pytest.approx(null.std, rel=0.12)
     assert stats.kstest(null.p_value(values), "uniform").pvalue > 0.001
+
+
+def test_a_space_without_room_has_p_value_one() -> None:
+    """Where one subspace is the whole space nothing can be more similar, whatever the rounding."""
+    draw = drawer(8)
+    for name in ("overlap", "mean_cosine", "geodesic", "linear_regression", "pwcca", "linear_cka"):
+        measure = measure_named(name)
+        values = measure.compare(measure.prepare(torch.eye(4).expand(1, 4, 4)), measure.prepare(draw(50, 4, 4).float()))
+        equal = np.ones(4)
+        if name == "linear_cka":
+            values = torch.full((1, 50), 1.0)
+        assert (measure.null(equal, equal, 4).null.p_value(values[0].double().numpy()) == 1).all(), name
+
+
+def test_martin_is_finite_between_random_subspaces_in_float32() -> None:
+    draw = drawer(9)
+    rows = draw(30, 16, 4096)
+    measure = MEASURES["martin"]
+    single, double = (measure.compare(*(measure.prepare(rows.to(t)),) * 2) for t in (torch.float32, torch.float64))
+    apart = ~torch.eye(30, dtype=torch.bool)
+    assert single[apart].isfinite().all()
+    torch.testing.assert_close(single[apart].double(), double[apart], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("angle", [1e-9, 1e-5, 0.3, 1.2])
+def test_the_procrustes_angle_keeps_its_digits(angle: float) -> None:
+    x = torch.zeros(2, 9, dtype=torch.float64)
+    x[0, 0], x[1, 1] = 3.0, 1.0
+    turn = torch.eye(9, dtype=torch.float64)
+    turn[0, 0] = turn[5, 5] = np.cos(angle)
+    turn[0, 5], turn[5, 0] = np.sin(angle), -np.sin(angle)
+    y = x @ turn
+    with mpmath.workdps(40):
+        # <X, Y> = 9 cos + 1 with the identity as the best rotation, of norms sqrt(10)
+        expected = float(mpmath.acos((9 * mpmath.cos(angle) + 1) / 10))
+    assert MEASURES["angular_procrustes"](x, y) == pytest.approx(expected, rel=1e-6)
+    assert MEASURES["angular_procrustes"](x[:1], y) == pytest.approx(MEASURES["angular_procrustes"](y, x[:1]))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e8, 1e30])
+def test_float32_values_do_not_depend_on_the_scale(name: str, scale: float) -> None:
+    draw = drawer(10)
+    A, B = draw(3, 4, 40).float(), draw(3, 30, 4).float()
+    measure = MEASURES[name]
+    pair = (A, B) if measure.kind == "update" else (A,)
+    plain = measure.prepare(*pair)
+    other = measure.prepare(pair[0] * scale, *pair[1:])
+    torch.testing.assert_close(measure.compare(other, plain), measure.compare(plain, plain), rtol=1e-5, atol=1e-5)
 
 
 def test_the_cosine_is_that_of_the_dense_updates() -> None:

@@ -46,7 +46,10 @@ class HadamardOfBase:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return (A, B), one of which is the identity."""
-        return whole(tensors["W0"] * (tensors["B"].flatten(1) @ tensors["A"].flatten(1)))
+        product = tensors["B"].flatten(1) @ tensors["A"].flatten(1)
+        if product.shape != tensors["W0"].shape:
+            raise ValueError(f"a base weight of shape {tuple(tensors['W0'].shape)} for {tuple(product.shape)}")
+        return whole(tensors["W0"] * product)
 
 
 @dataclass(frozen=True)

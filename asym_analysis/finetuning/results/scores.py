@@ -13,7 +13,7 @@ from scipy import stats
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import Result, versions
 
-__all__ = ["VariantScores", "score_variants"]
+__all__ = ["VariantScores", "longest_runs", "score_variants"]
 
 REQUIRED = ("run", "task", "variant", "seed", "rank", "learning_rate")
 
@@ -124,6 +124,31 @@ def score_variants(
         raise AdapterError(f"two runs are {row['run']} on {row['task']} with seed {row['seed']}; give each once")
     rows = [_row(str(task), str(run), members) for (task, run), members in chosen.groupby(["task", "run"], sort=False)]
     return VariantScores(pd.DataFrame(rows), {"metric": value, "versions": versions()}, chosen.reset_index(drop=True))
+
+
+def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs that count: at the best learning rate, and of each task at its greatest length.
+
+    Parameters
+    ----------
+    runs
+        A table of runs.
+
+    Returns
+    -------
+    DataFrame
+        Rows whose `stage` is not "search" and, where the table has a column `length`, of each task's last length.
+    """
+    kept = runs[runs["stage"] != "search"] if "stage" in runs else runs
+    if "length" not in kept:
+        return kept
+    size = kept["length"].map(_size)
+    return kept[size == size.groupby(kept["task"]).transform("max")]
+
+
+def _size(length: object) -> float:
+    """The number in "5 epochs" or "500 steps"."""
+    return float(str(length).split()[0]) if isinstance(length, str) else 0.0
 
 
 def _row(task: str, run: str, members: pd.DataFrame) -> dict[str, Any]:

@@ -29,12 +29,12 @@ class TaskData:
 class Task(ABC):
     """A dataset with the way to learn it. Subclasses are small frozen dataclasses over local files in `data_folder`.
 
-    Class attributes: `kind` (the name in a config file), `peft_task_type` (None where PEFT has no such type),
+    `kind` is the name in a config file. Class attributes: `peft_task_type` (None where PEFT has no such type),
     `heads` (modules that are trained in full beside the adapter; PEFT's own choice if empty), `lower_is_better` (of the
     metric), and `generates` (whether predictions are generated token by token).
     """
 
-    kind: ClassVar[str]
+    kind: str
     peft_task_type: ClassVar[str | None] = None
     heads: ClassVar[tuple[str, ...]] = ()
     lower_is_better: ClassVar[bool] = False
@@ -50,6 +50,15 @@ class Task(ABC):
     @abstractmethod
     def metric(self) -> str:
         """The key of `score` that decides."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a head is trained in full beside the adapter."""
+        return bool(self.heads) or self.peft_task_type == "SEQ_CLS"
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The files that the data are read from, whether they exist or not."""
 
     @abstractmethod
     def model(self, source: str, **options: Any) -> Any:
@@ -74,6 +83,21 @@ class Task(ABC):
     @abstractmethod
     def baseline(self, data: TaskData) -> float | None:
         """What `metric` is on the development rows for a constant prediction; None if there is none."""
+
+    def start_head(self, model: Any, data: TaskData) -> None:  # noqa: B027  (most tasks need none)
+        """Set initial values of the head that depend on the data; none by default."""
+
+    def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
+        """What is kept of every row, so that scores can be computed again on any of them.
+
+        Returns
+        -------
+        dict
+            "score", shape (rows,), whose mean is the metric; or "predicted" and "label" for correlations.
+        """
+        rows = range(len(labels))
+        each = [self.score(predictions[i : i + 1], labels[i : i + 1], processor)[self.metric] for i in rows]
+        return {"score": np.array(each)}
 
     def reduce(self, logits: Any, labels: Tensor, processor: Any) -> Any:
         """What is kept of a batch's outputs for `score`; all of the logits by default."""

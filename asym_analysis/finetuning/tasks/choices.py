@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Seed
 from asym_analysis.finetuning.tasks.base import TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask, prompt_and_answer
 
 __all__ = ["ChoiceTask", "InstructionTask", "Question", "read_questions"]
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Question:
     """A question, its choices and the index of the right one."""
 
@@ -103,7 +106,7 @@ class _LetterTask(CausalTask):
         return max(answers.count(answer) for answer in set(answers)) / len(answers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class ChoiceTask(_LetterTask):
     """Multiple-choice questions, learned by the letter of the answer.
 
@@ -121,18 +124,22 @@ class ChoiceTask(_LetterTask):
         Longer prompts are cut on the left, in tokens.
     """
 
-    kind: ClassVar[str] = "choices"
-    data_folder: Path
+    data_folder: DataPath
     file: str = "dev.jsonl"
-    choices: int = 5
-    dev_rows: int = 221
-    rows_seed: int = 0
-    max_length: int = 256
+    choices: Count = 5
+    dev_rows: Count = 221
+    rows_seed: Seed = 0
+    max_length: Count = 256
+    kind: Literal["choices"] = field(default="choices", kw_only=True)
 
     @property
     @override
     def name(self) -> str:
         return Path(self.data_folder).name
+
+    @override
+    def files(self) -> list[Path]:
+        return [Path(self.data_folder) / self.file]
 
     @override
     def data(self, processor: Any) -> TaskData:
@@ -144,7 +151,7 @@ class ChoiceTask(_LetterTask):
         return TaskData(Dataset.from_list(rows[self.dev_rows :]), Dataset.from_list(rows[: self.dev_rows]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class InstructionTask(_LetterTask):
     """Instructions in Alpaca's form, scored on MMLU with examples in the prompt.
 
@@ -162,19 +169,24 @@ class InstructionTask(_LetterTask):
         At most so many, from the beginning; all if None.
     """
 
-    kind: ClassVar[str] = "instructions"
-    data_folder: Path
+    data_folder: DataPath
     train_file: str = "alpaca.json"
     questions_folder: str = "mmlu"
-    examples: int = 5
-    choices: int = 4
-    questions_a_subject: int | None = None
-    max_length: int = 2048
+    examples: Seed = 5
+    choices: Count = 4
+    questions_a_subject: Count | None = None
+    max_length: Count = 2048
+    kind: Literal["instructions"] = field(default="instructions", kw_only=True)
 
     @property
     @override
     def name(self) -> str:
         return Path(self.train_file).stem
+
+    @override
+    def files(self) -> list[Path]:
+        folder = Path(self.data_folder)
+        return [folder / self.train_file, *sorted((folder / self.questions_folder).rglob("*.csv"))]
 
     @override
     def data(self, processor: Any) -> TaskData:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Fraction, Seed
 from asym_analysis.finetuning.tasks.base import Task, TaskData
 
 __all__ = ["GlueTask", "read_glue"]
@@ -18,7 +21,7 @@ __all__ = ["GlueTask", "read_glue"]
 GlueName = Literal["MRPC", "RTE", "STS-B", "CoLA", "SST-2"]
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class _Columns:
     """Where the texts and the label stand in a row, and how the label is read."""
 
@@ -75,7 +78,7 @@ def read_glue(task: GlueName, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class GlueTask(Task):
     """One GLUE task from a folder `data_folder`/`dataset` with train.tsv and dev.tsv.
 
@@ -96,17 +99,20 @@ class GlueTask(Task):
         sentence encoders.
     encoder_dropout
         Replaces the dropout rates of the encoder's own config where given.
+    head_bias
+        Initial bias of a regression head: "label mean" spares the first steps, which would only learn that mean.
     """
 
-    kind: ClassVar[str] = "glue"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
-    data_folder: Path
+    data_folder: DataPath
     dataset: GlueName
-    max_length: int = 128
-    train_rows: int | None = None
-    rows_seed: int = 0
+    max_length: Count = 128
+    train_rows: Count | None = None
+    rows_seed: Seed = 0
     pooling: Literal["own", "mean"] = "own"
-    encoder_dropout: float | None = None
+    encoder_dropout: Fraction | None = None
+    head_bias: Literal["zero", "label mean"] = "label mean"
+    kind: Literal["glue"] = field(default="glue", kw_only=True)
 
     @property
     @override
@@ -118,6 +124,28 @@ class GlueTask(Task):
     def metric(self) -> str:
         """The deciding metric: Pearson correlation, Matthews correlation or accuracy."""
         return _METRICS.get(self.dataset, "accuracy")
+
+    @override
+    def files(self) -> list[Path]:
+        return [Path(self.data_folder) / self.dataset / f"{split}.tsv" for split in ("train", "dev")]
+
+    @override
+    def start_head(self, model: Any, data: TaskData) -> None:
+        """Put the labels' mean into the bias of a regression head."""
+        if self.dataset != "STS-B" or self.head_bias == "zero":
+            return
+        for name, parameter in model.named_parameters():
+            if "classifier" in name and name.endswith("bias") and parameter.shape == (1,):
+                parameter.data.fill_(float(np.mean(data.train["labels"])))
+
+    @override
+    def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
+        if self.dataset == "STS-B":
+            return {"predicted": predictions.reshape(-1).astype(np.float32), "label": labels.astype(np.float32)}
+        classes = predictions.argmax(-1)
+        if self.metric == "accuracy":
+            return {"score": (classes == labels).astype(np.float32)}
+        return {"predicted": classes.astype(np.float32), "label": labels.astype(np.float32)}
 
     @override
     def model(self, source: str, **options: Any) -> Any:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Fraction, Seed
 from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
 
 __all__ = ["DomainTask", "ImageRecipe"]
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class ImageRecipe:
     """How the model wants its images: edge length in pixels, and the mean and standard deviation of each channel.
 
@@ -74,7 +77,7 @@ class _Images(Sequence[dict[str, Any]]):
         return {"pixel_values": self.recipe(path), "labels": label}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class DomainTask(Task):
     """Classify images, learned in `train_domains` and scored there (held-out rows) and in every other domain.
 
@@ -96,16 +99,16 @@ class DomainTask(Task):
         How tables call the task; by its training domains if None.
     """
 
-    kind: ClassVar[str] = "domains"
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
-    data_folder: Path
+    data_folder: DataPath
     train_domains: tuple[str, ...]
-    held_out: float | int = 0.2
-    edge: int | None = None
-    train_rows: int | None = None
-    scored_rows: int | None = None
-    rows_seed: int = 0
+    held_out: Fraction = 0.2
+    edge: Count | None = None
+    train_rows: Count | None = None
+    scored_rows: Count | None = None
+    rows_seed: Seed = 0
     dataset: str | None = None
+    kind: Literal["domains"] = field(default="domains", kw_only=True)
 
     @property
     @override
@@ -116,6 +119,12 @@ class DomainTask(Task):
     @override
     def metric(self) -> str:
         return "accuracy"
+
+    @override
+    def files(self) -> list[Path]:
+        folder = Path(self.data_folder)
+        index = folder / "index.csv"
+        return [index, *(folder / row["path"] for row in read_rows(index))] if index.is_file() else [index]
 
     def _index(self) -> tuple[list[dict[str, Any]], list[str]]:
         rows = read_rows(Path(self.data_folder) / "index.csv")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath
 from asym_analysis.finetuning.tasks.base import TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask
 
 __all__ = ["LanguageModellingTask"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class LanguageModellingTask(CausalTask):
     """Learn a text, in windows of `window` tokens without overlap.
 
@@ -41,17 +43,17 @@ class LanguageModellingTask(CausalTask):
         For models whose vocabulary has no capitals.
     """
 
-    kind: ClassVar[str] = "language_modelling"
     lower_is_better: ClassVar[bool] = True
-    data_folder: Path
+    data_folder: DataPath
     train_file: str
     dev_file: str | None = None
     column: str = "text"
-    window: int = 256
-    train_windows: int | None = None
-    dev_windows: int | None = None
+    window: Count = 256
+    train_windows: Count | None = None
+    dev_windows: Count | None = None
     lower_case: bool = False
     dataset: str | None = None
+    kind: Literal["language_modelling"] = field(default="language_modelling", kw_only=True)
 
     @property
     @override
@@ -62,6 +64,15 @@ class LanguageModellingTask(CausalTask):
     @override
     def metric(self) -> str:
         return "loss"
+
+    @override
+    def files(self) -> list[Path]:
+        names = [self.train_file] + ([] if self.dev_file is None else [self.dev_file])
+        return [Path(self.data_folder) / name for name in names]
+
+    @override
+    def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
+        return {"score": np.asarray(predictions, dtype=np.float32).reshape(-1)}
 
     @override
     def data(self, processor: Any) -> TaskData:

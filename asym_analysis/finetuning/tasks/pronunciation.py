@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
+from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Seed
 from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
 from asym_analysis.finetuning.tasks.sequence_scores import edit_distance
 
@@ -19,7 +22,7 @@ __all__ = ["PronunciationTask", "SymbolTable"]
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class SymbolTable:
     """Characters to token ids: the position of a character in the model's own list of symbols.
 
@@ -43,7 +46,7 @@ class SymbolTable:
         """Nothing to save: the symbols stand in the model's config."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class PronunciationTask(Task):
     """A lexicon of word and phonemes, learned by a model that reads one character a token.
 
@@ -63,15 +66,15 @@ class PronunciationTask(Task):
         How tables call the task; the lexicon's name if None.
     """
 
-    kind: ClassVar[str] = "pronunciation"
     peft_task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     generates: ClassVar[bool] = True
-    data_folder: Path
+    data_folder: DataPath
     lexicon: str
-    train_rows: int = 10_000
-    dev_rows: int = 2_000
-    rows_seed: int = 0
+    train_rows: Count = 10_000
+    dev_rows: Count = 2_000
+    rows_seed: Seed = 0
     dataset: str | None = None
+    kind: Literal["pronunciation"] = field(default="pronunciation", kw_only=True)
 
     @property
     @override
@@ -82,6 +85,10 @@ class PronunciationTask(Task):
     @override
     def metric(self) -> str:
         return "word_accuracy"
+
+    @override
+    def files(self) -> list[Path]:
+        return [Path(self.data_folder) / self.lexicon]
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:

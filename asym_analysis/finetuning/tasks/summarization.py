@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
+from asym_analysis.finetuning.settings import CHECKED, Count, DataPath
 from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
 from asym_analysis.finetuning.tasks.sequence_scores import rouge
 
 __all__ = ["SummarizationTask"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class SummarizationTask(Task):
     """Documents and their summaries from two files of rows, scored by ROUGE in percent.
 
@@ -31,22 +33,26 @@ class SummarizationTask(Task):
         Longer texts are cut, in tokens; the second also bounds what is generated.
     """
 
-    kind: ClassVar[str] = "summarization"
     peft_task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     generates: ClassVar[bool] = True
-    data_folder: Path
+    data_folder: DataPath
     train_file: str = "train.jsonl"
     dev_file: str = "validation.jsonl"
     document: str = "document"
     summary: str = "summary"
-    max_length: int = 1024
-    max_summary_length: int = 128
-    beams: int = 1
+    max_length: Count = 1024
+    max_summary_length: Count = 128
+    beams: Count = 1
+    kind: Literal["summarization"] = field(default="summarization", kw_only=True)
 
     @property
     @override
     def name(self) -> str:
         return Path(self.train_file).parent.name or Path(self.data_folder).name
+
+    @override
+    def files(self) -> list[Path]:
+        return [Path(self.data_folder) / name for name in (self.train_file, self.dev_file)]
 
     @property
     @override

@@ -7,38 +7,44 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from asym_analysis.chance.overlap import trace_null
+from asym_analysis.chance.spectral import (
+    angle_reference,
+    debiased_reference,
+    procrustes_reference,
+    projection_weighted_reference,
+    regression_reference,
+    trace_reference,
+)
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, orthonormal_rows, rank_tolerance
 from asym_analysis.subspaces.measures.measure import Frames, Measure, block_norms
-from asym_analysis.subspaces.measures.principal import mean_cosine, smaller_rank
-from asym_analysis.subspaces.measures.sampling import full_matrix_null, matrix_null
+from asym_analysis.subspaces.measures.principal import mean_cosine, mean_of_cosines, smaller_rank
 
-__all__ = ["MATRIX", "spread_of", "unit_gram"]
+__all__ = ["MATRIX", "unit_gram"]
 
 ENERGY_KEPT = 0.99  # of the singular values' squares, by SVCCA
+NEARLY_ONE = 0.8  # cosine above which an angle is taken from its sine
+CHUNK = 256  # pairs of which the matrices are gathered at once
+SEED = 20240226
 
 
 def unit_gram(rows: Float[Tensor, "n rank d"]) -> Frames:
-    """Rows scaled so that C = X^T X has Frobenius norm 1, with the "spread" (Tr C, Tr C^3) that is left."""
-    singular = torch.linalg.svdvals(rows @ rows.mT)  # squares of the singular values
-    rank = _rank(rows)
-    size = torch.linalg.vector_norm(singular, dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
-    return Frames(rows / size.sqrt()[:, None, None], rank, {"spread": spread_of(singular / size[:, None])})
+    """Rows scaled so that C = X^T X has Frobenius norm 1."""
+    spectrum, rank = spectrum_of(rows)
+    size = torch.linalg.vector_norm(spectrum.square(), dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
+    return Frames(rows / size.sqrt()[:, None, None], rank, {"spectrum": spectrum})
 
 
-def spread_of(eigenvalues: Float[Tensor, "n k"]) -> Float[Tensor, "n 2"]:
-    """(Tr C, Tr C^3) of operators of Frobenius norm 1: what the law under chance depends on."""
-    return torch.stack([eigenvalues.sum(-1), eigenvalues.pow(3).sum(-1)], dim=-1)
-
-
-def _rank(rows: Float[Tensor, "n rank d"]) -> Int[Tensor, "n"]:
-    upper = torch.linalg.qr(rows.mT, mode="r").R
-    return numerical_rank(torch.linalg.svdvals(upper), rank_tolerance((rows.shape[1], rows.shape[2]), rows.dtype))
+def spectrum_of(rows: Float[Tensor, "n rank d"]) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n"]]:
+    """Singular values of n matrices, descending, with zeros from the numerical rank on, and these ranks."""
+    values = torch.linalg.svdvals(torch.linalg.qr(rows.mT, mode="r").R)
+    rank = numerical_rank(values, rank_tolerance((rows.shape[1], rows.shape[2]), rows.dtype))
+    return values * (torch.arange(values.shape[-1], device=rows.device) < rank[:, None]), rank
 
 
 def _kernel_alignment(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -58,7 +64,20 @@ def _prepare_debiased(rows: Float[Tensor, "n rank d"]) -> Frames:
     total = sums.sum(-1)
     product = (wide @ wide.mT).square().sum((1, 2)) - diagonal.square().sum(-1)
     own = _independence(product, total.square(), sums.square().sum(-1), rows.shape[-1])
-    return Frames(wide, _rank(rows), {"diagonal": diagonal, "sums": sums, "total": total, "norm": own.sqrt()})
+    spectrum, rank = spectrum_of(rows)
+    kept = {"diagonal": diagonal, "sums": sums, "total": total, "norm": own.sqrt(), "spectrum": spectrum}
+    return Frames(wide, rank, kept)
+
+
+def _debiased_samples(first: Float[np.ndarray, "p"], second: Float[np.ndarray, "q"], d: int) -> Float[np.ndarray, "n"]:
+    """Values for given singular values in random directions: all pairs of 192 matrices and 192 others."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def drawn(strengths: np.ndarray) -> Frames:
+        basis = torch.linalg.qr(torch.randn(192, d, len(strengths), generator=generator, dtype=torch.float64)).Q
+        return _prepare_debiased((basis * torch.from_numpy(strengths)).mT)
+
+    return _debiased(drawn(first), drawn(second)).flatten().numpy()
 
 
 def _independence(product: Tensor, totals: Tensor, mixed: Tensor, n: int) -> Tensor:
@@ -87,7 +106,7 @@ def _prepare_svcca(rows: Float[Tensor, "n rank d"]) -> Frames:
 
 def _prepare_weights(rows: Float[Tensor, "n rank d"]) -> Frames:
     basis, rank = orthonormal_rows(rows)
-    return Frames(basis, rank, {"coordinates": rows @ basis.mT, "rows": rows})
+    return Frames(basis, rank, {"coordinates": rows @ basis.mT, "rows": rows, "spectrum": spectrum_of(rows)[0]})
 
 
 def _projection_weighted(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -107,45 +126,62 @@ def _regression(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
 
 def _prepare_unit(rows: Float[Tensor, "n rank d"]) -> Frames:
     norm = torch.linalg.matrix_norm(rows).clamp(min=torch.finfo(rows.dtype).tiny)
-    return Frames(rows / norm[:, None, None], _rank(rows))
+    spectrum, rank = spectrum_of(rows)
+    return Frames(rows / norm[:, None, None], rank, {"spectrum": spectrum})
 
 
 def _angular_procrustes(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
     nuclear = torch.linalg.svdvals(cross_gram(left.rows, right.rows).permute(0, 2, 1, 3)).sum(-1)
-    return torch.arccos(nuclear.clamp(max=1.0)).masked_fill(smaller_rank(left, right).isnan(), torch.nan)
+    angles = torch.arccos(nuclear.clamp(max=1.0))
+    # An arccosine loses half of the digits near 0: there the angle is 2 arcsin(min_O ||X - O Y||_F / 2).
+    first, second = (nuclear > NEARLY_ONE).nonzero(as_tuple=True)
+    for start in range(0, len(first), CHUNK):
+        i, j = first[start : start + CHUNK], second[start : start + CHUNK]
+        x, y = _of_one_height(left.rows[i], right.rows[j])
+        u, _, vh = torch.linalg.svd(x @ y.mT)
+        angles[i, j] = 2 * torch.arcsin((torch.linalg.matrix_norm(x - u @ vh @ y) / 2).clamp(max=1.0))
+    return angles.masked_fill(smaller_rank(left, right).isnan(), torch.nan)
+
+
+def _of_one_height(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    height = max(x.shape[1], y.shape[1])
+    first, second = (torch.nn.functional.pad(m, (0, 0, 0, height - m.shape[1])) for m in (x, y))
+    return first, second
 
 
 MATRIX = (
     Measure(
         name="linear_cka",
         kind="matrix",
-        source="||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), uncentred (Kornblith et al. 2019); theory notes, 4.1",
+        source="||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), uncentred (Kornblith et al. 2019); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=unit_gram,
+        preparation=unit_gram,
         compare=_kernel_alignment,
-        null=trace_null,
+        null=trace_reference,
+        sees_strengths=True,
     ),
     Measure(
         name="rv",
         kind="matrix",
-        source="linear CKA of rows centred over the coordinates (Robert and Escoufier 1976); theory notes, section 4.1",
+        source="linear CKA of rows centred over the coordinates (Robert and Escoufier 1976); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=_centered,
+        preparation=_centered,
         compare=_kernel_alignment,
-        null=lambda p, q, d: trace_null(p, q, d - 1),
-        centered=True,
+        null=lambda first, second, d: trace_reference(first, second, d - 1),  # the mean takes one dimension
+        sees_strengths=True,
     ),
     Measure(
         name="debiased_cka",
         kind="matrix",
-        source="linear CKA with HSIC_1 of Song et al. 2012, coordinates as samples; theory notes, section 4.1",
+        source="linear CKA with HSIC_1 of Song et al. 2012, coordinates as samples; docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=_prepare_debiased,
+        preparation=_prepare_debiased,
         compare=_debiased,
-        null=partial(full_matrix_null, _prepare_debiased, _debiased, True),
+        null=partial(debiased_reference, _debiased_samples),
+        sees_strengths=True,
     ),
     Measure(
         name="svcca",
@@ -153,9 +189,9 @@ MATRIX = (
         source="mean cosine between the directions that hold 99% of each one's energy (Raghu et al. 2017)",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=_prepare_svcca,
+        preparation=_prepare_svcca,
         compare=mean_cosine,
-        null=partial(matrix_null, _prepare_svcca, mean_cosine, True, 0),
+        null=partial(angle_reference, mean_of_cosines, True),
     ),
     Measure(
         name="pwcca",
@@ -163,28 +199,31 @@ MATRIX = (
         source="sum alpha_i rho_i / sum alpha_i, alpha_i = sum_j |<h_i, x_j>| (Morcos, Raghu and Bengio 2018)",
         invariances=frozenset({"gauge of y", "scale"}),
         larger_is_more_similar=True,
-        prepare=_prepare_weights,
+        preparation=_prepare_weights,
         compare=_projection_weighted,
-        null=partial(matrix_null, _prepare_weights, _projection_weighted, True, 0),
+        null=projection_weighted_reference,
+        sees_strengths=True,
     ),
     Measure(
         name="linear_regression",
         kind="matrix",
-        source="||P_Y X||_F^2 / ||X||_F^2, the energy of X within Y's row space; theory notes, section 4.1",
+        source="||P_Y X||_F^2 / ||X||_F^2, the energy of X within Y's row space; docs/theory.md, 4.1",
         invariances=frozenset({"gauge of y", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=_prepare_weights,
+        preparation=_prepare_weights,
         compare=_regression,
-        null=partial(matrix_null, _prepare_weights, _regression, True, 0),
+        null=regression_reference,
+        sees_strengths=True,
     ),
     Measure(
         name="angular_procrustes",
         kind="matrix",
-        source="arccos(||X Y^T||_* / (||X||_F ||Y||_F)) (Williams et al. 2021); theory notes, section 4.1",
+        source="arccos(||X Y^T||_* / (||X||_F ||Y||_F)) (Williams et al. 2021); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=False,
-        prepare=_prepare_unit,
+        preparation=_prepare_unit,
         compare=_angular_procrustes,
-        null=partial(matrix_null, _prepare_unit, _angular_procrustes, False, 0),
+        null=procrustes_reference,
+        sees_strengths=True,
     ),
 )

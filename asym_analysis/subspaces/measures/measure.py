@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.chance.null import Null
+from asym_analysis.chance.spectral import ReferenceNull
 from asym_analysis.subspaces.angles import cross_gram
+from asym_analysis.subspaces.bases import scaled
 
 __all__ = ["FACTORS", "Frames", "Invariance", "Kind", "Measure", "block_norms"]
 
@@ -39,8 +42,8 @@ class Frames:
     rank
         Numerical ranks; 0 marks a zero matrix, of which every similarity is NaN.
     other
-        Whatever else the measure needs of each matrix, by name, first axis n. "spread" is (Tr C, Tr C^3) of the Gram
-        operator C scaled to Frobenius norm 1, where the law under chance depends on it.
+        Whatever else the measure needs of each matrix, by name, first axis n. "spectrum" holds its singular values,
+        descending, where the null distribution depends on them.
     """
 
     rows: Float[Tensor, "n rank d"]
@@ -87,15 +90,15 @@ class Measure:
         "scale" (X -> cX, Y -> c'Y). Tests are generated from these.
     larger_is_more_similar
         False for distances.
-    prepare
-        Matrices of one shape -> `Frames`; for kind "update", A and B of one shape.
+    preparation
+        Matrices of one shape -> `Frames`; for kind "update", A and B of one shape. Called by `prepare`.
     compare
         Frames of n and of m matrices -> all n x m values.
     null
-        Ranks p and q and the dimension d -> the measure's law between independent random matrices. For kind "update",
-        d is d_in times d_out.
-    centered
-        True where rows lose their mean over the coordinates, and with it one dimension.
+        Singular values of the first and of the second matrix, and the dimension d of the space -> the null distribution
+        between random directions. For kind "update", d_in and d_out in place of d.
+    sees_strengths
+        True where the null distribution depends on the singular values, and not on their number alone.
     """
 
     name: str
@@ -103,10 +106,10 @@ class Measure:
     source: str
     invariances: frozenset[Invariance]
     larger_is_more_similar: bool
-    prepare: Callable[..., Frames]
+    preparation: Callable[..., Frames]
     compare: Callable[[Frames, Frames], Tensor]
-    null: Callable[[int, int, int], Null]
-    centered: bool = False
+    null: Callable[..., ReferenceNull]
+    sees_strengths: bool = False
 
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "q d"]) -> float:
         """The value for one pair of matrices, given by their rows.
@@ -119,6 +122,40 @@ class Measure:
         if self.kind == "update":
             raise ValueError(f"{self.name} compares updates: prepare(A, B) each, then compare")
         return self.compare(self.prepare(x[None]), self.prepare(y[None])).item()
+
+    def prepare(self, *matrices: Tensor) -> Frames:
+        """What the measure keeps of n matrices, given by their rows; of n updates for kind "update".
+
+        Parameters
+        ----------
+        *matrices
+            Shape (n, rank, d), float32 or float64; A of shape (n, rank, d_in) and B of shape (n, d_out, rank) for kind
+            "update". Each is scaled by a power of two first, so that no square of an entry overflows or vanishes.
+
+        Returns
+        -------
+        Frames
+            For `compare`.
+        """
+        return self.preparation(*map(scaled, matrices))
+
+    def chance(self, p: int, q: int, *size: int) -> Null:
+        """The null distribution between matrices of ranks p and q with equal singular values.
+
+        Parameters
+        ----------
+        p, q
+            Ranks.
+        *size
+            d, or d_in and d_out for kind "update".
+
+        Returns
+        -------
+        Null
+            With its mean and standard deviation as numbers.
+        """
+        equal = np.ones(p), np.ones(q)
+        return self.null(*equal, *size).null
 
     @property
     def default_factors(self) -> tuple[str, ...]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.chance.overlap import overlap_null
-from asym_analysis.subspaces.angles import angles_of_bases, cross_gram
+from asym_analysis.chance.spectral import angle_reference, overlap_reference
+from asym_analysis.subspaces.angles import angles_and_cosines, cross_gram
 from asym_analysis.subspaces.bases import orthonormal_rows
 from asym_analysis.subspaces.measures.measure import Frames, Invariance, Measure, block_norms
-from asym_analysis.subspaces.measures.sampling import subspace_null
 
-__all__ = ["PRINCIPAL", "mean_cosine", "smaller_rank"]
+__all__ = ["PRINCIPAL", "mean_cosine", "mean_of_cosines", "smaller_rank"]
 
 GAUGE_FREE: frozenset[Invariance] = frozenset({"symmetric", "gauge", "orthogonal", "scale"})
 
@@ -44,55 +44,71 @@ def mean_cosine(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
     return cosines.sum(-1) / smaller_rank(left, right)
 
 
-def _of_angles(distance: Callable[[Tensor], Tensor], left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+Distance = Callable[[Tensor, Tensor], Tensor]  # angles and cosines (n, m, k) -> values (n, m)
+
+
+def _of_angles(distance: Distance, left: Frames, right: Frames) -> Float[Tensor, "n m"]:
     """Apply a distance that angles of zero add nothing to."""
-    angles = angles_of_bases(left.rows, left.rank, right.rows, right.rank)
+    angles, cosines = angles_and_cosines(left.rows, left.rank, right.rows, right.rank)
     least = smaller_rank(left, right)
     beyond = torch.arange(angles.shape[-1], device=angles.device) >= least[..., None]
-    return distance(angles.masked_fill(beyond, 0.0)).masked_fill(least.isnan(), torch.nan)
+    values = distance(angles.masked_fill(beyond, 0.0), cosines.masked_fill(beyond, 1.0))
+    return values.masked_fill(least.isnan(), torch.nan)
 
 
-def _geodesic(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
+def _of_cosines(distance: Distance, cosines: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n"]:
+    """The same of given cosines, for the null distribution."""
+    given = torch.from_numpy(cosines)
+    return distance(torch.arccos(given), given).numpy()
+
+
+def mean_of_cosines(cosines: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n"]:
+    """`mean_cosine` of given cosines, for the null distribution."""
+    return cosines.mean(-1)
+
+
+def _geodesic(angles: Tensor, _: Tensor) -> Tensor:
     return angles.square().sum(-1).sqrt()
 
 
-def _chordal(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
+def _chordal(angles: Tensor, _: Tensor) -> Tensor:
     return angles.sin().square().sum(-1).sqrt()
 
 
-def _projection(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
+def _projection(angles: Tensor, _: Tensor) -> Tensor:
     return angles.sin().amax(-1)
 
 
-def _log_cosines(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
-    """Sum of -log cos^2, exact for small angles where 1 - cos^2 is all there is."""
-    return -torch.log1p(-angles.sin().square().clamp(max=1.0)).sum(-1)
+def _log_cosines(angles: Tensor, cosines: Tensor) -> Tensor:
+    """Sum of -log cos^2, from the sine of an angle below 45 degrees and from the cosine of a larger one."""
+    squares = cosines.square()
+    small = -torch.log1p(-angles.sin().square().clamp(max=0.75))
+    return torch.where(squares > 0.5, small, -torch.log(squares)).sum(-1)
 
 
-def _martin(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
-    return _log_cosines(angles).sqrt()
+def _martin(angles: Tensor, cosines: Tensor) -> Tensor:
+    return _log_cosines(angles, cosines).sqrt()
 
 
-def _fubini_study(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
-    product = _log_cosines(angles)  # the product of the cosines is exp(-product / 2)
+def _fubini_study(angles: Tensor, cosines: Tensor) -> Tensor:
+    product = _log_cosines(angles, cosines)  # the product of the cosines is exp(-product / 2)
     return torch.atan2((-torch.expm1(-product)).sqrt(), torch.exp(-product / 2))
 
 
-def _procrustes(angles: Float[Tensor, "n m k"]) -> Float[Tensor, "n m"]:
+def _procrustes(angles: Tensor, _: Tensor) -> Tensor:
     return 2 * (angles / 2).sin().square().sum(-1).sqrt()
 
 
-def _distance(name: str, function: Callable[[Tensor], Tensor], formula: str) -> Measure:
-    compare = partial(_of_angles, function)
+def _distance(name: str, function: Distance, formula: str) -> Measure:
     return Measure(
         name=name,
         kind="subspace",
-        source=f"{formula}; theory notes, section 4.1",
+        source=f"{formula}; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=False,
-        prepare=_prepare,
-        compare=compare,
-        null=partial(subspace_null, _prepare, compare, False),
+        preparation=_prepare,
+        compare=partial(_of_angles, function),
+        null=partial(angle_reference, partial(_of_cosines, function), False),
     )
 
 
@@ -100,22 +116,22 @@ PRINCIPAL = (
     Measure(
         name="overlap",
         kind="subspace",
-        source="sum cos^2 / min(p, q): Hu et al. 2022 (phi), and Figure 1 of the 2024 paper; theory notes, section 4.1",
+        source="sum cos^2 / min(p, q): Hu et al. 2022 (phi), and Figure 1 of the 2024 paper; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
-        prepare=_prepare,
+        preparation=_prepare,
         compare=_overlap,
-        null=overlap_null,
+        null=overlap_reference,
     ),
     Measure(
         name="mean_cosine",
         kind="subspace",
-        source="sum cos / min(p, q), the mean canonical correlation; theory notes, section 4.1",
+        source="sum cos / min(p, q), the mean canonical correlation; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
-        prepare=_prepare,
+        preparation=_prepare,
         compare=mean_cosine,
-        null=partial(subspace_null, _prepare, mean_cosine, True),
+        null=partial(angle_reference, mean_of_cosines, True),
     ),
     _distance("geodesic", _geodesic, "sqrt(sum theta^2), Grassmann geodesic (Edelman, Arias and Smith 1998)"),
     _distance("chordal", _chordal, "sqrt(sum sin^2) = ||P_X - P_Y||_F / sqrt(2) for p = q"),

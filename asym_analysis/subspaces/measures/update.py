@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.chance.overlap import product_null, trace_null
+from asym_analysis.chance.spectral import cosine_reference, trace_reference
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance
-from asym_analysis.subspaces.measures.matrix import MATRIX, spread_of, unit_gram
+from asym_analysis.subspaces.measures.matrix import MATRIX, unit_gram
 from asym_analysis.subspaces.measures.measure import Frames, Measure
 from asym_analysis.subspaces.updates import thin_svd
 
@@ -23,9 +23,8 @@ def _prepare_update(A: Float[Tensor, "n rank d_in"], B: Float[Tensor, "n d_out r
     U, S, Vh = thin_svd(A, B)
     norm = torch.linalg.vector_norm(S, dim=-1).clamp(min=torch.finfo(S.dtype).tiny)
     rank = numerical_rank(S, rank_tolerance((A.shape[-1], B.shape[-2]), S.dtype))
-    squares = (S / norm[:, None]).square()
-    spread = spread_of(squares / torch.linalg.vector_norm(squares, dim=-1, keepdim=True).clamp(min=1e-30))
-    return Frames((U * (S / norm[:, None])[:, None]).mT, rank, {"right": Vh, "spread": spread})
+    kept = S * (torch.arange(S.shape[-1], device=S.device) < rank[:, None])
+    return Frames((U * (S / norm[:, None])[:, None]).mT, rank, {"right": Vh, "spectrum": kept})
 
 
 def _cosine(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -38,21 +37,23 @@ UPDATE = (
     Measure(
         name="weighted_overlap",
         kind="spectrum",
-        source="Tr(C C') / (||C||_F ||C'||_F), C = dW^T dW (right) or dW dW^T (left); theory notes, section 4.1",
+        source="Tr(C C') / (||C||_F ||C'||_F), C = dW^T dW (right) or dW dW^T (left); docs/theory.md, section 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
-        prepare=unit_gram,
+        preparation=unit_gram,
         compare=_ALIGNMENT,
-        null=trace_null,
+        null=trace_reference,
+        sees_strengths=True,
     ),
     Measure(
         name="cosine",
         kind="update",
-        source="<dW, dW'> / (||dW||_F ||dW'||_F), from the factors; theory notes, section 4.1",
+        source="<dW, dW'> / (||dW||_F ||dW'||_F), from the factors; docs/theory.md, section 4.1",
         invariances=frozenset({"symmetric", "gauge", "scale"}),
         larger_is_more_similar=True,
-        prepare=_prepare_update,
+        preparation=_prepare_update,
         compare=_cosine,
-        null=product_null,
+        null=cosine_reference,
+        sees_strengths=True,
     ),
 )

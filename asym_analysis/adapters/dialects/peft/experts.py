@@ -49,7 +49,7 @@ def _targets(parameter: str, module: str) -> bool:
 
 def _parameter_name(module: str, outermost: str, parameters: list[str]) -> str:
     if len(parameters) == 1:
-        return f"{outermost}.{parameters[0]}"
+        return outermost if parameters[0] == "weight" else f"{outermost}.{parameters[0]}"
     if sorted(parameters) == ["down_proj", "gate_up_proj"]:
         return f"{outermost}.{'gate_up_proj' if module.endswith(_NESTED) else 'down_proj'}"
     return module

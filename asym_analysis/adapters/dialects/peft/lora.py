@@ -11,6 +11,7 @@ from asym_analysis.adapters.dialects.peft.module import PeftModule
 from asym_analysis.adapters.factorizations.blocks import BlockDiagonalPair, MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
 from asym_analysis.adapters.factorizations.pairs import DiagonalPair, InnerPair, Pair, PooledPair
+from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["add_loha", "add_lokr", "add_lora"]
@@ -51,6 +52,10 @@ def add_lora(module: PeftModule) -> None:
         factorize, rank = _factorization(config, module.path, A, B, diagonal="E" in parts)
         scaling = config.scaling(module.path, rank) if alpha is None else ledger.number(alpha) / rank
     weight_shape = (B[0], *A[1:]) if len(A) > 2 else None
+    if isinstance(factorize, DiagonalPair):
+        weight_shape = _weight_shape(module, weight_shape)
+    if ".base_layer." in parts["A"]:
+        _say_doubled(module)
     layout = Layout(weight_shape, stored_transposed=weight_shape is None and (embedding or config.fan_in_fan_out))
     also = [tensor for tensor in (ranknum, alpha) if tensor is not None]
     trained = frozenset("A") if config.initialization == "mica" else None
@@ -83,7 +88,18 @@ def _weight_shape(module: PeftModule, shown: tuple[int, ...] | None) -> tuple[in
         kernel = f"that of one-dimensional convolutions where a kernel is written as (k, 1), as in {module.name}"
         module.ledger.assume("layout", kernel, "give base=, the base model")
         return shown[:3]
+    if shown is None and "conv" in projection_of(module.name).lower():
+        flat = f"(outputs, inputs x kernel): the kernel of a convolution is not recorded, as in {module.name}"
+        module.ledger.assume("layout", flat, "give base=, the base model")
     return shown
+
+
+def _say_doubled(module: PeftModule) -> None:
+    module.ledger.assume(
+        "scale of out_proj in attention",
+        "that of one update, though PEFT adds it twice to the weight when the layer runs or is merged",
+        "for the merged model double it",
+    )
 
 
 def _factorization(

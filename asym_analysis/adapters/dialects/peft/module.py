@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Part
+from asym_analysis.adapters.base_weights import BaseWeights
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft.config import PeftConfig
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
@@ -46,7 +46,7 @@ class PeftModel:
     in_features
         Pattern for the end of a module's name -> input size, where the user gives it.
     base
-        Tensor name -> tensor of the base model (a `BaseWeights`), where the user gives it.
+        The base model's weights, where the user gives them.
     """
 
     ledger: Ledger
@@ -55,7 +55,23 @@ class PeftModel:
     paths: Mapping[str, str]
     shared: Mapping[str, str]
     in_features: Mapping[str, int]
-    base: Mapping[str, Tensor] | None = None
+    base: BaseWeights | None = None
+
+    @cached_property
+    def order(self) -> tuple[str, ...] | None:
+        """The adapted modules in the model's order; None where that is not known.
+
+        Files keep tensors in an order of their own: only a base in memory tells.
+        """
+        if len(self.groups) == 1:
+            return tuple(self.groups)
+        if self.base is None or not self.base.in_memory:
+            return None
+        places = {name: place for place, name in enumerate(self.base)}
+        named = {module: PeftModule(self, module).base_name for module in self.groups}
+        if any(name is None for name in named.values()):
+            return None
+        return tuple(sorted(self.groups, key=lambda module: places[named[module] or ""]))
 
     @cached_property
     def given_sizes(self) -> Patterns[int]:
@@ -160,7 +176,7 @@ class PeftModule:
         """Record the module as `Ledger.add` does, in the layout of its base weight where that is given."""
         layout = layout or self.layout
         weight = self.base_shape
-        if weight is not None and len(weight) > 2:
+        if weight is not None and len(weight) > 2 and layout.weight_shape is None:
             layout = Layout(weight)
         self.ledger.add(
             self.name, parts, factorize, scaling, layout=layout, trained=trained, also=also, more=more, frozen=frozen
@@ -172,24 +188,24 @@ class PeftModule:
         return Layout(stored_transposed=self.config.fan_in_fan_out)
 
     @cached_property
-    def _base_name(self) -> str | None:
+    def base_name(self) -> str | None:
+        """Name of the base weight; None where no base is given or none fits."""
         if self.model.base is None:
             return None
-        name_of = getattr(self.model.base, "name_of", None)
         try:
-            return None if name_of is None else name_of(self.path)
+            return self.model.base.name_of(self.name.rpartition("/")[2])
         except AdapterError:
             return None
 
-    @cached_property
+    @property
     def base_shape(self) -> tuple[int, ...] | None:
         """Shape of the base weight as the model stores it; None where no base is given or none fits."""
-        if self.model.base is None or self._base_name is None:
+        if self.model.base is None or self.base_name is None:
             return None
-        return tuple(self.model.base[self._base_name].shape)
+        return self.model.base.shape_of(self.base_name)
 
     def base_weight(self, why: str, *, transposed: bool | None = None) -> Part:
-        """The base weight as a matrix (d_out, d_in), to be read when the update is.
+        """The base weight as a matrix (d_out, d_in): read when the update is, or copied now where it is in memory.
 
         Parameters
         ----------
@@ -203,15 +219,17 @@ class PeftModule:
         AdapterValueError
             If there is none.
         """
-        name, shape = self._base_name, self.base_shape
-        if self.model.base is None or name is None or shape is None:
-            given = "no base model is given" if self.model.base is None else "the base model given has no such module"
+        base, name, shape = self.model.base, self.base_name, self.base_shape
+        if base is None or name is None or shape is None:
+            given = "no base model is given" if base is None else f"{base.source} has no weight of that module"
             raise AdapterValueError(f"{why}, and {given}: give base= (a model's folder, id or state dict)")
         transposed = self.config.fan_in_fan_out if transposed is None else transposed
         rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
         matrix = (columns, rows) if transposed else (rows, columns)
-        read = partial(_matrix, self.model.base, name, transposed)
-        return Part(matrix, "float32", read, tensor=name, frozen=True)
+        read = partial(base.matrix, self.name.rpartition("/")[2], matrix, transposed=transposed)
+        if base.in_memory:
+            read = partial(torch.clone, read())
+        return Part(matrix, "float32", read, tensor=f"{name} of the base model", frozen=True)
 
     def d_in(self, shared_A: str | None = None, outputs: str = "") -> int:
         """Size of the module's input, which the tuner's tensors do not record.
@@ -245,10 +263,3 @@ def _tower(module: str) -> str:
     parts = module.split(".")
     first = next((index for index, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
     return ".".join(parts[:first])
-
-
-def _matrix(base: Mapping[str, Tensor], name: str, transposed: bool) -> Tensor:
-    weight = base[name].flatten(1)
-    if not weight.is_floating_point():
-        raise AdapterValueError(f"{name} of the base model is stored as {weight.dtype}: give one that is not quantized")
-    return weight.mT if transposed else weight

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Part
-from asym_analysis.adapters.dialects.peft.config import number_or_none
+from asym_analysis.adapters.base_weights import BaseWeights
+from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
 from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
+from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.shared import (
     IndexedPair,
     ProjectedPair,
@@ -20,7 +24,7 @@ from asym_analysis.adapters.factorizations.shared import (
 )
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["add_pvera", "add_randlora", "add_tinylora", "add_unilora", "add_vera"]
+__all__ = ["add_pvera", "add_randlora", "add_tinylora", "add_unilora", "add_unilora_alone", "add_vera"]
 
 
 def add_vera(module: PeftModule) -> None:
@@ -136,8 +140,8 @@ def add_tinylora(module: PeftModule) -> None:
 def _place(module: PeftModule, length: int, rank: int) -> int:
     """The module's place among those that are adapted, in the model's order, which seeds its projections."""
     count = len(module.model.groups)
-    if count == 1:
-        return 0
+    if module.model.order is not None:
+        return module.model.order.index(module.name)
     if "tinylora_P" in module.parts:
         recorded = module.ledger.tensors[module.parts["tinylora_P"]].read().float()
         for place in range(count):
@@ -147,7 +151,7 @@ def _place(module: PeftModule, length: int, rank: int) -> int:
         raise AdapterValueError("TinyLoRA's projections tinylora_P come from no place in the model that is known")
     raise AdapterValueError(
         "TinyLoRA's projections are not in the file (save_projection=False), and drawing them again needs the order of "
-        "the modules in the model, which the file does not record: save them with save_projection=True"
+        "the modules in the model, which files do not record: give base=, the open base model"
     )
 
 
@@ -180,3 +184,108 @@ def add_unilora(module: PeftModule) -> None:
     )
     more = {"theta": module.shared("unilora_theta_d")}
     module.add(named, IndexedPair(), more=more, frozen=("A_scales", "B_scales", "A_indices", "B_indices"))
+
+
+def add_unilora_alone(model: PeftModel) -> None:
+    """Add the updates of a file that holds the trained vector only, whose indices are drawn again.
+
+    They are spread over the modules in the model's order, A before B, so that this needs the base model in memory.
+    """
+    theta, base = model.shared["unilora_theta_d"], model.base
+    if base is None or not base.in_memory:
+        model.ledger.refuse(
+            theta,
+            "Uni-LoRA's indices are not in the file (save_indices=False), and drawing them again needs the model's "
+            "modules in their order, which files do not record: give base=, the open base model",
+        )
+        return
+    try:
+        targets = _targets(model.config, base)
+    except AdapterValueError as error:
+        model.ledger.refuse(theta, str(error))
+        return
+    values = model.config.values
+    rank = model.config.rank or 4
+    length, seed = model.ledger.tensors[theta].size, int(number_or_none(values, "proj_seed") or 0)
+    if values.get("proj_seed") is None:
+        seed = 42
+    sizes = [rank * side for module in targets for side in reversed(targets[module])]
+    drawn = _Indices(sum(sizes), length, seed)
+    start = 0
+    for module, (d_out, d_in) in targets.items():
+        parts = {"theta": model.ledger.part(theta)}
+        for factor, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
+            for kind, dtype in (("indices", "int64"), ("scales", "float32")):
+                read = _Slice(drawn, start, shape, scales=kind == "scales")
+                parts[f"{factor}_{kind}"] = Part(shape, dtype, read, f"{module}.{factor}_{kind}", frozen=True)
+            start += shape[0] * shape[1]
+        layout = Layout(stored_transposed=model.config.fan_in_fan_out)
+        model.ledger.add(module, {}, IndexedPair(), 1.0, layout=layout, more=parts)
+    model.ledger.share(theta, "unilora_theta_d of every module")
+
+
+def _targets(config: PeftConfig, base: BaseWeights) -> dict[str, tuple[int, int]]:
+    """(d_out, d_in) of each linear layer that target_modules names, in the model's order."""
+    wanted = config.values.get("target_modules")
+    narrowed = [
+        name for name in ("layers_to_transform", "layers_pattern", "exclude_modules") if config.values.get(name)
+    ]
+    if narrowed or not isinstance(wanted, str | list) or wanted == "all-linear":
+        what = ", ".join(narrowed) or f"target_modules {wanted!r}"
+        raise AdapterValueError(
+            f"Uni-LoRA's indices are not in the file, and {what} leaves open which modules they belong to: save them "
+            "with save_indices=True"
+        )
+    found = {}
+    for name in base:
+        module, _, leaf = name.rpartition(".")
+        shape = base.shape_of(name)
+        if leaf == "weight" and len(shape) == 2 and _is_target(module, wanted):
+            found[module] = (shape[1], shape[0]) if config.fan_in_fan_out else (shape[0], shape[1])
+    return found
+
+
+def _is_target(module: str, wanted: str | list[str]) -> bool:
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in wanted)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Reads the indices of one factor, or the scales that make the columns of the projection have length one."""
+
+    drawn: _Indices
+    start: int
+    shape: tuple[int, int]
+    scales: bool
+
+    def __call__(self) -> Tensor:
+        indices, scales = self.drawn()
+        chosen = indices[self.start : self.start + self.shape[0] * self.shape[1]].reshape(self.shape)
+        return scales[chosen] if self.scales else chosen
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """Which entry of the trained vector each entry of the factors is, drawn as PEFT draws it."""
+
+    count: int
+    length: int
+    seed: int
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        return _draw_indices(self.count, self.length, self.seed)
+
+
+@lru_cache(maxsize=2)
+def _draw_indices(count: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Every entry is used as often as every other, to within one; its scale is one over the root of that number."""
+    generator = np.random.default_rng(seed)
+    drawn = np.repeat(np.arange(length), count // length)
+    if count % length:
+        drawn = np.concatenate([drawn, generator.choice(length, size=count % length, replace=False)])
+    generator.shuffle(drawn)
+    indices = torch.as_tensor(drawn, dtype=torch.long)
+    uses = torch.bincount(indices, minlength=length).float()
+    return indices, torch.where(uses > 0, uses.rsqrt(), 0.0)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
+from asym_analysis.adapters.base_weights import BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft.config import PeftConfig, with_alpha
@@ -20,10 +19,6 @@ from asym_analysis.errors import AdapterValueError
 
 __all__ = ["PeftDialect", "read_peft"]
 
-_ALONE = {
-    "unilora_theta_d": "the indices that spread it over the modules are not in the file (save_indices=False), and "
-    "drawing them again needs the model's modules in their order; save them with save_indices=True"
-}
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 
 
@@ -65,14 +60,19 @@ class PeftDialect:
         config = PeftConfig(with_alpha(checkpoint.config, checkpoint.alpha))
         refuse_kind(config.peft_type, checkpoint.source)
         sizes = {**checkpoint.in_features, **self.in_features}
-        return read_peft(Ledger(checkpoint, self.name), config, sizes, getattr(checkpoint, "base", None))
+        return read_peft(
+            Ledger(checkpoint, self.name),
+            config,
+            sizes,
+            as_base(checkpoint.base) if checkpoint.base is not None else None,
+        )
 
 
 def read_peft(
     ledger: Ledger,
     config: PeftConfig,
     in_features: Mapping[str, int] | None = None,
-    base: Mapping[str, Tensor] | None = None,
+    base: BaseWeights | None = None,
 ) -> Reading:
     """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own."""
     parsed = {key: parse_key(key) for key in ledger.tensors}
@@ -100,7 +100,10 @@ def read_peft(
     if config.values.get("bias") in ("all", "lora_only"):
         rest = _keep_biases(ledger, rest)
     _account_for(ledger, rest, groups, whole_model=any(adapters))
-    _add_modules(PeftModel(ledger, config, groups, paths, shared, in_features or {}, base))
+    model = PeftModel(ledger, config, groups, paths, shared, in_features or {}, base)
+    if not groups and shared and (alone := tuner_of(shared).alone) is not None:
+        alone(model)
+    _add_modules(model)
     ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
     return ledger.reading(config.metadata | _adapters(adapters))
 
@@ -119,10 +122,6 @@ def _add_modules(model: PeftModel) -> None:
     for part, tensor in model.shared.items():
         if model.groups:
             model.ledger.share(tensor, f"{part} of every module")
-        else:
-            model.ledger.refuse(
-                tensor, f"{part} alone: {_ALONE.get(part, 'the modules that use it are not in the file')}"
-            )
 
 
 def _keep_biases(ledger: Ledger, rest: list[str]) -> list[str]:

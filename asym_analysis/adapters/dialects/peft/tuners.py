@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from asym_analysis.adapters.dialects.peft.config import number_or_none
 from asym_analysis.adapters.dialects.peft.lora import add_loha, add_lokr, add_lora
-from asym_analysis.adapters.dialects.peft.module import PeftModule
+from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
 from asym_analysis.adapters.dialects.peft.random_projections import (
     add_pvera,
     add_randlora,
     add_tinylora,
     add_unilora,
+    add_unilora_alone,
     add_vera,
 )
 from asym_analysis.adapters.factorizations.blocks import BlockwisePair
@@ -23,6 +24,7 @@ from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import NormalizedPair, RoutedPair, TiledPair
 from asym_analysis.adapters.factorizations.shared import BankPair
 from asym_analysis.adapters.factorizations.with_base import BlockAffine, GatedSum, HadamardOfBase, SparsePair
+from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["KNOWN", "TUNERS", "Tuner", "tuner_of"]
@@ -44,6 +46,8 @@ class Tuner:
         Names of tensors that all modules share.
     aliases
         Shorter names of some parts.
+    alone
+        Adds the updates of all modules where the file holds the shared tensors only.
     """
 
     types: tuple[str, ...]
@@ -51,12 +55,13 @@ class Tuner:
     add: Callable[[PeftModule], None]
     shared: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    alone: Callable[[PeftModel], None] | None = None
 
 
 def tuner_of(parts: Iterable[str]) -> Tuner:
     """The tuner that names a module's parts; LoRA where none of the others does."""
     names = {part.partition(".")[0] for part in parts}
-    return next((tuner for tuner in TUNERS[1:] if names & set(tuner.names)), TUNERS[0])
+    return next((tuner for tuner in TUNERS[1:] if names & {*tuner.names, *tuner.shared}), TUNERS[0])
 
 
 def _add_delora(module: PeftModule) -> None:
@@ -138,11 +143,25 @@ def _add_hira(module: PeftModule) -> None:
     embedding = "hira_embedding_A" in module.parts
     prefix = "hira_embedding_" if embedding else "hira_"
     named = module.required({"A": f"{prefix}A", "B": f"{prefix}B"})
-    transposed = embedding or module.config.fan_in_fan_out
+    transposed = _hira_transposed(module, named, embedding=embedding)
     why = "HiRA changes a weight by W0 o (B·A), an entrywise (Hadamard) product with the base weight"
     W0 = module.base_weight(why, transposed=transposed)
     layout = Layout(stored_transposed=transposed)
     module.add(named, HadamardOfBase(), layout=layout, more={"W0": W0})
+
+
+def _hira_transposed(module: PeftModule, named: Mapping[str, str], *, embedding: bool) -> bool:
+    """Whether the weight is stored as (d_in, d_out): PEFT's HiRA does not record it for GPT-2's Conv1D."""
+    weight = module.base_shape
+    if embedding or module.config.fan_in_fan_out or weight is None or len(weight) != 2:
+        return embedding or module.config.fan_in_fan_out
+    d_out, d_in = module.ledger.tensors[named["B"]].shape[0], module.ledger.tensors[named["A"]].shape[1]
+    if d_out == d_in and projection_of(module.name) in ("c_attn", "c_fc", "c_proj"):
+        raise AdapterValueError(
+            "HiRA does not record whether a square weight is stored transposed, as GPT-2's is: say so with "
+            "fan_in_fan_out in adapter_config.json"
+        )
+    return weight == (d_in, d_out) != (d_out, d_in)
 
 
 def _add_supertuning(module: PeftModule) -> None:
@@ -194,6 +213,7 @@ TUNERS = (
         tuple(f"unilora_{kind}_{which}" for kind in ("indices", "scales") for which in "AB"),
         add_unilora,
         ("unilora_theta_d",),
+        alone=add_unilora_alone,
     ),
     Tuner(("DELORA",), ("delora_A", "delora_B", "delora_lambda", "delora_w_norm"), _add_delora),
     Tuner(("GRALORA",), ("gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general"), _add_gralora),
