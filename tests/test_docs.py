@@ -59,3 +59,22 @@ def test_every_heading_of_the_theory_has_its_number_as_anchor() -> None:
     assert len(headings) > 30
     assert [anchor for anchor, _ in headings] == [number for _, number in headings]
     assert set(re.findall(r"\]\(#([\d.]+)\)", THEORY)) <= {number for _, number in headings}
+
+
+def test_the_glossary_is_in_order_and_short() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^### (.+)\n(.+(?:\n.+)*)", text, re.MULTILINE)
+    names = [name for name, _ in entries]
+    assert len(names) >= 40
+    assert names == sorted(set(names), key=str.lower)
+    assert [name for name, body in entries if len(body.split()) > 60] == []
+    sections = {found for _, body in entries for found in re.findall(r"theory\.md#([\d.]+)", body)}
+    assert sections <= _sections()
+
+
+def test_words_in_code_that_the_glossary_names_exist() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    package = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "asym_analysis").rglob("*.py*"))
+    words = {word for found in re.findall(r"`([A-Za-z_]+)`", text) for word in [found]}
+    assert len(words) > 40
+    assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", package)] == []
