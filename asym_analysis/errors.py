@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["AdapterError", "AdapterFormatError", "AdapterValueError", "NotAnAdapterError", "NothingReadError"]
+__all__ = [
+    "AdapterError",
+    "AdapterFormatError",
+    "AdapterValueError",
+    "NotAnAdapterError",
+    "NothingReadError",
+    "SeveralAdaptersError",
+]
 
 
 class AdapterError(Exception):
@@ -28,6 +35,31 @@ class NotAnAdapterError(AdapterError):
 
 class AdapterValueError(AdapterError):
     """A tensor holds values, or a shape, that no computation can use: NaN, infinity, factors that do not fit."""
+
+
+class SeveralAdaptersError(AdapterError):
+    """A file holds several adapters, and one is asked for; `names` are their names in the file.
+
+    Parameters
+    ----------
+    source
+        What the user named.
+    names
+        The adapters' names.
+
+    Examples
+    --------
+    >>> print(SeveralAdaptersError("state.pt", ("french", "german")))
+    state.pt holds 2 adapters (french, german): choose one with adapter='french', or load all with load_adapters
+    """
+
+    def __init__(self, source: str, names: tuple[str, ...]) -> None:
+        self.names = names
+        listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        super().__init__(
+            f"{source} holds {len(names)} adapters ({listed}): choose one with adapter={names[0]!r}, or load all with "
+            "load_adapters"
+        )
 
 
 class NothingReadError(AdapterError):

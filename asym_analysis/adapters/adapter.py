@@ -319,20 +319,6 @@ class Adapter(Mapping[str, LowRankUpdate]):
         coverage = replace(self.coverage, used=used, refused={**self.coverage.refused, **refused})
         return self._like(left, coverage=coverage)
 
-    def part_named(self, prefix: str) -> Adapter:
-        """Give the modules below "prefix/", without it, as an adapter named "name/prefix".
-
-        Parameters
-        ----------
-        prefix
-            Name of one of several adapters in a file.
-        """
-        start = f"{prefix}/"
-        modules = {name.removeprefix(start): source for name, source in self._modules.items() if name.startswith(start)}
-        facts = {key: self.metadata[key] for key in self.metadata if key not in ("adapters", "sha256")}
-        weights = self.metadata.weights if isinstance(self.metadata, Metadata) else None
-        return self._like(modules, name=f"{self.name}/{prefix}", metadata=Metadata(facts, weights=weights))
-
     def _like(self, modules: Mapping[str, ModuleSource], **changed: Any) -> Adapter:
         own = {name: getattr(self, name) for name in _DESCRIPTION}
         return Adapter(modules, **own | changed)

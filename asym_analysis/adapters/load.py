@@ -18,7 +18,7 @@ from asym_analysis.adapters.checkpoint import Dialect
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.labels import rows_of, unique_names
 from asym_analysis.adapters.open_models import is_peft_model
-from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model, split_adapters
+from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model, several
 from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
 from asym_analysis.errors import AdapterError, NothingReadError
 from asym_analysis.vocabulary import choose
@@ -40,6 +40,7 @@ def load_adapter(
     revision: str | None = None,
     subfolder: str | None = None,
     name: str | None = None,
+    adapter: str | None = None,
 ) -> Adapter:
     """Open one adapter, reading headers only: its factors are read when they are asked for.
 
@@ -71,6 +72,8 @@ def load_adapter(
         Folder in the repository, or in `source`, that holds the adapter.
     name
         How tables and figures call it; otherwise the folder's or the file's name.
+    adapter
+        Name of the adapter in a file or model that holds several.
 
     Returns
     -------
@@ -95,15 +98,11 @@ def load_adapter(
     >>> load_adapter(state, scale=0.5)["q"].scaling
     0.5
     """
-    options = Options.of(dialect, config, alpha, scale, in_features, base)
+    options = Options.of(dialect, config, alpha, scale, in_features, base, adapter)
     if not isinstance(source, str | os.PathLike):
         return from_memory(source, options, name)
     files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
-    adapter = from_files(files, options, name or files.name)
-    if len(several := split_adapters(adapter)) > 1:
-        names = ", ".join(each.name.rpartition("/")[2] for each in several)
-        raise AdapterError(f"{files.weights} holds {len(several)} adapters ({names}): load all with load_adapters")
-    return adapter
+    return from_files(files, options, name or files.name)
 
 
 def load_adapters(
@@ -125,7 +124,8 @@ def load_adapters(
     sources
         What `load_adapter` takes, or several of them. A glob pattern stands for its matches; a training run for its
         ``checkpoint-*`` folders in the order of their steps and then the adapter that it holds itself; any other folder
-        for every adapter in it and in its subfolders; an open PEFT model for each of its adapters.
+        for every adapter in it and in its subfolders; an open PEFT model, and a file of several adapters, for each of
+        its adapters.
     metadata
         A table that comparisons should know (task, seed, ...): one row an adapter in order, or a column ``name``
         that holds the adapters' names or paths.
@@ -170,8 +170,8 @@ def load_adapters(
     for row, each in enumerate(found):
         name = next(names) if isinstance(each, AdapterFiles) else each.name
         try:
-            opened = from_files(each, options, name) if isinstance(each, AdapterFiles) else each
-            single = [_readable(adapter, refused) if collect else adapter for adapter in split_adapters(opened)]
+            opened = [each] if isinstance(each, Adapter) else several(from_files, each, options, name)
+            single = [_readable(adapter, refused) if collect else adapter for adapter in opened]
         except (AdapterError, OSError) as error:
             _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
             continue
@@ -295,7 +295,7 @@ def _each(source: Any, options: Options) -> Sequence[AdapterFiles | Adapter]:
     if is_peft_model(source):
         return [from_model(source, adapter, options) for adapter in source.peft_config]
     if not isinstance(source, str | os.PathLike):
-        return [from_memory(source, options, name=None)]
+        return several(from_memory, source, options, "in memory")
     return adapters_at(_local_path(source, revision=None, subfolder=None))
 
 

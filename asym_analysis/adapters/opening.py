@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from asym_analysis.adapters.open_models import (
     model_checkpoint,
     with_current_scales,
 )
+from asym_analysis.adapters.several_adapters import one_adapter
 from asym_analysis.adapters.sources import AdapterFiles, natural_order
+from asym_analysis.errors import SeveralAdaptersError
 from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["Config", "Options", "from_files", "from_memory", "from_model", "split_adapters"]
+__all__ = ["Config", "Options", "from_files", "from_memory", "from_model", "several"]
 
 Config = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -41,6 +43,7 @@ class Options:
     scale: float | int | None = None
     in_features: Mapping[str, int] | None = None
     base: BaseWeights | None = None
+    adapter: str | None = None
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class Options:
         scale: float | int | None,
         in_features: int | Mapping[str, int] | None,
         base: Base | None = None,
+        adapter: str | None = None,
     ) -> Options:
         """Check the arguments of `load_adapter`, and read the config where it is a file."""
         if isinstance(in_features, int):
@@ -62,13 +66,15 @@ class Options:
             None if scale is None else finite(scale, "scale"),
             {str(name): whole(size, f"in_features of {name}", least=1) for name, size in (in_features or {}).items()},
             None if base is None else as_base(base),
+            adapter,
         )
 
     def read(self, checkpoint: Checkpoint) -> tuple[str, Reading]:
         """Let the dialect read a checkpoint."""
+        one = one_adapter(checkpoint, self.adapter)
         base = checkpoint.base if self.base is None else self.base
         sizes = self.in_features or {}
-        given = replace(checkpoint, alpha=self.alpha, scale=self.scale, in_features=sizes, base=base)
+        given = replace(one, alpha=self.alpha, scale=self.scale, in_features=sizes, base=base)
         return read_checkpoint(given, self.dialect)
 
 
@@ -95,6 +101,16 @@ def from_files(files: AdapterFiles, options: Options, name: str) -> Adapter:
     )
 
 
+def several(
+    open_one: Callable[[Any, Options, str], Adapter], source: Any, options: Options, name: str
+) -> list[Adapter]:
+    """Open every adapter of one file or state dict: one, or those that it names."""
+    try:
+        return [open_one(source, options, name)]
+    except SeveralAdaptersError as error:
+        return [open_one(source, replace(options, adapter=each), f"{name}/{each}") for each in error.names]
+
+
 def from_memory(source: Any, options: Options, name: str | None) -> Adapter:
     """Copy an adapter from a state dict, a module, or an open PEFT model (its active adapter)."""
     if is_peft_model(source):
@@ -109,17 +125,6 @@ def from_model(model: Any, adapter: str, options: Options, name: str | None = No
     opened = keep_values(_adapter(checkpoint, options, name or adapter), checkpoint)
     given = options.scale is not None or options.alpha is not None
     return opened if given else with_current_scales(opened, model, adapter)
-
-
-def split_adapters(adapter: Adapter) -> list[Adapter]:
-    """Give each of several adapters that one file holds (the state dict of a whole model) as its own.
-
-    Their modules are named "adapter/module". Trained tensors beside the pairs go with each.
-    """
-    named = str(adapter.metadata.get("adapters", ""))
-    if not named:
-        return [adapter]
-    return [adapter.part_named(name) for name in named.split(", ")]
 
 
 def _adapter(

@@ -36,6 +36,8 @@ class PeftConfig:
         self.target_parameters = [str(name) for name in parameters] if isinstance(parameters, list | tuple) else []
         self.initialization = values.get("init_lora_weights")
         self._overlaps: set[str] = set()
+        #: True once a scale was asked for that the config does not give.
+        self.scale_assumed = False
 
     @cached_property
     def alpha(self) -> float | None:
@@ -90,6 +92,7 @@ class PeftConfig:
             raise AdapterValueError(f"the tensors have rank {rank}, the config says {expected}: the scale is unknown")
         alpha = self.alpha_of(path)
         if alpha is None:
+            self.scale_assumed = True
             return 1.0
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
@@ -101,8 +104,10 @@ class PeftConfig:
     @property
     def scaling_source(self) -> str:
         """Where the scalings that were asked for come from, and what is uncertain about them."""
-        if not self.records_alpha:
+        if self.scale_assumed:
             return "1: no alpha is recorded"
+        if not self.records_alpha:
+            return "fixed by the tuner, or an alpha of each module"
         if not len(self._alphas) and number_or_none(self.values, "lora_alpha", "alpha") is None:
             return f"PEFT's default, alpha {self.alpha:g}: the adapter config gives none"
         if not self._overlaps:

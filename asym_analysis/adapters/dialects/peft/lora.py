@@ -50,7 +50,11 @@ def add_lora(module: PeftModule) -> None:
         factorize = DiagonalPair()
     else:
         factorize, rank = _factorization(config, module.path, A, B, diagonal="E" in parts)
-        scaling = config.scaling(module.path, rank) if alpha is None else ledger.number(alpha) / rank
+        scaling = (
+            config.scaling(module.path, rank)
+            if alpha is None or ledger.alpha is not None
+            else ledger.number(alpha) / rank
+        )
     weight_shape = (B[0], *A[1:]) if len(A) > 2 else None
     if isinstance(factorize, DiagonalPair):
         weight_shape = _weight_shape(module, weight_shape)

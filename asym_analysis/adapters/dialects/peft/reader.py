@@ -76,7 +76,7 @@ def read_peft(
 ) -> Reading:
     """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own."""
     parsed = {key: parse_key(key) for key in ledger.tensors}
-    adapters = {key.adapter for key in parsed.values() if key is not None}
+    adapters = {key.adapter for key in parsed.values() if key is not None and key.adapter is not None}
     groups: dict[str, dict[str, str]] = {}
     paths: dict[str, str] = {}
     shared: dict[str, str] = {}
@@ -91,7 +91,7 @@ def read_peft(
         elif key.leaf == "bias":
             ledger.keep(tensor, f"{key.module}.lora_{key.part}.bias", f"bias of {key.part} of {key.module}")
         else:
-            module = key.module if len(adapters) == 1 or key.adapter is None else f"{key.adapter}/{key.module}"
+            module = key.module if len(adapters) < 2 or key.adapter is None else f"{key.adapter}/{key.module}"
             groups.setdefault(module, {})[key.part] = tensor
             paths[module] = key.path
     # A parameter of the model may be called alpha, too.
@@ -104,7 +104,7 @@ def read_peft(
     if not groups and shared and (alone := tuner_of(shared).alone) is not None:
         alone(model)
     _add_modules(model)
-    ledger.scaling_from(config.scaling_source, recorded=config.records_alpha)
+    ledger.scaling_from(config.scaling_source, recorded=not config.scale_assumed)
     return ledger.reading(config.metadata | _adapters(adapters))
 
 
@@ -162,6 +162,5 @@ def _only_peft(key: PeftKey) -> bool:
     return key.part != "alpha" and (key.part not in ("A", "B") or key.leaf is not None or key.adapter is not None)
 
 
-def _adapters(adapters: set[str | None]) -> dict[str, str]:
-    names = sorted(name for name in adapters if name is not None)
-    return {"adapters": ", ".join(names)} if len(names) > 1 else {}
+def _adapters(adapters: set[str]) -> dict[str, str]:
+    return {"adapters": ", ".join(sorted(adapters))} if len(adapters) > 1 else {}

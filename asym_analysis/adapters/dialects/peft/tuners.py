@@ -79,6 +79,7 @@ def _add_gralora(module: PeftModule) -> None:
         raise AdapterValueError(f"gralora_A has shape {shape}")
     hybrid = module.shape("gralora_A_general")[0] if "general_A" in named else 0
     alpha = module.config.alpha
+    module.config.scale_assumed |= alpha is None
     module.add(named, BlockwisePair(), 1.0 if alpha is None else alpha / (shape[2] + hybrid))
 
 
