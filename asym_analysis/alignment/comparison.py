@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components
 
 from asym_analysis.adapters.module_names import place
-from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs
+from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs, is_listed
 from asym_analysis.alignment.nulls import NullTable
 from asym_analysis.results import Result
 from asym_analysis.subspaces.measures import measure_named
@@ -146,37 +146,61 @@ class SubspaceComparison(Result):
             Another of these: labels are permuted only among adapters that agree in it. With "initialization", what a
             shared initialization explains is not counted as an effect of `by`.
         resamples
-            Number of bootstrap samples of adapters, and of permutations of their labels.
+            Number of random permutations of the adapters' labels, where there are more groupings than this; where
+            there are not, all are listed and p-values are exact.
+        confidence
+            Of the intervals, between 0 and 1.
         correction
             Over the modules and factors: "max-t" for the family-wise error, "bh" for the false discovery rate.
+        seed
+            Of the random permutations.
+
+        Returns
+        -------
+        Contrast
+            See there for the columns.
 
         Raises
         ------
         ValueError
-            If there is no such column, or it puts all adapters in one group or each in its own.
+            If there is no such column, it puts all adapters in one group or each in its own, a value is infinite, or
+            an argument is out of range.
         """
         labels = self.labels(by)
-        options: dict[str, Any] = {
-            "strata": None if within is None else self.labels(within),
-            "resamples": resamples,
-            "confidence": confidence,
-            "correction": correction,
-            "seed": seed,
-        }
+        strata = np.zeros(len(labels), dtype=int) if within is None else self.labels(within)
+        contrasted = partial(
+            contrast_pairs,
+            pairs=self.pairs,
+            labels=labels,
+            strata=strata,
+            resamples=resamples,
+            confidence=confidence,
+            correction=correction,
+            seed=seed,
+        )
         values = np.asarray(self.values, dtype=np.float64)
-        known = np.isfinite(values)
+        known = ~np.isnan(values)
         count = known.sum(0)
         averaged = np.divide(
             np.where(known, values, 0.0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0
         )
-        whole = contrast_pairs(averaged, self.pairs, labels, **options)
-        whole.insert(0, "factor", list(self.factors))
-        whole.insert(1, "module", "all")
-        single = contrast_pairs(values.reshape(-1, values.shape[-1]), self.pairs, labels, **options)
+        over_modules = contrasted(averaged)
+        over_modules.insert(0, "factor", list(self.factors))
+        over_modules.insert(1, "module", "all")
+        single = contrasted(values.reshape(-1, values.shape[-1]))
         single.insert(0, "factor", list(self.factors) * len(self.modules))
         single.insert(1, "module", [module for module in self.modules for _ in self.factors])
-        settings = {**self.settings, "by": by, "within": within, **options, "strata": within}
-        return Contrast(pd.concat([whole, single], ignore_index=True), settings)
+        settings = {
+            **self.settings,
+            "by": by,
+            "within": within,
+            "resamples": resamples,
+            "exact": is_listed(labels, strata, resamples),
+            "confidence": confidence,
+            "correction": correction,
+            "seed": seed,
+        }
+        return Contrast(pd.concat([over_modules, single], ignore_index=True), settings)
 
     @cached_property
     def nulls(self) -> NullTable:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from asym_analysis.adapters import Adapter, AdapterSet
 from asym_analysis.alignment.contrasts import contrast_pairs
+from asym_analysis.alignment.label_deals import all_deals, distinct_deals
 from asym_analysis.alignment.pairwise import compare_subspaces
 
 
@@ -70,7 +71,56 @@ def test_the_same_seed_gives_the_same_table() -> None:
     comparison = compare_subspaces(family("aaabbb", range(6)))
     first = comparison.contrast("task", resamples=200, seed=3).frame
     pd.testing.assert_frame_equal(first, comparison.contrast("task", resamples=200, seed=3).frame)
-    assert not first.equals(comparison.contrast("task", resamples=200, seed=4).frame)
+    # 10 groupings of three against three: all are listed, and the seed does not matter.
+    pd.testing.assert_frame_equal(first, comparison.contrast("task", resamples=200, seed=4).frame)
+    assert first.least_p.unique() == pytest.approx([0.1])
+    drawn = [comparison.contrast("task", resamples=9, seed=seed) for seed in (3, 4)]
+    assert [contrast.settings["exact"] for contrast in drawn] == [False, False]
+    assert not drawn[0].frame.equals(drawn[1].frame)
+    assert drawn[0].frame.least_p.unique() == pytest.approx([0.1])
+
+
+@pytest.mark.parametrize(
+    ("groups", "least"),
+    [((2, 2), 1 / 3), ((3, 3), 0.1), ((4, 4), 1 / 35), ((5, 1, 1, 1), 1 / 56), ((3, 3, 3), 1 / 280), ((2, 1), 1 / 3)],
+)
+def test_the_least_p_value_of_a_design_is_reached_and_stated(groups: tuple[int, ...], least: float) -> None:
+    labels = np.repeat(np.arange(len(groups)), groups)
+    pairs = np.triu_indices(len(labels), 1)
+    values = (labels[pairs[0]] == labels[pairs[1]]) + 0.01 * np.random.default_rng(0).random(len(pairs[0]))
+    row = contrast_pairs(values[None], pairs, labels).iloc[0]
+    assert row.least_p == pytest.approx(least)
+    assert row.p_value >= row.least_p * (1 - 1e-12)
+    assert row.p_value <= 2 * least
+
+
+def test_an_interval_that_rests_on_one_pair_is_refused() -> None:
+    labels = np.array([0, 0, 1])
+    row = contrast_pairs(np.array([[0.9, 0.1, 0.2]]), np.triu_indices(3, 1), labels).iloc[0]
+    assert np.isnan([row.low, row.high]).all()
+    assert row.least_p == pytest.approx(1 / 3)
+
+
+def test_groupings_are_counted_as_they_are_listed() -> None:
+    generator = np.random.default_rng(5)
+    for _ in range(30):
+        labels = generator.integers(-1, 3, size=6)
+        strata = generator.integers(0, 2, size=6)
+        listed = all_deals(labels, strata)
+        assert len(listed) == distinct_deals(labels, strata)[1]
+        agreement = {tuple((row[:, None] == row[None]).ravel()) for row in listed}
+        assert len(agreement) == len(listed)
+
+
+def test_arguments_are_checked_and_infinite_values_refused(without_shape_checks: None) -> None:
+    labels, pairs = np.array([0, 0, 1, 1]), np.triu_indices(4, 1)
+    values = np.arange(6.0)[None]
+    for bad in ({"resamples": 0}, {"confidence": 1.0}, {"correction": "holm"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            contrast_pairs(values, pairs, labels, **bad)
+    values[0, 2] = np.inf
+    with pytest.raises(ValueError, match="1 values are infinite"):
+        contrast_pairs(values, pairs, labels)
 
 
 def test_a_shared_start_is_not_an_effect_of_the_task() -> None:

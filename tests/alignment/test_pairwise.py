@@ -131,6 +131,66 @@ def test_the_summary_separates_tasks_and_reads_the_null() -> None:
     assert summary["count"].to_dict()[("A", "same task")] == 6
 
 
+def test_the_summary_is_what_its_frame_says() -> None:
+    """A two-class head of rank 8: B is the whole space. Two adapters have no label."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    made = [
+        Adapter.from_factors({f"{i}.q": (draw(8, 64), draw(2, 8)) for i in range(3)}, name=str(k)) for k in range(6)
+    ]
+    runs = AdapterSet(made, {"task": ["a", None, "b", "a", "b", None]})
+    for measure in ("overlap", "martin", "pwcca", "linear_regression"):
+        comparison = compare_subspaces(runs, measure=measure)
+        frame, task = comparison.frame, dict(zip(runs.names, runs.table.task, strict=True))
+        one, other = (frame[side].astype(str).map(task) for side in ("adapter_i", "adapter_j"))
+        labelled = one.notna() & other.notna()
+        groups = {
+            "all": labelled | True,
+            "same task": labelled & (one == other),
+            "different task": labelled & (one != other),
+        }
+        for row in comparison.summary().itertuples():
+            chosen = frame[groups[row.pairs] & (frame.factor == row.factor)]
+            assert row.value == pytest.approx(chosen.value.mean(), rel=1e-6)
+            assert row.null_mean == pytest.approx(chosen.null_mean.mean(), rel=1e-6, nan_ok=True)
+            assert row.significant == pytest.approx((chosen.p_value < 0.01).mean())
+            assert row.count == chosen[["adapter_i", "adapter_j"]].drop_duplicates().shape[0]
+            assert comparison.chance(row.factor) == pytest.approx(
+                frame[frame.factor == row.factor].null_mean.mean(), rel=1e-6
+            )
+    overlap = compare_subspaces(runs)
+    assert (overlap.frame[overlap.frame.factor == "B"].p_value == 1).all()
+    assert overlap.same("task").sum() == 2
+    assert overlap.different("task").sum() == 4
+
+
+def test_an_infinite_distance_makes_an_infinite_mean() -> None:
+    made = [
+        Adapter.from_factors({"q": (torch.eye(2, 9).roll(shift, 1), torch.randn(7, 2))}, name=str(shift))
+        for shift in (0, 1, 4)
+    ]
+    comparison = compare_subspaces(made, measure="martin", factors=("A",))
+    assert np.isinf(comparison.frame.value).any()
+    assert np.isinf(comparison.summary().value[0])
+    assert np.isinf(comparison.matrix("A")).any()
+
+
+def test_one_update_in_two_gauges_has_one_rank() -> None:
+    """Four live directions of eight; the balanced gauge takes roots, which lift rounding over a tolerance."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    A, B, G = draw(8, 256), draw(256, 8), draw(8, 8)
+    B[:, 4:] = 0
+    other = Adapter.from_factors({"q": (draw(8, 256), draw(256, 8))}, name="x")
+    for measure in ("linear_regression", "pwcca", "angular_procrustes", "linear_cka", "svcca"):
+        found = [
+            compare_subspaces([other, Adapter.from_factors({"q": f}, name="y")], measure=measure, factors=("right",))
+            for f in ((A, B), (G @ A, B @ torch.linalg.inv(G)))
+        ]
+        assert found[0].values.item() == pytest.approx(found[1].values.item(), abs=2e-5)
+        assert found[0].ranks[0, 0, 1] == found[1].ranks[0, 0, 1] <= 4
+
+
 def test_the_matrix_averages_over_modules() -> None:
     runs = AdapterSet([adapter(n, 3, i) for i, n in enumerate("abcd")])
     comparison = compare_subspaces(runs)
