@@ -26,6 +26,7 @@ from .bounds.compute import compute_bound as compute_bound
 from .bounds.conditional import conditional_information as conditional_information
 from .bounds.family import mutual_information_of_family as mutual_information_of_family
 from .bounds.mutual_information import estimate_mutual_information as estimate_mutual_information
+from .bounds.parametrizations import compare_parametrizations as compare_parametrizations
 from .bounds.report import BoundReport as BoundReport
 from .errors import AdapterError as AdapterError
 from .finetuning.application import apply_variant as apply_variant

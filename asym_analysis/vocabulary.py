@@ -52,7 +52,8 @@ def choose(value: Any, allowed: Iterable[str], name: str) -> str:
     options = tuple(allowed)
     if isinstance(value, str) and value in options:
         return value
-    close = get_close_matches(str(value), options, n=1)
+    folded = {option.casefold(): option for option in options}
+    close = [folded[name] for name in get_close_matches(str(value).casefold(), folded, n=1)]
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"{name} is {value!r}, which is not one of {', '.join(options)}{hint}")
 

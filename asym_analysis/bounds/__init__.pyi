@@ -17,6 +17,10 @@ from .family import FamilyInformation as FamilyInformation
 from .family import mutual_information_of_family as mutual_information_of_family
 from .mutual_information import MutualInformation as MutualInformation
 from .mutual_information import estimate_mutual_information as estimate_mutual_information
+from .parametrizations import PARAMETRIZATIONS as PARAMETRIZATIONS
+from .parametrizations import ParametrizationTable as ParametrizationTable
+from .parametrizations import compare_parametrizations as compare_parametrizations
+from .parametrizations import parameter_count as parameter_count
 from .posterior import GaussianPosterior as GaussianPosterior
 from .posterior import fitted_posterior as fitted_posterior
 from .posterior import gaussian_posterior as gaussian_posterior
