@@ -119,6 +119,7 @@ def _rescaling(layer: Any, name: str, config: Any) -> float:
     alpha = _number(getattr(layer, "lora_alpha", None), name) or _number(getattr(layer, "alpha", None), name)
     if not current or not rank or not alpha:
         return 0.0 if current == 0.0 and alpha else 1.0
+    rank += _number(getattr(layer, "hybrid_r", None), name) or 0.0  # GraLoRA's pair beside the blocks
     if hasattr(layer, "ranknum"):  # AdaLoRA divides by its rank when the layer is used
         return current / alpha
     return current * (math.sqrt(rank) if getattr(config, "use_rslora", False) else rank) / alpha

@@ -147,7 +147,7 @@ class IndexedPair:
 
 def regenerate_projections(
     key: int, shape_A: tuple[int, int], shape_B: tuple[int, int]
-) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
+) -> tuple[Float[Tensor, "rows d_in"], Float[Tensor, "d_out rank"]]:
     """The shared pair that PEFT drew from `projection_prng_key`, where the file leaves it out.
 
     Uniform on +-sqrt(6 / columns) (Kaiming), A first, from one CPU generator.
