@@ -1,16 +1,30 @@
-"""How far a factor moved from a random start that nobody saved, told from the distribution of its entries.
+"""How far a factor moved from an initialization that nobody saved, told from the distribution of its entries.
 
-Let F0 be the start and F = F0 + D. Where the entries of F0 are known to be uniform on [-b, b], as in PEFT's default
-(b = 1/sqrt(d_in) for A), those of F are uniform ones blurred by the entries of D: mass appears beyond the sharp edge at
-b, in proportion to |D| itself and not to its square, which shows a movement of a few percent that the variance of F
-cannot show. The model has three unknowns: the relative movement m = |D|/|F0|; the correlation rho of D with F0,
-<D, F0>/(|D||F0|), which stretches the uniform part to [-(1 + rho m) b, (1 + rho m) b], or shrinks it as weight decay
-does; and how unevenly the rest of D is spread over the entries. Movement is given as its posterior mean and standard
-deviation, with m uniform, rho normal around 0 with standard deviation 0.25, and eight shapes equally likely (the
-variance's part is that of docs/theory.md, section 1.5: |A - A0|/|A0| ~ sqrt(3 d_in var(A) - 1) for rho = 0).
+Let F0 be the initial factor and F = c F0 + E with <E, F0> = 0, so that |F - F0|^2/|F0|^2 = (c - 1)^2 + |E|^2/|F0|^2.
+Where the entries of F0 are independent and uniform on [-b, b] (PEFT's default for A has b = 1/sqrt(d_in)), two facts
+hold for *any* E that does not depend on the single entries of F0, however its entries are distributed and whatever they
+have to do with each other. With x = F/b and averages over the entries:
 
-For starts without an edge (Gaussian, orthonormal) only the mean square is left:
-mean(F^2)/mean(F0^2) - 1 = m^2 + 2 rho m. Small movements stay hidden there, and the answer is then an upper limit.
+- the characteristic function of a uniform distribution is zero at k pi/c for k = 1, 2, ..., and so is that of x:
+  mean cos(k pi x/c) = 0. This gives c, the place of the edge, and tests the fit: one unknown, several equations;
+- mean g_c(x) = mean e^2, with g_c(x) = 4c (n |x| - c n^2) and n = floor((|x|/c + 1)/2): what lies beyond the edge tells
+  the length of E. It is first order in |E|, where the variance of x is second order.
+
+Both follow by averaging over the uniform entry: the mean of cos(t(u + e)) is cos(te) sin(ct)/(ct), and that of
+g_c(u + e) is e^2. The first set of equations is solved by Newton's method with weights that are best for a normal E;
+the standard error is that of the solution's influence function, added to 10 percent of the value for what the
+assumption on E leaves out.
+
+Whether there is an edge at all is tested against every law that is a mixture of normal distributions around zero, of
+any scales (normal, orthonormal, Xavier, Student's t, entries scaled row by row): there the characteristic function is
+positive, and its logarithm, as a function of t^2, is convex (theorem of Schoenberg [1]_), hence
+phi(t) >= phi(t/2)^4. At the zero of a uniform part it is far smaller.
+
+Initializations without an edge give no value: mean(F^2) alone tells m^2 + 2 rho m, with rho unknown.
+
+References
+----------
+.. [1] I. J. Schoenberg, Metric spaces and completely monotone functions, Annals of Mathematics 39 (1938), theorem 2.
 """
 
 from __future__ import annotations
@@ -19,50 +33,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.interpolate import RectBivariateSpline
-from scipy.special import logsumexp, ndtr
 from torch import Tensor
 
-__all__ = ["Movement", "identify_start", "infer_movement"]
+from asym_analysis.vocabulary import Factor
 
-CORRELATION_SPREAD = (
-    0.25  # of rho before the entries are seen; benchmarks/drift_validation.csv has 0.16 over 608 modules
-)
-RESOLVED = 0.4  # largest standard error, relative to the estimate, that is still given; nor is less than 0.008
-NEGLIGIBLE = 30.0  # nats below the best shape at which another is left out
-CLEAR = 5.0  # nats by which all modules together must prefer a uniform start that no config records
-PRUNED = 0.01  # share of exact zeros, which neither a random start nor training gives
-CONTRADICTED = 0.01  # nats an entry by which noise alone may explain the entries better than a recorded uniform start
+__all__ = ["EDGE_LAWS", "Movement", "infer_movements"]
 
-# Shapes that the entries of D may have, each of unit variance: (share of the entries, distance of their two centres
-# from zero, standard deviation around them). Adam's first steps, nearly equal in size, give the first, which is
-# expected of small movements alone, and later ones the second; gradients that live on few inputs give the last five.
-FEW_STEPS = 0.2  # movement at which the first shape has lost half a nat
-SHAPES = (
-    ((1.0, math.sqrt(0.75), 0.5),),
-    ((1.0, math.sqrt(0.5), math.sqrt(0.5)),),
-    ((1.0, 0.0, 1.0),),
-    *(
-        ((share, 0.0, math.sqrt(energy / share)), (1 - share, 0.0, math.sqrt((1 - energy) / (1 - share))))
-        for share, energy in ((0.5, 0.8), (0.2, 0.8), (0.1, 0.92), (0.05, 0.8), (0.02, 0.95))
-    ),
-)
-MOVEMENTS = np.geomspace(0.004, 5.0, 64)
-CORRELATIONS = np.linspace(-0.8, 0.8, 27)
-FINE_MOVEMENTS = np.geomspace(0.004, 5.0, 1200)
-FINE_CORRELATIONS = np.linspace(-0.8, 0.8, 161)
-EDGES = np.unique(
-    np.concatenate(
-        [np.linspace(0, 0.8, 21), np.linspace(0.8, 1.2, 241), np.linspace(1.2, 2, 41), np.geomspace(2, 60, 30)]
-    )
-)
-SCALES = np.geomspace(0.05, 20, 200)
+EDGE_LAWS = frozenset({"kaiming_uniform"})  # laws whose entries are uniform: the only ones that tell a movement
 
-_FROM_WEIGHTS = ("pissa", "olora", "mica", "loftq", "eva", "corda", "lora_ga")
+LARGEST = 1.2  # movement above which the edge is gone: no value is given
+MODEL_ERROR = 0.1  # of the value, added to the standard error
+RESOLVED = 0.3  # largest sampling error, relative to the value, that is still given
+USEFUL = 0.5  # largest upper limit that is given
+PRUNED = 0.01  # share of exact zeros, which neither a random initialization nor training gives
+EDGE_SEEN = 6.0  # standard deviations, all modules together, by which an edge must show where no law is recorded
+EDGE_KEPT = 3.0  # the same where the law is recorded
+MISFIT = 30.0  # chi-square of six equations with one unknown; p = 2e-5
+MISFIT_OF_ALL = 8.0  # standard deviations of the sum over all modules
+ALONG = 0.5  # |c - 1| over the movement above which, with no law recorded, another bound is as likely as a movement
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # relative, of the stored entries
+
+HARMONICS = 12
+TESTED = 6
+WIDTH, TOP = 0.004, 6.0  # of the bins of |x|
+FINE = round(TOP / WIDTH)
+TAIL = np.geomspace(TOP, 4000.0, 64)
+CENTRES = np.concatenate([(np.arange(FINE) + 0.5) * WIDTH, TAIL])
+LOBE = 1.43  # where the characteristic function of a uniform distribution is most negative, in its first zeros
+STEPS = 15
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,15 @@ class Movement:
     Attributes
     ----------
     value, std_error
-        Posterior mean and standard deviation; NaN where the movement cannot be told.
+        The estimate and its standard error; NaN where the movement cannot be told.
     upper
-        97.5 percent quantile, also where `value` is NaN for a movement too small to resolve; NaN without a scheme.
+        97.5 percent limit, also where `value` is NaN because the movement is too small; NaN where it says nothing.
     correlation
-        Posterior mean of the correlation of the movement with the start.
+        Of F - F0 with F0: (c - 1)/value.
     note
         Why there is no estimate, or "".
+    recognized
+        True where the entries show the uniform law at its place.
     """
 
     value: float
@@ -86,84 +89,34 @@ class Movement:
     upper: float
     correlation: float
     note: str
+    recognized: bool = False
 
 
-def identify_start(
-    factors: Sequence[Float[Tensor, "_ _"]], which: Literal["A", "B"] = "A", recorded: Any = None
-) -> tuple[str | None, str]:
-    """Name the scheme from which the factors of an adapter's modules began, or say why it cannot be told.
+def infer_movements(
+    factors: Sequence[Float[Tensor, "_ _"]],
+    which: Factor = "A",
+    *,
+    recorded: bool = False,
+    dtypes: Sequence[str] | None = None,
+) -> list[Movement]:
+    """Infer how far each module's factor moved from a uniform initialization.
 
     Parameters
     ----------
     factors
-        A of every module as (rank, d_in), or B^T as (rank, d_out).
+        A of every module of one adapter as (rank, d_in), or B^T as (rank, d_out): they decide together whether an edge
+        is seen at all.
     which
-        Which of the two it is; the scale of its start depends on it.
+        Which of the two it is; the bound is 1/sqrt(d_in) for A and 1/sqrt(rank) for B.
     recorded
-        PEFT's `init_lora_weights`, where the config gives it. None: the entries of all modules together decide.
+        True where the file names the uniform law. Otherwise a value needs a clear edge at the place of that law.
+    dtypes
+        In which the file stores each factor; "float32" by default.
 
     Returns
     -------
-    scheme, note
-        One of "kaiming_uniform", "gaussian" (standard deviation 1/rank), "orthonormal", "peft_orthogonal",
-        "standard_normal", and ""; or None and the reason.
-
-    Examples
-    --------
-    >>> import torch
-    >>> start = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)) / 8
-    >>> identify_start([start])
-    ('gaussian', '')
-    >>> identify_start([start], recorded="pissa_niter_4")[1]
-    'pissa_niter_4 starts from the base weights or from data: give the initial factors'
-    """
-    entries = [factor.detach().double().numpy() for factor in factors]
-    entries = [values for values in entries if values.any()]
-    name = str(recorded).lower() if recorded is not None else ""
-    if not entries:
-        return None, "the factor is zero: it did not begin at random"
-    if name.startswith(_FROM_WEIGHTS):
-        return None, f"{name} starts from the base weights or from data: give the initial factors"
-    if name == "false":
-        return None, "init_lora_weights=False leaves the start to the user: give the initial factors"
-    if name in ("gaussian", "orthogonal"):
-        return {"gaussian": "gaussian", "orthogonal": "peft_orthogonal"}[name], ""
-    if name == "true" and which == "B":
-        return "standard_normal", ""  # of an embedding, the only B that PEFT's default draws
-    zeros = sum(int((values == 0).sum()) for values in entries) / sum(values.size for values in entries)
-    if zeros > PRUNED:
-        return None, f"{zeros:.0%} of the entries are exactly zero: the factor was pruned, and holds no start"
-    preference = sum(_edge_preference(values, _bound(values, which)) for values in entries)
-    if name == "true":
-        contradicted = preference < -CONTRADICTED * sum(values.size for values in entries)
-        return (None, _CONTRADICTION) if contradicted else ("kaiming_uniform", "")
-    if preference > CLEAR:
-        return "kaiming_uniform", ""
-    if all(_nearly_orthonormal(values) for values in entries):
-        return "orthonormal", ""
-    if all(_nearly_gaussian(values) for values in entries):
-        return "gaussian", ""
-    return None, "the entries fit no known scheme: give the initial factors"
-
-
-def infer_movement(
-    factor: Float[Tensor, "rank d"], scheme: str = "kaiming_uniform", which: Literal["A", "B"] = "A"
-) -> Movement:
-    """Infer the relative distance of a factor from its random start.
-
-    Parameters
-    ----------
-    factor
-        A as (rank, d_in) or B^T as (rank, d_out): the factor that began at random.
-    scheme
-        What `identify_start` named.
-    which
-        Which of the two factors it is.
-
-    Returns
-    -------
-    Movement
-        Its standard error is a posterior standard deviation under the model of this module's docstring.
+    list of Movement
+        In the order of `factors`.
 
     Examples
     --------
@@ -171,148 +124,209 @@ def infer_movement(
     >>> generator = torch.Generator().manual_seed(0)
     >>> start = (2 * torch.rand(8, 768, generator=generator) - 1) / 768**0.5
     >>> move = torch.randn(8, 768, generator=generator)
-    >>> found = infer_movement(start + 0.1 * start.norm() * move / move.norm())
-    >>> bool(abs(found.value - 0.1) < 3 * found.std_error), found.std_error < 0.02
+    >>> found = infer_movements([start + 0.1 * start.norm() * move / move.norm()])[0]
+    >>> bool(abs(found.value - 0.1) < 2 * found.std_error), found.std_error < 0.02
     (True, True)
+    >>> infer_movements([move / 768**0.5])[0].note
+    'no edge of a uniform initialization is seen: the entries are noise of another law, or have moved too far'
     """
-    entries = factor.detach().double().numpy()
-    rank, size = entries.shape
-    if scheme == "kaiming_uniform":
-        bound = _bound(entries, which)
-        excess = 3 * float((entries**2).mean()) / bound**2 - 1
-        # Squares of uniform entries vary by 0.8 of their mean squared. The bins know part of this already: it counts
-        # for a quarter, enough to hold the length of a movement whose entries have none of the shapes.
-        sampling = 2 * math.sqrt(0.8 / entries.size) * (1 + excess)
-        return _movement(_from_edges(_bins(entries, bound)) + _square_misfit(excess, sampling))
-    # Expected mean square of the start's entries, and how much the start's own mean square varies around it.
-    expected, sampling = {
-        "gaussian": (rank**-2.0, math.sqrt(2 / entries.size)),
-        "standard_normal": (1.0, math.sqrt(2 / entries.size)),
-        "orthonormal": (1 / size, 0.0),
-        "peft_orthogonal": (1 / 200, math.sqrt(4 / entries.size)),
-    }[scheme]
-    excess = float((entries**2).mean()) / expected - 1
-    return _movement(_log_prior() + _square_misfit(excess, sampling * (1 + abs(excess)) + 1e-3))
+    names = dtypes if dtypes is not None else ["float32"] * len(factors)
+    entries = [factor.detach().double().numpy() for factor in factors]
+    notes = [_unfit(values, dtype) for values, dtype in zip(entries, names, strict=True)]
+    usable = [index for index, note in enumerate(notes) if not note]
+    found = [_untold(note) for note in notes]
+    if not usable:
+        return found
+    fits = _fit([_histogram(entries[index], which) for index in usable])
+    general = _refused(fits, recorded)
+    for at, index in enumerate(usable):
+        found[index] = _untold(general) if general else _movement(fits, at, recorded, ROUNDING.get(names[index], 0.0))
+    return found
 
 
-_CONTRADICTION = "the entries contradict the recorded uniform start: give the initial factors"
+def _unfit(entries: np.ndarray, dtype: str) -> str:
+    """Why a factor cannot be looked at, or ""."""
+    if not entries.any():
+        return "the factor is zero: it was not initialized at random"
+    if "float8" in dtype or dtype.startswith(("int", "uint")):
+        return f"stored as {dtype}: too coarse to see an edge"
+    zeros = float((entries == 0).mean())
+    return f"{zeros:.0%} of the entries are exactly zero: the factor was pruned" if zeros > PRUNED else ""
 
 
-def _bound(entries: np.ndarray, which: str) -> float:
-    """Kaiming's bound 1/sqrt(fan_in): A reads d_in numbers, B reads rank."""
-    return 1 / math.sqrt(entries.shape[1] if which == "A" else entries.shape[0])
+def _untold(note: str, upper: float = math.nan, *, recognized: bool = False) -> Movement:
+    return Movement(math.nan, math.nan, upper if upper <= USEFUL else math.nan, math.nan, note, recognized)
 
 
-def _movement(log_density: Float[np.ndarray, "m rho"]) -> Movement:
-    """Posterior mean, deviation and upper limit from a log density over FINE_MOVEMENTS x FINE_CORRELATIONS."""
-    weight = np.exp(log_density - logsumexp(log_density))
-    of_m, of_rho = weight.sum(1), weight.sum(0)
-    mean = float(of_m @ FINE_MOVEMENTS)
-    spread = math.sqrt(max(float(of_m @ (FINE_MOVEMENTS - mean) ** 2), 0.0))
-    upper = float(FINE_MOVEMENTS[min(int(np.searchsorted(np.cumsum(of_m), 0.975)), len(of_m) - 1)])
-    if upper > 0.98 * FINE_MOVEMENTS[-1]:
-        return Movement(math.nan, math.nan, math.nan, math.nan, "moved too far: nothing of the start is left to see")
-    lower = float(FINE_MOVEMENTS[int(np.searchsorted(np.cumsum(of_m), 0.025))])
-    if spread > RESOLVED * mean or lower < 2 * FINE_MOVEMENTS[0]:
-        return Movement(math.nan, math.nan, upper, math.nan, f"too small to resolve: at most {upper:.2g}")
-    return Movement(mean, spread, upper, float(of_rho @ FINE_CORRELATIONS), "")
+@dataclass(frozen=True)
+class _Fits:
+    """One entry a module: the edge c and its standard error, the movement and its own, and what tests them."""
+
+    edge: np.ndarray
+    edge_error: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    upper: np.ndarray
+    misfit: np.ndarray
+    scores: tuple[float, float]  # of the edge, all modules together
 
 
-def _log_prior() -> Float[np.ndarray, "m rho"]:
-    """Of m, uniform, so that a geometric grid weighs it by m, and of rho, normal."""
-    return np.log(FINE_MOVEMENTS)[:, None] - 0.5 * (FINE_CORRELATIONS / CORRELATION_SPREAD)[None, :] ** 2
+def _refused(fits: _Fits, recorded: bool) -> str:
+    """Why no module of the adapter can be told, or ""."""
+    if min(fits.scores) > -(EDGE_KEPT if recorded else EDGE_SEEN):
+        return (
+            "no edge of a uniform initialization is seen: the entries are noise of another law, or have moved too far"
+        )
+    count = len(fits.misfit)
+    if fits.misfit.sum() - (TESTED - 1) * count > MISFIT_OF_ALL * math.sqrt(2 * (TESTED - 1) * count):
+        return "the entries do not fit a uniform initialization and a movement"
+    middle = float(np.median(fits.edge))
+    far = abs(middle - 1) > 3 * float(np.median(fits.edge_error))
+    if not recorded and far and abs(middle - 1) > ALONG * float(np.median(fits.value)):
+        return (
+            f"the edge lies at {middle:.3g} times the bound 1/sqrt(fan-in): another bound, a rescaled factor or weight "
+            "decay, which the entries cannot tell apart"
+        )
+    return ""
 
 
-@lru_cache(maxsize=1)
-def _log_probabilities() -> Float[np.ndarray, "shape m rho bins"]:
-    """Log probability of each bin of |F|/b for every shape, movement and correlation of the coarse grids."""
-    m, rho = MOVEMENTS[:, None], CORRELATIONS[None, :]
-    half_width = np.maximum(1 + rho * m, 1e-3)[..., None]
-    deviation = (m * np.sqrt((1 - rho**2) / 3))[..., None]
-    return np.stack([_log_bins(shape, half_width, deviation) for shape in SHAPES])
+def _movement(fits: _Fits, at: int, recorded: bool, rounding: float) -> Movement:
+    value, error, upper = float(fits.value[at]), float(fits.error[at]), float(fits.upper[at])
+    along = float(fits.edge[at]) - 1
+    if fits.misfit[at] > MISFIT:
+        return _untold("the entries do not fit a uniform initialization and a movement")
+    if value > LARGEST or not math.isfinite(value):
+        return _untold(f"moved by more than {LARGEST:g} of its length: too far to tell how far")
+    if value < 3 * max(error, 2 * rounding):
+        limit = max(upper, 6 * rounding)
+        said = f": at most {limit:.2g}" if limit <= USEFUL else ""
+        return _untold(f"too small to resolve{said}", limit, recognized=limit <= USEFUL)
+    if error > RESOLVED * value:
+        return _untold("the factor has too few entries to tell")
+    if not recorded and abs(along) > 3 * fits.edge_error[at] and abs(along) > ALONG * value:
+        return _untold("another bound, a rescaled factor or weight decay, which the entries cannot tell apart")
+    stated = math.hypot(error, MODEL_ERROR * value)
+    return Movement(value, stated, value + 1.96 * stated, max(-1.0, min(1.0, along / value)), "", True)
 
 
-def _log_bins(shape: Sequence[tuple[float, float, float]], half_width: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Log probabilities that |U + deviation N| falls in the bins, U uniform on [-half_width, half_width]."""
-    below = sum(
-        share * _blurred(sign * centre * deviation, half_width, scale * deviation) / 2
-        for share, centre, scale in shape
-        for sign in (-1, 1)
+def _histogram(entries: Float[np.ndarray, "rank d"], which: str) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of |x| in bins, and the mean of |x| in each."""
+    x = np.abs(entries.reshape(-1)) * math.sqrt(entries.shape[1] if which == "A" else entries.shape[0])
+    near = x < TOP
+    place = (np.where(near, x, 0.0) / WIDTH).astype(np.int64)
+    if not near.all():
+        place[~near] = FINE + np.searchsorted(TAIL, x[~near], side="right") - 1
+    counts = np.bincount(place, minlength=len(CENTRES)).astype(float)
+    sums = np.bincount(place, weights=x, minlength=len(CENTRES))
+    return counts, np.divide(sums, counts, out=CENTRES.copy(), where=counts > 0)
+
+
+def _fit(histograms: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Fits:
+    """Solve for the edge of every module, and read the movement beyond it."""
+    counts, x = (np.stack(part) for part in zip(*histograms, strict=True))
+    number = counts.sum(1, keepdims=True)
+    share = counts / number
+    edge = _first_zero(share)
+    error = 0.7 / np.sqrt(number)
+    harmonics = np.arange(1, HARMONICS + 1)
+    for _ in range(STEPS):
+        # The length of E that decides the weights is taken a standard error too large: small samples look too sharp.
+        blur = (share * _beyond(x, np.maximum(edge - error, 0.05))).sum(1, keepdims=True)
+        envelope = np.exp(-0.5 * (np.pi * harmonics / edge) ** 2 * blur)
+        means, slopes, weighted = _cosines(share, x, edge, envelope)
+        weights = envelope * slopes
+        total = np.maximum((weights * slopes).sum(1, keepdims=True), 1e-12)
+        step = np.clip(-edge * (weights * means).sum(1, keepdims=True) / total, -0.05 * edge, 0.05 * edge)
+        edge = edge + step
+        error = np.minimum(edge * np.sqrt(0.5 * (weights**2).sum(1, keepdims=True) / number) / total, 0.3)
+        if np.abs(step).max() < 1e-4:
+            break
+    beyond = _beyond(x, edge)
+    square = (share * beyond).sum(1, keepdims=True)
+    value = np.sqrt((edge - 1) ** 2 + 3 * square)
+    slope = square / edge - 4 * edge * (share * (2 * _turns(x, edge)) ** 2 / 4).sum(1, keepdims=True)
+    influence = ((edge - 1) + 1.5 * slope) * (-edge * weighted / total) + 1.5 * (beyond - square)
+    sampling = np.sqrt((share * influence**2).sum(1, keepdims=True) / number) / np.maximum(value, 1e-9)
+    low = np.maximum(edge - 2 * np.maximum(error, 0.7 / np.sqrt(3 * number)), 0.05)
+    upper = np.sqrt((np.abs(edge - 1) + 2 * error) ** 2 + 3 * (share * _beyond(x, low)).sum(1, keepdims=True))
+    misfit = 2 * number[:, 0] * (means[:, :TESTED] ** 2).sum(1)
+    return _Fits(
+        edge[:, 0],
+        error[:, 0],
+        value[:, 0],
+        sampling[:, 0],
+        np.maximum(upper, value + 1.96 * sampling)[:, 0],
+        misfit,
+        _edge_scores(share, x, edge, number),
     )
-    return np.log(np.maximum(np.diff(below, axis=-1, append=1.0), 1e-12))
 
 
-def _blurred(centre: np.ndarray, half_width: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """P(|U + N| <= edge) for every edge, with U uniform on [-half_width, half_width] and N normal."""
-
-    def integral(z: np.ndarray) -> np.ndarray:  # of the normal distribution function
-        return z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-
-    def below(edges: np.ndarray) -> np.ndarray:
-        upper, lower = (edges - centre + half_width) / deviation, (edges - centre - half_width) / deviation
-        return deviation / (2 * half_width) * (integral(upper) - integral(lower))
-
-    return below(EDGES) - below(-EDGES)
-
-
-def _bins(entries: np.ndarray, bound: float) -> np.ndarray:
-    return np.histogram(np.abs(entries) / bound, np.append(EDGES, np.inf))[0].astype(float)
-
-
-def _from_edges(counts: Float[np.ndarray, "bins"]) -> Float[np.ndarray, "m rho"]:
-    """Log posterior density of a uniform start, from the bins alone."""
-    likelihoods = _log_probabilities() @ counts
-    best = likelihoods.max(axis=(1, 2))
-    grids = []
-    for index in np.flatnonzero(best > best.max() - NEGLIGIBLE):
-        spline = RectBivariateSpline(np.log(MOVEMENTS), CORRELATIONS, likelihoods[index])
-        grids.append(spline(np.log(FINE_MOVEMENTS), FINE_CORRELATIONS))
-        if index == 0:
-            grids[-1] -= 0.5 * (FINE_MOVEMENTS[:, None] / FEW_STEPS) ** 2
-    return logsumexp(np.stack(grids), axis=0) - math.log(len(SHAPES)) + _log_prior()
+def _cosines(
+    share: np.ndarray, x: np.ndarray, edge: np.ndarray, envelope: np.ndarray
+) -> tuple[
+    Float[np.ndarray, "modules harmonics"], Float[np.ndarray, "modules harmonics"], Float[np.ndarray, "modules bins"]
+]:
+    """Means of cos(k pi x/edge) for k = 1, 2, ..., edge times their slopes in it, and the weighted sum in every bin."""
+    near, angle = share[:, :FINE], np.pi / edge * x[:, :FINE]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turned = near * angle
+    before, now, before_sine, now_sine = np.ones_like(cosine), cosine, np.zeros_like(sine), sine
+    means, slopes = np.empty(envelope.shape), np.empty(envelope.shape)
+    weighted = np.zeros(share.shape)  # entries far out count zero
+    for index in range(envelope.shape[1]):
+        means[:, index] = (near * now).sum(1)
+        slopes[:, index] = np.clip((index + 1) * (turned * now_sine).sum(1), -1, 1)
+        weighted[:, :FINE] += (envelope * slopes)[:, index : index + 1] * now
+        before, now = now, 2 * cosine * now - before
+        before_sine, now_sine = now_sine, 2 * cosine * now_sine - before_sine
+    return means, slopes, weighted
 
 
-def _edge_preference(entries: np.ndarray, bound: float) -> float:
-    """Nats by which a blurred uniform distribution of the known width explains the entries better than noise alone.
-
-    On the coarse grids, which may pass by the best fit of the uniform and so understate it, never overstate.
-    """
-    counts = _bins(entries, bound)
-    prior = np.log(MOVEMENTS)[:, None] - 0.5 * (CORRELATIONS / CORRELATION_SPREAD) ** 2
-    joint = _log_probabilities() @ counts + (prior - logsumexp(prior))
-    return float(logsumexp(joint)) - math.log(len(SHAPES)) - _noise_evidence(counts)
+def _turns(x: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    return np.floor((x / edge + 1) / 2)
 
 
-def _noise_evidence(counts: np.ndarray) -> float:
-    """Log evidence, on the same bins, of entries without a uniform part, of any scale, in the same shapes."""
-    table = _log_noise() @ counts
-    return float(logsumexp(table) - math.log(table.size))
+def _beyond(x: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """g_c(x): its mean is that of e^2."""
+    turns = _turns(x, edge)
+    return 4 * edge * (turns * x - edge * turns**2)
 
 
 @lru_cache(maxsize=1)
-def _log_noise() -> Float[np.ndarray, "shape scale bins"]:
-    # A uniform part far narrower than the noise leaves the noise alone.
-    return np.stack([_log_bins(shape, np.asarray(1e-3), SCALES[:, None]) for shape in SHAPES])
+def _zero_table() -> tuple[np.ndarray, np.ndarray]:
+    times = np.linspace(0.25 * np.pi, 4 * np.pi, 300)
+    table = np.cos(np.outer(CENTRES, times))
+    table[FINE:] = 0
+    return times, table
 
 
-def _square_misfit(excess: float, sampling: float) -> Float[np.ndarray, "m rho"]:
-    """Log likelihood of mean(F^2)/E mean(F0^2) - 1 = m^2 + 2 rho m, whatever the shape; F0's own length varies."""
-    m, rho = FINE_MOVEMENTS[:, None], FINE_CORRELATIONS[None, :]
-    return -0.5 * ((excess - m**2 - 2 * rho * m) / sampling) ** 2
+def _first_zero(share: np.ndarray) -> Float[np.ndarray, "modules 1"]:
+    """The edge to begin with: pi over the first zero of the characteristic function; 1 where there is none."""
+    times, table = _zero_table()
+    values = share @ table
+    negative = values < 0
+    after = np.maximum(negative.argmax(1), 1)
+    row = np.arange(len(share))
+    left, right = values[row, after - 1], values[row, after]
+    fall = np.where(left > right, left - right, 1.0)
+    zero = times[after - 1] + (times[after] - times[after - 1]) * left / fall
+    return np.where(negative.any(1), np.pi / np.maximum(zero, times[0]), 1.0)[:, None]
 
 
-def _nearly_orthonormal(entries: np.ndarray) -> bool:
-    """Independent rows have cosines of 1/sqrt(d); orthonormal ones keep smaller ones while they have hardly moved."""
-    rank, size = entries.shape
-    lengths = np.linalg.norm(entries, axis=1)
-    crossed = (entries @ entries.T / np.outer(lengths, lengths))[np.triu_indices(rank, 1)]
-    close = rank > 2 and math.sqrt((crossed**2).mean()) < 0.5 / math.sqrt(size)
-    return close and abs(float((lengths**2).mean()) - 1) < 0.5
+def _edge_scores(share: np.ndarray, x: np.ndarray, edge: np.ndarray, number: np.ndarray) -> tuple[float, float]:
+    """Standard deviations by which phi(pi/c) exceeds phi(pi/2c)^4, and phi beyond its first zero exceeds 0.
 
-
-def _nearly_gaussian(entries: np.ndarray) -> bool:
-    """No excess kurtosis, and nearly the mean square 1/rank^2: a larger movement would look like any other noise."""
-    square = float((entries**2).mean())
-    kurtosis = float((entries**4).mean()) / square**2 - 3
-    excess = square * entries.shape[0] ** 2 - 1
-    return abs(kurtosis) < 5 * math.sqrt(24 / entries.size) and abs(excess) < 0.3 + 5 * math.sqrt(2 / entries.size)
+    Neither is negative for a mixture of normal laws; both are for a uniform part.
+    """
+    near, x = share[:, :FINE], x[:, :FINE]
+    half, whole, lobe = (np.cos(factor * np.pi / edge * x) for factor in (0.5, 1.0, LOBE))
+    low = (near * half).sum(1, keepdims=True)
+    scores = []
+    for excess, term in (
+        ((near * whole).sum(1, keepdims=True) - low**4, whole - 4 * low**3 * half),
+        ((near * lobe).sum(1, keepdims=True), lobe),
+    ):
+        mean = (near * term).sum(1, keepdims=True)
+        variance = ((near * term**2).sum(1, keepdims=True) - mean**2) / number
+        scores.append(float(excess.sum() / math.sqrt(max(variance.sum(), 1e-300))))
+    return scores[0], scores[1]

@@ -1,27 +1,30 @@
-"""How far each factor moved from its start: exactly where the start is known, otherwise told from the entries."""
+"""How far each factor moved from its initialization: measured where that is known, otherwise told from the entries."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.entry_distribution import identify_start, infer_movement
-from asym_analysis.adapters.initialization import random_factors
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.entry_distribution import EDGE_LAWS, Movement, infer_movements
+from asym_analysis.adapters.initialization import has_initialization, random_factors
+from asym_analysis.adapters.known_initializations import KnownLaws, known_laws
+from asym_analysis.adapters.load import as_adapter, as_adapters
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import FACTORS, Factor
 
 __all__ = ["InitializationDrift", "initialization_drift"]
 
-Factor = Literal["A", "B"]
-FACTORS: tuple[Factor, ...] = ("A", "B")
 COLUMNS = [
     "adapter",
     "module",
@@ -32,37 +35,59 @@ COLUMNS = [
     "std_error",
     "upper",
     "correlation",
-    "method",
+    "verdict",
     "scheme",
     "norm",
     "initial_norm",
-    "note",
+    "reason",
 ]
+MEASURED, INFERRED, ZERO, FROZEN, UNTOLD = "measured", "inferred", "recorded zero", "frozen", "cannot tell"
 
 
-@dataclass(frozen=True, eq=False)
-class InitializationDrift(Result):
-    """Relative distance of each factor from its start.
+@dataclass(frozen=True, eq=False, repr=False)
+class InitializationDrift(TableResult):
+    """Relative distance of each factor from its initialization.
+
+    The columns of `frame`, one row an adapter, module and factor:
+
+    - adapter, module, layer, projection, factor;
+    - value: ||F - F0||_F / ||F0||_F; NaN where it cannot be told, or F0 is zero;
+    - std_error: of an inferred value;
+    - upper: 97.5 percent limit, of an inferred value or of a movement that is too small to resolve;
+    - correlation: of F - F0 with F0;
+    - verdict: "measured" (the initial factors are known), "inferred" (from the distribution of the entries), "recorded
+      zero" (the file, or the library that wrote it, says that F0 is zero: the norm of F is what it moved), "frozen"
+      (the file says that F was not trained), or "cannot tell";
+    - scheme: the law of F0, a name of `adapters.known_initializations.LAWS`, where it is recorded or was recognized;
+    - norm: ||F||_F;
+    - initial_norm: ||F0||_F, where it is known;
+    - reason: what the verdict rests on, or why there is no value.
 
     Attributes
     ----------
     frame
-        One row a module and factor. `value` = ||F - F0||_F / ||F0||_F, NaN where it cannot be told or F0 is zero;
-        `std_error` and `upper` (97.5 percent) where it was inferred; `correlation` of F - F0 with F0; `method`
-        ("exact", "frozen", "inferred" or "none"); the `scheme` of the start; `norm` = ||F||_F; `initial_norm` =
-        ||F0||_F where known; `note` says why there is no value.
+        The table.
     settings
-        How it was made.
+        Arguments and versions.
     """
 
-    frame: pd.DataFrame
-    settings: Mapping[str, Any]
+    _plot: ClassVar[str | None] = "drift:plot_drift"
 
     def summary(self) -> pd.DataFrame:
-        """One row a factor: modules, for how many the movement could be told, its median and quartiles."""
+        """One row an adapter and factor.
+
+        Returns
+        -------
+        DataFrame
+            adapter, factor, modules, told (number of modules with a value), median, lower_quartile, upper_quartile and
+            median_std_error of the value, verdict (all that occur, the most frequent first), scheme, reason (of the
+            most frequent verdict).
+        """
         rows = []
         for (adapter, factor), part in self.frame.groupby(["adapter", "factor"], sort=False):
             told = part.value.dropna()
+            verdicts = part.verdict.value_counts(sort=True).index
+            reasons = part.reason[part.verdict == verdicts[0]].value_counts().index
             rows.append(
                 {
                     "adapter": adapter,
@@ -73,32 +98,44 @@ class InitializationDrift(Result):
                     "lower_quartile": told.quantile(0.25),
                     "upper_quartile": told.quantile(0.75),
                     "median_std_error": part.std_error.median(),
-                    "method": "/".join(part.method.unique()),
+                    "verdict": "/".join(verdicts),
                     "scheme": "/".join(sorted(part.scheme.dropna().unique())) or None,
-                    "note": next((note for note in part.note if note), ""),
+                    "reason": reasons[0],
                 }
             )
         return pd.DataFrame(rows)
 
 
-def initialization_drift(adapter: Adapter, initial: Adapter | None = None) -> InitializationDrift:
-    """Measure how far each factor of an adapter moved from its initialization.
+def initialization_drift(
+    adapters: AdapterSet | Adapter | str | os.PathLike[str] | Iterable[Adapter | str | os.PathLike[str]],
+    initial: Adapter | str | os.PathLike[str] | None = None,
+) -> InitializationDrift:
+    """Measure how far each factor moved from its initialization.
 
-    With the initial factors the distance is exact. Without them it is inferred for the factor that began at random,
-    from the distribution of its entries; see `asym_analysis.adapters.entry_distribution` for the model and its stated
-    standard error. A factor that began at zero has no relative distance: its norm is what it moved.
+    What is known comes first: initial factors that were given or recorded make the distance exact, a factor that was
+    not trained has not moved, and one that was zero at first has no relative distance. PEFT's config says which it was,
+    elsewhere the library that wrote the file (`adapters.known_initializations` has the list and its sources).
+    Otherwise the movement is inferred from the distribution of the entries of a factor that was drawn from a uniform
+    law; see `asym_analysis.adapters.entry_distribution` for what that rests on. Everything else is "cannot tell", with
+    the reason. benchmarks/results/drift_simulated.csv and drift_trained.csv hold inferred values against true ones.
 
     Parameters
     ----------
-    adapter
-        The trained adapter.
+    adapters
+        A trained adapter or several, or anything that `load_adapters` reads.
     initial
-        The factors that training began from; by default those that the adapter recorded, if any.
+        The initial factors of all of them, or where `load_adapter` finds them; by default those that each adapter
+        recorded, if any.
+
+    Returns
+    -------
+    InitializationDrift
+        One row an adapter, module and factor.
 
     Raises
     ------
     AdapterError
-        If `initial` lacks a module or has another shape there.
+        If `initial` lacks a module or has another shape there, or a path cannot be read.
 
     Examples
     --------
@@ -106,18 +143,26 @@ def initialization_drift(adapter: Adapter, initial: Adapter | None = None) -> In
     >>> A, B = torch.eye(2, 8), torch.eye(4, 2)
     >>> start = Adapter.from_factors({"q": (A, 0 * B)})
     >>> drift = initialization_drift(Adapter.from_factors({"q": (1.5 * A, B)}), start)
-    >>> drift.frame[["factor", "value", "method"]].values.tolist()
-    [['A', 0.5, 'exact'], ['B', nan, 'exact']]
+    >>> drift.frame[["factor", "value", "verdict"]].values.tolist()
+    [['A', 0.5, 'measured'], ['B', nan, 'recorded zero']]
     """
-    initial = initial if initial is not None else adapter.initial
-    rows = _exact_rows(adapter, initial) if initial is not None else _inferred_rows(adapter)
+    runs = as_adapters(adapters)
+    given = None if initial is None else as_adapter(initial)
+    rows: list[dict[str, Any]] = []
+    for name, adapter in zip(runs.names, runs, strict=True):
+        start = given if given is not None else adapter.initial
+        found = _measured_rows(adapter, start) if start is not None else _inferred_rows(adapter)
+        rows.extend({"adapter": name} | row for row in found)
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
-    settings = {"adapter": adapter.name, "start_known": initial is not None, "versions": versions()}
+    settings = settings_of(
+        adapters=list(runs.names),
+        initial=None if given is None else given.name,
+        recorded=[name for name, run in zip(runs.names, runs, strict=True) if run.initial is not None],
+    )
     return InitializationDrift(frame, settings)
 
 
-def _exact_rows(adapter: Adapter, initial: Adapter) -> list[dict[str, Any]]:
-    rows = []
+def _measured_rows(adapter: Adapter, initial: Adapter) -> Iterator[dict[str, Any]]:
     for module in adapter:
         update, start = adapter[module], initial[module]
         for factor in FACTORS:
@@ -125,75 +170,121 @@ def _exact_rows(adapter: Adapter, initial: Adapter) -> list[dict[str, Any]]:
             if now.shape != then.shape:
                 raise AdapterError(
                     f"{adapter.name}, module {module}: {factor} has shape {tuple(now.shape)} and "
-                    f"its start {tuple(then.shape)}"
+                    f"its initialization {tuple(then.shape)}"
                 )
             moved, length = now - then, then.norm().item()
             distance = moved.norm().item()
-            row = _row(adapter, module, factor, now, method="exact") | {"initial_norm": length}
+            row = _row(module, factor, now) | {"initial_norm": length}
             if length == 0:
-                row["note"] = "initialized at zero: its norm is the movement"
-            else:
-                row["value"] = distance / length
-                row["correlation"] = (moved * then).sum().item() / (distance * length) if distance else math.nan
-            rows.append(row)
-    return rows
+                yield row | {
+                    "verdict": ZERO,
+                    "scheme": "zero",
+                    "reason": "initialized at zero: its norm is the movement",
+                }
+                continue
+            correlation = (moved * then).sum().item() / (distance * length) if distance else math.nan
+            yield row | {
+                "value": distance / length,
+                "correlation": correlation,
+                "verdict": MEASURED,
+                "reason": "the initial factor is known",
+            }
 
 
-def _inferred_rows(adapter: Adapter) -> list[dict[str, Any]]:
+def _inferred_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
     randomly = random_factors(adapter)
     updates = {module: adapter[module] for module in adapter}
-    schemes = {
-        factor: identify_start(
-            [_factor(update, factor) for module, update in updates.items() if factor in randomly[module]],
-            factor,
-            adapter.metadata.get("init_lora_weights"),
-        )
-        for factor in FACTORS
-        if any(factor in of_module for of_module in randomly.values())
-    }
-    rows = []
+    known = {module: known_laws(adapter.metadata, module) for module in updates}
+    inferred = _inferences(adapter, updates, randomly, known)
     for module, update in updates.items():
         trained = adapter.source(module).trained
         for factor in FACTORS:
-            values = _factor(update, factor)
-            row = _row(adapter, module, factor, values, method="none")
+            row = _row(module, factor, _factor(update, factor))
             if trained is not None and factor not in trained:
-                row |= {"value": 0.0, "std_error": 0.0, "method": "frozen"}
+                yield row | {"value": 0.0, "std_error": 0.0, "verdict": FROZEN, "reason": "the file says it was frozen"}
             elif factor not in randomly[module]:
-                row["note"] = "initialized at zero: its norm is the movement"
+                yield row | _zero(known[module])
             else:
-                row |= _inferred(values, factor, *schemes[factor])
-            rows.append(row)
-    return rows
+                yield row | inferred[module, factor]
 
 
-def _inferred(values: Tensor, factor: Factor, scheme: str | None, note: str) -> dict[str, Any]:
-    if scheme is None:
-        return {"note": note}
-    found = infer_movement(values, scheme, factor)
-    facts = {"upper": found.upper, "scheme": scheme, "note": found.note}
-    if found.note:
+def _zero(known: KnownLaws | None) -> dict[str, Any]:
+    if known is None:
+        reason = (
+            "nothing records the initialization; if it was zero, the norm is the movement: give the initial factors"
+        )
+        return {"reason": reason}
+    return {"verdict": ZERO, "scheme": "zero", "reason": f"initialized at zero by {known.source}"}
+
+
+def _inferences(
+    adapter: Adapter,
+    updates: Mapping[str, LowRankUpdate],
+    randomly: Mapping[str, frozenset[Factor]],
+    known: Mapping[str, KnownLaws | None],
+) -> dict[tuple[str, Factor], dict[str, Any]]:
+    """What can be said of the factors that were random, all modules of one recorded law together."""
+    found: dict[tuple[str, Factor], dict[str, Any]] = {}
+    groups: dict[tuple[Factor, bool], list[str]] = {}
+    for module, update in updates.items():
+        for factor in randomly[module]:
+            reason = _unknowable(update, factor, known[module])
+            if reason:
+                laws = known[module]
+                scheme = laws.law(factor) if laws is not None and laws.recorded else None
+                found[module, factor] = {"reason": reason, "scheme": scheme}
+            else:
+                laws = known[module]
+                groups.setdefault((factor, laws is not None and laws.recorded), []).append(module)
+    for (factor, recorded), modules in groups.items():
+        values = [_factor(updates[module], factor) for module in modules]
+        dtypes = [adapter.source(module).dtype for module in modules]
+        movements = infer_movements(values, factor, recorded=recorded, dtypes=dtypes)
+        for module, movement in zip(modules, movements, strict=True):
+            found[module, factor] = _told(movement, recorded)
+    return found
+
+
+def _unknowable(update: LowRankUpdate, factor: Factor, known: KnownLaws | None) -> str:
+    """Why the entries cannot tell the movement, whatever they are, or ""."""
+    if not has_initialization(update):
+        return "the factors were split anew from their product by an SVD: they hold no initialization"
+    if known is None or not known.recorded or known.law(factor) in EDGE_LAWS:
+        return ""
+    if known.law(factor) == "weights":
+        return f"{known.source}: computed from the base weights or from data; give the initial factors"
+    return f"{known.source}: a law without an edge does not show how far it moved; give the initial factors"
+
+
+def _told(movement: Movement, recorded: bool) -> dict[str, Any]:
+    scheme = "kaiming_uniform" if recorded or movement.recognized else None
+    facts = {"upper": movement.upper, "scheme": scheme, "reason": movement.note}
+    if movement.note:
         return facts
-    estimate = {"value": found.value, "std_error": found.std_error, "correlation": found.correlation}
-    return facts | estimate | {"method": "inferred"}
+    return facts | {
+        "value": movement.value,
+        "std_error": movement.std_error,
+        "correlation": movement.correlation,
+        "verdict": INFERRED,
+        "reason": f"the edge of the {'recorded' if recorded else 'recognized'} uniform law, and what lies beyond it",
+    }
 
 
-def _factor(update: LowRankUpdate, factor: Factor) -> Tensor:
+def _factor(update: LowRankUpdate, factor: str) -> Tensor:
     return update.A if factor == "A" else update.B.mT
 
 
-def _row(adapter: Adapter, module: str, factor: str, values: Tensor, *, method: str) -> dict[str, Any]:
+def _row(module: str, factor: str, values: Tensor) -> dict[str, Any]:
     return {
-        "adapter": adapter.name,
         **place(module),
         "factor": factor,
         "value": math.nan,
         "std_error": math.nan,
         "upper": math.nan,
         "correlation": math.nan,
-        "method": method,
+        "verdict": UNTOLD,
         "scheme": None,
         "norm": values.double().norm().item(),
         "initial_norm": math.nan,
-        "note": "",
+        "reason": "",
     }

@@ -21,8 +21,9 @@ _SUMMARY = {
     "upper_quartile": "quartile 3",
     "told": "told",
     "modules": "of modules",
-    "method": "method",
+    "verdict": "verdict",
     "scheme": "scheme",
+    "reason": "reason",
 }
 
 
@@ -40,20 +41,12 @@ def drift(
     ] = None,
 ) -> int:
     """Measure how far each factor moved from its initialization: exactly if that is known, else from the entries."""
-    import pandas as pd
-
     from asym_analysis.adapters.shared_initialization import shared_initialization
-    from asym_analysis.alignment.drift import InitializationDrift, initialization_drift
+    from asym_analysis.alignment.drift import initialization_drift
 
     adapters = read_adapters(call, paths)
     with arguments_checked():
-        start = read_adapter(call, initial) if initial is not None else None
-        parts = [
-            initialization_drift(adapter, start).frame.assign(adapter=name)
-            for name, adapter in zip(adapters.names, adapters, strict=True)
-        ]
-    settings = {"adapters": list(adapters.names), "initial": initial}
-    result = InitializationDrift(pd.concat(parts, ignore_index=True), settings)
+        result = initialization_drift(adapters, read_adapter(call, initial) if initial is not None else None)
     below = (
         "A row: ||F - F0||/||F0|| of one factor F, over the modules where it could be told; a factor that was "
         "initialized at zero has no relative distance."

@@ -1,4 +1,4 @@
-"""How far factors moved from their start, layer by layer."""
+"""How far factors moved from their initialization, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from asym_analysis.plots.style import SERIES, axes_or_new, styled
 
 __all__ = ["plot_drift"]
 
+CROWDED = 5  # lines beyond which the legend stands beside the axes
+
 
 def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
-    """Draw the relative distance of the factors from their start by layer.
+    """Draw the relative distance of the factors from their initialization by layer.
 
     Parameters
     ----------
     drift
-        What `initialization_drift` returned, of one adapter or with the frames of several put together.
+        What `initialization_drift` returned, of one adapter or several.
     ax
         Where to draw; a new figure of one column's width if None.
 
@@ -28,7 +30,8 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     -------
     Axes
         One adapter: a line for each projection, with two standard errors where the distance was inferred; a triangle
-        pointing down is an upper limit. Several adapters: a line for each, the median over its projections.
+        pointing down is an upper limit. Several adapters: a line for each, the median over its projections. Modules of
+        which nothing can be told are left out.
 
     Examples
     --------
@@ -37,7 +40,7 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     >>> A, B = torch.eye(2, 8), torch.eye(4, 2)
     >>> drift = initialization_drift(Adapter.from_factors({"q": (1.5 * A, B)}), Adapter.from_factors({"q": (A, 0 * B)}))
     >>> plot_drift(drift).get_ylabel()
-    'relative distance from the start'
+    '‖F − F₀‖ / ‖F₀‖'
     """
     frame = drift.frame[drift.frame.value.notna() | drift.frame.upper.notna()]
     several = len(frame.adapter.unique()) > 1
@@ -51,9 +54,15 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
                 _draw_series(ax, part, color, label, dashed=factor == "B", median=several)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("layer")
-        ax.set_ylabel("relative distance from the start")
+        ax.set_ylabel("‖F − F₀‖ / ‖F₀‖")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(loc="best", title=None if several else "factor " + "/".join(sorted(frame.factor.unique())))
+        if frame.empty:
+            ax.text(0.5, 0.5, "cannot tell", transform=ax.transAxes, ha="center", va="center")
+            return ax
+        title = None if several else "factor " + "/".join(sorted(frame.factor.unique()))
+        crowded = len(ax.get_legend_handles_labels()[0]) > CROWDED
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if crowded else {"loc": "best"}
+        ax.legend(title=title, **place)
     return ax
 
 

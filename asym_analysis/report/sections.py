@@ -141,25 +141,25 @@ def _same_against_different(adapters: AdapterSet) -> Section | None:
 
 
 def _movement(adapters: AdapterSet) -> Section | None:
-    drifts = [initialization_drift(adapter) for adapter in adapters]
-    rows = pd.concat([drift.summary() for drift in drifts], ignore_index=True)
+    drift = initialization_drift(adapters)
+    rows = drift.summary()
     rows = rows[rows["told"] > 0]
     if rows.empty:
         return None
-    shown = ["adapter", "factor", "told", "modules", "median", "lower_quartile", "upper_quartile", "method"]
+    shown = ["adapter", "factor", "told", "modules", "median", "lower_quartile", "upper_quartile", "verdict"]
     many = len(adapters) > 7 and "family" in adapters.table.columns
     labels = adapters.table["family"].str.replace("_", " ") if many else adapters.table["name"]
-    frames = [drift.frame.assign(adapter=label) for drift, label in zip(drifts, labels, strict=True)]
+    named = drift.frame.assign(adapter=drift.frame["adapter"].map(dict(zip(adapters.names, labels, strict=True))))
     crowded = labels.nunique() > 4
     with styled():
         figure, ax = plt.subplots(figsize=(DOUBLE_COLUMN if crowded else DOUBLE_COLUMN / 2, 2.6))
-        plot_drift(replace(drifts[0], frame=pd.concat(frames, ignore_index=True)), ax)
+        plot_drift(replace(drift, frame=named), ax)
         if crowded:
             ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     text = (
-        "Relative distance ||F - F0||/||F0|| of each factor F from its start F0, over modules: exact where the start "
-        "was recorded, otherwise inferred from the distribution of the entries, or left open. A factor that began at "
-        "zero has no relative distance and is left out."
+        "Relative distance ||F - F0||/||F0|| of each factor F from its initialization F0, over modules: measured where "
+        "that was recorded, otherwise inferred from the distribution of the entries, or left open. A factor that was "
+        "initialized at zero has no relative distance and is left out."
     )
     caption = f"Median over the projections of a layer, a line for each {'family' if many else 'adapter'}."
     drawn = Drawn("movement", figure, caption)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-import math
+import json
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from asym_analysis.adapters import Adapter
 from asym_analysis.adapters.load import load_adapter
-from asym_analysis.alignment.drift import initialization_drift
+from asym_analysis.alignment.drift import InitializationDrift, initialization_drift
 from asym_analysis.errors import AdapterError
 
 
@@ -24,62 +27,139 @@ def toy(seed: int = 0, moved: float = 0.3) -> tuple[Adapter, Adapter]:
     return Adapter.from_factors(factors, name="toy"), Adapter.from_factors(starts, name="start")
 
 
-def test_with_the_start_the_distance_is_exact() -> None:
+def test_with_the_initial_factors_the_distance_is_measured() -> None:
     adapter, start = toy()
     frame = initialization_drift(adapter, start).frame
     of_A = frame[frame.factor == "A"]
     assert of_A.value.to_numpy() == pytest.approx(0.3, rel=1e-5)
-    assert set(of_A.method) == {"exact"}
+    assert set(of_A.verdict) == {"measured"}
     assert (of_A.layer == [0, 1, 2, 3]).all()
     of_B = frame[frame.factor == "B"]
     assert of_B.value.isna().all()
+    assert set(of_B.verdict) == {"recorded zero"}
     assert of_B.norm.iloc[0] == pytest.approx(adapter["layer.0.query"].B.norm().item(), rel=1e-6)
     assert (of_B.initial_norm == 0).all()
 
 
-def test_a_recorded_start_is_used_and_a_wrong_one_refused() -> None:
+def test_recorded_initial_factors_are_used_and_wrong_ones_refused() -> None:
     adapter, start = toy()
     factors = {module: (adapter[module].A, adapter[module].B) for module in adapter}
     recorded = Adapter.from_factors(factors, initial=start)
-    assert set(initialization_drift(recorded).frame.method) == {"exact"}
+    assert set(initialization_drift(recorded).frame.verdict) == {"measured", "recorded zero"}
     short = Adapter.from_factors({module: (A[:4], B[:, :4]) for module, (A, B) in factors.items()})
-    with pytest.raises(AdapterError, match="its start"):
+    with pytest.raises(AdapterError, match="its initialization"):
         initialization_drift(adapter, short)
 
 
-def test_without_the_start_it_is_inferred_for_the_random_factor_alone() -> None:
+def test_without_them_it_is_inferred_for_the_random_factor_alone() -> None:
     adapter, _ = toy()
     drift = initialization_drift(adapter)
     of_A = drift.frame[drift.frame.factor == "A"]
-    assert ((of_A.value - 0.3).abs() < 3 * of_A.std_error).all()
+    assert ((of_A.value - 0.3).abs() < 2.5 * of_A.std_error).all()
     assert set(of_A.scheme) == {"kaiming_uniform"}
-    assert drift.frame[drift.frame.factor == "B"].value.isna().all()
+    assert set(of_A.verdict) == {"inferred"}
+    of_B = drift.frame[drift.frame.factor == "B"]
+    assert of_B.value.isna().all()
+    assert of_B.reason.str.contains("nothing records the initialization").all()
     row = drift.summary().set_index("factor").loc["A"]
-    assert (row.modules, row.told) == (4, 4)
+    assert (row.modules, row.told, row.verdict) == (4, 4, "inferred")
     assert row["median"] == pytest.approx(0.3, abs=0.05)
 
 
-def test_a_scheme_that_starts_from_the_weights_is_refused_by_name() -> None:
-    adapter, _ = toy()
+def rewritten(adapter: Adapter, **metadata: object) -> Adapter:
     factors = {module: (adapter[module].A, adapter[module].B) for module in adapter}
-    pissa = Adapter.from_factors(factors, metadata={"init_lora_weights": "pissa"})
-    frame = initialization_drift(pissa).frame
-    assert frame.value.isna().all()
-    assert frame[frame.factor == "A"].note.str.contains("pissa").all()
+    return Adapter.from_factors(factors, name="rewritten", metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"init_lora_weights": True}, {"init_lora_weights": "gaussian"}, {"dialect": "mlx"}, {"dialect": "kohya"}],
+)
+def test_a_B_that_was_zero_is_never_told_a_movement(metadata: dict[str, object]) -> None:
+    """Also where it has come to look like noise of some law: its norm is what it moved."""
+    generator = torch.Generator().manual_seed(0)
+    adapter, _ = toy()
+    noisy = Adapter.from_factors({m: (adapter[m].A, torch.randn(96, 8, generator=generator) / 3) for m in adapter})
+    of_B = initialization_drift(rewritten(noisy, **metadata)).frame.query("factor == 'B'")
+    assert set(of_B.verdict) == {"recorded zero"}
+    assert of_B.value.isna().all()
+    assert of_B.upper.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "reason"),
+    [
+        ("pissa", "computed from the base weights"),
+        ("olora", "computed from the base weights"),
+        ("eva", "computed from the base weights"),
+        ("gaussian", "a law without an edge"),
+        ("orthogonal", "a law without an edge"),
+    ],
+)
+def test_a_recorded_scheme_that_shows_nothing_is_named(recorded: str, reason: str) -> None:
+    of_A = initialization_drift(rewritten(toy()[0], init_lora_weights=recorded)).frame.query("factor == 'A'")
+    assert of_A.value.isna().all()
+    assert set(of_A.verdict) == {"cannot tell"}
+    assert of_A.reason.str.contains(reason).all()
+
+
+def test_factors_split_by_an_svd_are_told_nothing() -> None:
+    adapter, _ = toy()
+    balanced = {module: adapter[module].balanced() for module in adapter}
+    split = Adapter.from_factors(
+        {module: (u.A[:2], u.B[:, :2]) for module, u in balanced.items()}, metadata={"dialect": "kohya"}
+    )
+    of_A = initialization_drift(split).frame.query("factor == 'A'")
+    assert of_A.reason.str.contains("split anew").all()
+
+
+def test_paths_sets_and_a_round_trip(tmp_path: Path) -> None:
+    folders = []
+    for name in ("a", "b"):
+        adapter, _ = toy(ord(name))
+        state = {
+            f"base_model.model.{m}.lora_{f}.weight": getattr(adapter[m], f).contiguous() for m in adapter for f in "AB"
+        }
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        save_file(state, folders[-1] / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "init_lora_weights": True}
+        (folders[-1] / "adapter_config.json").write_text(json.dumps(config))
+    drift = initialization_drift(folders)
+    assert drift.summary()[["adapter", "factor", "told", "verdict"]].to_numpy().tolist() == [
+        ["a", "A", 4, "inferred"],
+        ["a", "B", 0, "recorded zero"],
+        ["b", "A", 4, "inferred"],
+        ["b", "B", 0, "recorded zero"],
+    ]
+    one = initialization_drift(str(folders[0])).frame
+    pd.testing.assert_frame_equal(one, drift.frame[drift.frame.adapter == "a"])
+    drift.to_json(tmp_path / "drift.json")
+    pd.testing.assert_frame_equal(InitializationDrift.from_json(tmp_path / "drift.json").frame, drift.frame)
+
+
+def test_an_adapter_of_72_modules_takes_less_than_a_second_and_a_half() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = (2 * torch.rand(72, 8, 768, generator=generator) - 1) / 768**0.5
+    B = torch.randn(72, 768, 8, generator=generator)
+    adapter = Adapter.from_factors({f"layer.{i}.q": (start[i], B[i]) for i in range(72)}, metadata={"dialect": "peft"})
+    initialization_drift(toy()[0])  # tables of the first call
+    begin = time.process_time()
+    initialization_drift(adapter)
+    assert time.process_time() - begin < 1.5
 
 
 def test_real_adapters(shared_adapters: Path) -> None:
-    def drift(folder: str) -> float:
-        summary = initialization_drift(load_adapter(shared_adapters / folder)).summary().set_index("factor")
-        return float(summary.loc["A", "median"])
-
-    # Two optimizer steps, a third of a run, and its end.
     names = ["smoke_r4_a16_ckpt2_nearinit", "runA_r4_a16_ckpt308", "runA_r4_a16_ckpt924"]
-    moved = [drift(f"ner-roberta-base/{name}") for name in names]
-    assert moved == sorted(moved)
-    assert moved[0] < 0.02
+    frame = initialization_drift([shared_adapters / "ner-roberta-base" / name for name in names]).frame
+    assert set(frame[frame.factor == "B"].verdict) == {"recorded zero"}
+    of_A = frame[frame.factor == "A"].set_index("adapter")
+    # Two optimizer steps, a third of a run, and its end.
+    assert of_A.value[names[0]].isna().all()
+    assert of_A.upper[names[0]].max() < 0.06
+    medians = [of_A.value[name].median() for name in names[1:]]
+    assert 0.02 < medians[0] < medians[1]
     untrained = initialization_drift(load_adapter(shared_adapters / "variety/zeroB_gemma_untrained")).frame
     of_A = untrained[untrained.factor == "A"]
     assert of_A.value.isna().all()
-    assert of_A.upper.max() < 0.04
-    assert all(math.isnan(value) for value in of_A.std_error)
+    assert of_A.upper.max() < 0.06
