@@ -24,6 +24,11 @@ class Patterns(Generic[Value]):
     Patterns that are plain names are found by looking up the ends of the module's name, so that a config with an
     entry for every module takes linear time.
 
+    Parameters
+    ----------
+    patterns
+        Pattern -> value, in the order in which they count.
+
     Raises
     ------
     AdapterError
@@ -51,11 +56,33 @@ class Patterns(Generic[Value]):
                 self._regular.append(index)
 
     def first(self, name: str) -> Value | None:
-        """The value of the first pattern that matches, or None."""
+        """Give the value of the first pattern that matches.
+
+        Parameters
+        ----------
+        name
+            A module's dotted name.
+
+        Returns
+        -------
+        object or None
+            The value; None where no pattern matches.
+        """
         return next(iter(self.matching(name)), None)
 
     def matching(self, name: str) -> list[Value]:
-        """The values of all patterns that match, the one that counts first."""
+        """Give the values of all patterns that match.
+
+        Parameters
+        ----------
+        name
+            A module's dotted name.
+
+        Returns
+        -------
+        list
+            The values, the one that counts first.
+        """
         if not self._patterns:
             return []
         candidates = sorted({*self._plain_candidates(name), *self._regular})

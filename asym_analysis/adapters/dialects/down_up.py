@@ -63,6 +63,16 @@ class DownUpKey:
 def parse_key(key: str) -> DownUpKey | None:
     """Take a tensor name apart; None where no trainer names a part of an update so.
 
+    Parameters
+    ----------
+    key
+        A tensor's name.
+
+    Returns
+    -------
+    DownUpKey or None
+        The module and the part.
+
     Examples
     --------
     >>> parse_key("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight")
@@ -120,7 +130,18 @@ class DownUpDialect:
     tensor: str = ""
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether a part of an update belongs to such a module."""
+        """Say whether a part of an update belongs to such a module.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        bool
+            False, too, where the config names a tuner of PEFT.
+        """
         if checkpoint.config.get("peft_type"):
             return False
         module, tensor = re.compile(self.module), re.compile(self.tensor)
@@ -133,7 +154,23 @@ class DownUpDialect:
         )
 
     def read(self, checkpoint: Checkpoint) -> Reading:
-        """Scale each update by its alpha, or by the LoraConfig in the file's header, or by 1."""
+        """Scale each update by its alpha, or by the LoraConfig in the file's header, or by 1.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        Reading
+            The modules, with the account of every tensor.
+
+        Raises
+        ------
+        AdapterError
+            If no pair can be formed.
+        """
         return read_down_up(Ledger(checkpoint, self.name), checkpoint.header)
 
 
@@ -157,6 +194,23 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
 
     Where there is none, the LoraConfig counts that diffusers writes into the header, or else 1: trainers of this
     family take a missing alpha for the rank.
+
+    Parameters
+    ----------
+    ledger
+        The tensors, none of them accounted for yet.
+    header
+        The container's text metadata.
+
+    Returns
+    -------
+    Reading
+        The modules, with the account of every tensor.
+
+    Raises
+    ------
+    AdapterError
+        If no pair can be formed, or the header's LoraConfig is damaged.
     """
     groups: dict[str, dict[str, str]] = {}
     for tensor in ledger.tensors:
@@ -174,7 +228,7 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             groups.setdefault(key.module, {})[part] = tensor
     ledger.require_both(groups)
     configs = _header_configs(header)
-    silent = [module for module, parts in groups.items() if "alpha" not in parts and not configs]
+    silent = [module for module, parts in groups.items() if not _has_scale(module, parts, configs)]
     for module, parts in groups.items():
         try:
             _add_module(ledger, module, dict(parts), configs)
@@ -182,6 +236,12 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             ledger.refuse(parts.values(), f"{module}: {error}")
     _say_scale(ledger, len(silent), len(groups), from_header=bool(configs))
     return ledger.reading(_metadata(header))
+
+
+def _has_scale(module: str, parts: Mapping[str, str], configs: Mapping[str, PeftConfig]) -> bool:
+    """Whether the file records the scale of a module; LoKr with both matrices whole is not scaled."""
+    unscaled = {"lokr_w1", "lokr_w2"} <= parts.keys()
+    return unscaled or "alpha" in parts or module.partition(".")[0] in configs
 
 
 def _add_module(ledger: Ledger, module: str, parts: dict[str, str], configs: Mapping[str, PeftConfig]) -> None:
@@ -259,7 +319,7 @@ def _say_scale(ledger: Ledger, silent: int, modules: int, *, from_header: bool) 
         return
     ledger.scaling_from("config in the header" if from_header else "alpha of each module")
     if silent:
-        ledger.assume("scale", f"1 in {silent} of {modules} modules, which have no alpha", GIVE_SCALE)
+        ledger.assume("scale", f"1 in {silent} of {modules} modules, for which no alpha is recorded", GIVE_SCALE)
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:

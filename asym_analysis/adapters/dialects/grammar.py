@@ -64,7 +64,18 @@ class Facts:
         yield self._checkpoint.header
 
     def at(self, *paths: str) -> Any:
-        """The first entry that is given, of several paths such as ``"model/lora_alpha"``; None where there is none."""
+        """Give the first entry that is there.
+
+        Parameters
+        ----------
+        *paths
+            Paths such as ``"model/lora_alpha"``, in the order in which they count.
+
+        Returns
+        -------
+        object or None
+            The entry; None where there is none.
+        """
         for place in self._places():
             for path in paths:
                 value: Any = place
@@ -75,7 +86,17 @@ class Facts:
         return None
 
     def number(self, *paths: str) -> float | None:
-        """The first entry that is given, as a number.
+        """Give the first entry that is there, as a number.
+
+        Parameters
+        ----------
+        *paths
+            As for `at`.
+
+        Returns
+        -------
+        float or None
+            The number; None where there is no entry.
 
         Raises
         ------
@@ -192,7 +213,19 @@ class Grammar:
         return {part: pattern for part, pattern in named.items() if isinstance(pattern, str)}
 
     def key(self, tensor: str) -> Key | None:
-        """Take a tensor's name apart; None where it names no part of an update."""
+        """Take a tensor's name apart.
+
+        Parameters
+        ----------
+        tensor
+            Its name in the file.
+
+        Returns
+        -------
+        Key or None
+            The module and the part (``"A"``, ``"B"``, ``"alpha"``, ``"magnitude"``; ``"A.0"``, ... for a split
+            projection); None where it names no part of an update.
+        """
         for part, pattern in self._patterns.items():
             found = _compiled(pattern).fullmatch(tensor)
             if found is None:
@@ -204,7 +237,18 @@ class Grammar:
         return None
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether a factor is named as in this grammar (each, for a grammar of whole files)."""
+        """Say whether a factor is named as in this grammar; every tensor, for a grammar of whole files.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        bool
+            True where the names fit, and the config has what the grammar requires.
+        """
         facts = Facts(checkpoint)
         if any(facts.at(path) is None for path in self.requires):
             return False
@@ -213,6 +257,16 @@ class Grammar:
 
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Pair the factors of each module, scale them, and account for every other tensor.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        Reading
+            The modules, with the account of every tensor and what was assumed.
 
         Raises
         ------
@@ -249,6 +303,12 @@ class Grammar:
 
         Parameters
         ----------
+        ledger
+            The account that it is added to.
+        facts
+            What the config and the header say.
+        module
+            The module's name.
         parts
             Part -> tensor's name.
         turned
@@ -282,14 +342,21 @@ class Grammar:
         ledger.add(module, parts, pair, scaling, layout=layout, also=also)
 
     def scale(self, ledger: Ledger, facts: Facts, module: str, rank: int, alpha: str | None = None) -> float:
-        """The number that multiplies B·A.
+        """Give the number that multiplies B·A.
 
         Parameters
         ----------
+        ledger, facts, module
+            As for `add`.
         rank
             The rank that the tensors have.
         alpha
             Name of the tensor that holds the module's alpha.
+
+        Returns
+        -------
+        float
+            The scale; 1 where no alpha is recorded.
 
         Raises
         ------
@@ -314,7 +381,7 @@ class Grammar:
         return value / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def recorded_alpha(self, facts: Facts) -> float | None:
-        """The alpha of the grammar or of the config."""
+        """Give the alpha of the grammar, or of the config; None where there is none."""
         return float(self.alpha) if isinstance(self.alpha, int | float) else facts.number(*self.alpha_at)
 
     def say_scale(self, ledger: Ledger, facts: Facts) -> None:

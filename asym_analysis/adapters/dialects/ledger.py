@@ -1,4 +1,4 @@
-"""Bookkeeping while a dialect reads: every tensor ends up used, ignored or refused, and nothing is lost."""
+"""An account of every tensor while a dialect reads: each ends up used, ignored or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIVE_SCALE = "give alpha= or scale= to load_adapter, or --alpha or --scale to as
 
 
 class Ledger:
-    """What became of each tensor so far, in the file's order.
+    """What became of each tensor so far, and what was assumed.
 
     Parameters
     ----------
@@ -75,6 +75,14 @@ class Ledger:
             The module's name.
         parts
             Part that the factorization reads -> tensor's name.
+        factorize
+            Makes the two factors from the parts.
+        scaling
+            The number that multiplies B·A; the user's replaces it.
+        layout
+            How the model stores the weight; a matrix (d_out, d_in) where it is omitted.
+        trained
+            The factors that training changed, where that is known.
         also
             Tensors that went into the scaling.
         more
@@ -99,26 +107,75 @@ class Ledger:
         self._used.update(dict.fromkeys(also, f"scaling of {module}"))
 
     def part(self, tensor: str, *, frozen: bool = False) -> Part:
-        """A tensor of the file as a part of a module; `frozen` says that training never changes it."""
+        """Give a tensor of the file as a part of a module.
+
+        Parameters
+        ----------
+        tensor
+            Its name in the file.
+        frozen
+            True where training never changes it.
+
+        Returns
+        -------
+        Part
+            The tensor, not read yet.
+        """
         source = self.tensors[tensor]
         return Part(source.shape, source.dtype, source.read, tensor=tensor, frozen=frozen)
 
     def share(self, tensor: str, part: str) -> None:
-        """Record a tensor that several modules use."""
+        """Record a tensor that several modules use.
+
+        Parameters
+        ----------
+        tensor
+            Its name in the file.
+        part
+            The part it plays, for the coverage.
+        """
         self._used[tensor] = part
 
     def keep(self, tensor: str, name: str, part: str) -> None:
-        """Record a trained tensor that belongs to no pair (a head, a bias), under its clean name."""
+        """Record a trained tensor that belongs to no pair: a head, a bias.
+
+        Parameters
+        ----------
+        tensor
+            Its name in the file.
+        name
+            Its name in the model.
+        part
+            The part it plays, for the coverage.
+        """
         self._extras[name if name not in self._extras else tensor] = self.tensors[tensor]
         self._used[tensor] = part
 
     def ignore(self, tensors: str | Iterable[str], reason: str, *, may_be_trained: bool = False) -> None:
-        """Record tensors that are left out; `may_be_trained` where the file does not say that they are frozen."""
+        """Record tensors that are left out.
+
+        Parameters
+        ----------
+        tensors
+            Their names in the file.
+        reason
+            Why leaving them out is sound.
+        may_be_trained
+            True where the file does not say that they are frozen.
+        """
         self._ignored.update(dict.fromkeys(_names(tensors), reason))
         self._others_unknown |= may_be_trained
 
     def refuse(self, tensors: str | Iterable[str], reason: str) -> None:
-        """Record tensors that belong to an adapter but cannot be used."""
+        """Record tensors that belong to an adapter but cannot be used.
+
+        Parameters
+        ----------
+        tensors
+            Their names in the file.
+        reason
+            Why they cannot be used.
+        """
         self._refused.update(dict.fromkeys(_names(tensors), reason))
 
     def scaling_from(self, source: str, *, recorded: bool = True, hint: str = "") -> None:
@@ -138,13 +195,28 @@ class Ledger:
             self.assume("scale", source, GIVE_SCALE + (f" ({hint})" if hint else ""))
 
     def assume(self, what: str, value: str, remedy: str) -> None:
-        """Record a fact that the checkpoint leaves open, the value taken, and how to give the right one."""
+        """Record a fact that the checkpoint leaves open.
+
+        Parameters
+        ----------
+        what
+            ``"scale"``, ``"orientation"`` or ``"layout"``.
+        value
+            The value taken, with the reason.
+        remedy
+            What to write to give the right one.
+        """
         assumption = Assumption(what, value, remedy)
         if assumption not in self._assumed:
             self._assumed.append(assumption)
 
     def require_both(self, groups: Mapping[str, Mapping[str, str]]) -> None:
         """Check that a file of pairs does not hold one factor only.
+
+        Parameters
+        ----------
+        groups
+            Module -> part -> tensor's name.
 
         Raises
         ------
@@ -161,7 +233,17 @@ class Ledger:
             )
 
     def number(self, tensor: str) -> float:
-        """The value of a tensor that holds one number, such as alpha: the only tensors that a dialect reads.
+        """Read a tensor that holds one number, such as alpha: dialects read no others.
+
+        Parameters
+        ----------
+        tensor
+            Its name in the file.
+
+        Returns
+        -------
+        float
+            The number.
 
         Raises
         ------
@@ -181,6 +263,11 @@ class Ledger:
         ----------
         metadata
             What is known of the adapter; where the scales come from is added.
+
+        Returns
+        -------
+        Reading
+            The modules, the account of every tensor, and what was assumed.
 
         Raises
         ------

@@ -11,6 +11,7 @@ from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.dialects.peft import read_peft
 from asym_analysis.adapters.dialects.peft.config import PeftConfig, with_alpha
 from asym_analysis.adapters.dialects.peft.keys import parse_key
+from asym_analysis.errors import AdapterError
 
 __all__ = ["LorasymDialect", "trained_factors"]
 
@@ -32,14 +33,46 @@ class LorasymDialect:
     name = "lorasym"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether the config names LORASYM, or holds its rule."""
+        """Say whether the config names LORASYM, or holds its rule.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        bool
+            True for a checkpoint of the released code.
+        """
         config = checkpoint.config
         return str(config.get("peft_type")).upper() == "LORASYM" or "update_rule" in config
 
     def read(self, checkpoint: Checkpoint) -> Reading:
-        """Read the pairs as PEFT's, and the rule into each module's `trained` and the metadata."""
+        """Read the pairs as PEFT's, and the rule into each module's `trained` and the metadata.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Returns
+        -------
+        Reading
+            The modules, with the account of every tensor.
+
+        Raises
+        ------
+        AdapterError
+            If no pair can be formed, or E is used and not in the file.
+        """
         rule = _rule(checkpoint.config.get("update_rule"))
         used = bool(rule.get("use_E"))
+        if used and not any(map(_is_middle, checkpoint.tensors)):
+            raise AdapterError(
+                f"{checkpoint.source}: update_rule has use_E, so that the update is B·E·A, and the file has no lora_E: "
+                "save lora_E too"
+            )
         kept = {name: tensor for name, tensor in checkpoint.tensors.items() if used or not _is_middle(name)}
         ledger = Ledger(replace(checkpoint, tensors=kept), self.name)
         config = with_alpha(checkpoint.config, checkpoint.alpha)

@@ -29,6 +29,10 @@ def add_hadamard(
 
     Parameters
     ----------
+    ledger
+        The account that the module is added to.
+    module
+        The module's name.
     parts
         ``hada_w1_a``, ... -> tensor's name; `magnitude` is kept, anything else is refused.
     scaling
@@ -67,12 +71,12 @@ def add_kronecker(
 
     Parameters
     ----------
+    ledger, module, also, weight_shape
+        As for `add_hadamard`.
     parts
         ``lokr_w1`` or ``lokr_w1_a`` and ``lokr_w1_b``, likewise for w2, ``lokr_t2`` -> tensor's name.
     scaling
         Scale for the rank, which is None where both matrices are given whole.
-    weight_shape
-        As for `add_hadamard`.
 
     Raises
     ------

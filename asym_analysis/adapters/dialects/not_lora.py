@@ -1,4 +1,4 @@
-"""What is no low-rank adapter: recognized by its own name, so that the message can say what to do."""
+"""Files that hold no low-rank adapter: each kind is refused by its name, with what to do."""
 
 from __future__ import annotations
 
@@ -45,11 +45,33 @@ class NotLoraDialect:
     name = "none"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether this is asked last and the kind of file can be named."""
+        """Say whether the file is of a known kind that is no low-rank adapter.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds, which no other dialect recognizes.
+
+        Returns
+        -------
+        bool
+            True where `read` can name the kind.
+        """
         return _kind(checkpoint) is not None
 
     def read(self, checkpoint: Checkpoint) -> Reading:
-        """Refuse the checkpoint by its own name."""
+        """Refuse the checkpoint, naming its kind.
+
+        Parameters
+        ----------
+        checkpoint
+            What a container holds.
+
+        Raises
+        ------
+        NotAnAdapterError
+            Always.
+        """
         kind, reason = _kind(checkpoint) or ("no adapter that is known", "describe its names with a PatternDialect")
         raise NotAnAdapterError(f"{checkpoint.source} holds {kind}: {reason}")
 

@@ -256,3 +256,6 @@ class TestLorasym:
         adapter = read(tensors, {"peft_type": "LORASYM", "r": 2, "lora_alpha": 8, "update_rule": rule})
         torch.testing.assert_close(adapter[self.module].delta(), 4.0 * B @ E @ A)
         assert adapter.source(self.module).trained == {"A", "B"}
+        without = {name: tensor for name, tensor in tensors.items() if "lora_E" not in name}
+        with pytest.raises(AdapterError, match="no lora_E"):
+            read(without, {"peft_type": "LORASYM", "r": 2, "lora_alpha": 8, "update_rule": rule})

@@ -441,6 +441,29 @@ class TestKohya:
         assert "1 of 2 modules" in str(adapter.assumptions[0])
 
 
+def test_a_tuner_without_an_alpha_has_no_assumed_scale() -> None:
+    state = {"q.vera_lambda_d": normal(4), "q.vera_lambda_b": normal(6)}
+    state |= {"vera_A": normal(4, 8), "vera_B": normal(6, 4)}
+    config = {"peft_type": "VERA", "r": 4, "d_initial": 0.1, "projection_prng_key": 0}
+    adapter = load_adapter(
+        {f"base_model.model.{name}" if name.startswith("q") else f"base_model.{name}": t for name, t in state.items()},
+        config=config, in_features=8,
+    )  # fmt: skip
+    assert adapter["q"].scaling == 1.0
+    assert "scale" not in assumed(adapter)
+
+
+def test_diffusers_header_of_one_component(tmp_path: Path) -> None:
+    tensors = {}
+    for component in ("transformer", "text_encoder"):
+        tensors |= {f"{component}.q.lora_A.weight": normal(4, 8), f"{component}.q.lora_B.weight": normal(6, 4)}
+    header = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})}
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", header)
+    adapter = load_adapter(tmp_path)
+    assert adapter["transformer.q"].scaling == 0.5
+    assert "1 in 1 of 2 modules" in str(adapter.assumptions[0])
+
+
 PAIRS: dict[str, Callable[[], dict[str, Tensor]]] = {
     "peft": lambda: {
         "base_model.model.q.lora_A.weight": normal(4, 8),
