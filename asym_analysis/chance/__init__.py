@@ -2,8 +2,8 @@
 
 `haar` has the moments of traces under a uniformly random rotation, and `blocks` samples of its corners; `null`,
 `overlap`, `tabulated` and `spectral` the null distributions of similarities; `retention` what a random sketch keeps of
-each principal component; `first_step` the overlap that one gradient step gives; `noisy_fit` the information in a noisy
-least-squares fit.
+each principal component, `chain` what several in a row leave; `first_step` the overlap that one gradient step gives;
+`noisy_fit` the information in a noisy least-squares fit, `noise_spectrum` the largest singular values of noise.
 """
 
 import lazy_loader

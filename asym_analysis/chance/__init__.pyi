@@ -1,5 +1,6 @@
 """The public names of this room, each imported when it is first used."""
 
+from .chain import chain_residual as chain_residual
 from .first_step import mean_sketch_overlap as mean_sketch_overlap
 from .haar import captured_energy_moments as captured_energy_moments
 from .haar import rotated_trace_moments as rotated_trace_moments

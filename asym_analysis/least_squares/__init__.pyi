@@ -1,5 +1,8 @@
 """The public names of this room, each imported when it is first used."""
 
+from .chain import alternating_path as alternating_path
+from .chain import chain_path as chain_path
+from .chain import compare_chain as compare_chain
 from .comparison import TheoryComparison as TheoryComparison
 from .comparison import compare_theory as compare_theory
 from .comparison import sweep as sweep

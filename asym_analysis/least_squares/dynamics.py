@@ -27,9 +27,9 @@ class LossPath(TableResult):
     ----------
     frame
         `step` (0 is before the first), `tuned` (the factor that the step trained), `loss` (squared outputs),
-        `gain_fraction` (of the signal).
+        `gain_fraction` (of the signal); of chains also `stated_error`.
     settings
-        `along` ("gradient step" or "half-step"), `limit` (the loss that the path tends to), the arguments, and
+        `along` ("gradient step", "half-step" or "block"), `limit` (the loss that the path tends to), the arguments, and
         versions.
     """
 

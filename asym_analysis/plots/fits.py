@@ -24,7 +24,7 @@ def plot_loss_path(result: LossPath, ax: Axes | None = None, *, label: str | Non
     Parameters
     ----------
     result
-        From `descent_path` or `alternating_path`.
+        From `descent_path`, `alternating_path` or `chain_path`.
     ax
         Where to draw; a new figure when omitted.
     label

@@ -25,6 +25,7 @@ LABELS = {
     "exponent": "exponent a of the input spectrum $i^{-a}$",
     "alignment": "alignment b of the update, $m_i \\propto s_i^b$",
     "samples": "training samples n",
+    "blocks": "blocks of the chain",
     "noise_variance": "noise variance",
 }
 
