@@ -38,6 +38,7 @@ BESIDE = (
     "model_config.yaml",
     "lit_config.json",
     "torchtune_config.yaml",
+    "run_config.yaml",
     "adapter_config.yaml",
 )
 CONFIG, INITIAL = "adapter_config.json", "initial.safetensors"

@@ -16,6 +16,7 @@ from asym_analysis.adapters.factorizations.blocks import SplitPair, StackedExper
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.adapters.module_names import projection_of
+from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["EMBEDDINGS", "Facts", "Grammar", "Key", "PatternDialect"]
@@ -289,7 +290,8 @@ class Grammar:
                 groups[key.module][key.part] = tensor
         _account_for(ledger, rest, groups)
         ledger.require_both(groups)
-        turned = _orientation(ledger, groups) if self.transposed == "auto" else self.transposed
+        auto = self.transposed == "auto"
+        turned = _orientation(ledger, groups, Patterns(checkpoint.in_features)) if auto else self.transposed
         for module, parts in groups.items():
             try:
                 self.add(ledger, facts, module, dict(parts), turned)
@@ -430,19 +432,23 @@ def _rank(ledger: Ledger, parts: Mapping[str, str], turned: str) -> int:
     return A[-1] if "A" in turned else A[0]
 
 
-def _orientation(ledger: Ledger, groups: Mapping[str, Mapping[str, str]]) -> str:
+def _orientation(ledger: Ledger, groups: Mapping[str, Mapping[str, str]], input_sizes: Patterns[int]) -> str:
     """The factors that are kept the other way round, by what multiplies with the smaller rank in most pairs.
 
-    A square weight's factors multiply both ways, of which one would have a rank as large as the weight.
+    A square weight's factors multiply both ways, of which one would have a rank as large as the weight. An input size
+    that the user gives decides alone.
     """
     votes = [0, 0]
     open_pairs = 0
-    for parts in groups.values():
+    for module, parts in groups.items():
         if not {"A", "B"} <= parts.keys():
             continue
         A, B = (ledger.tensors[parts[part]].shape for part in "AB")
         if len(A) != 2 or len(B) != 2:
             continue
+        size = input_sizes.first(module)
+        if size in A and A[0] != A[1]:
+            return "AB" if A[0] == size else ""
         upright, turned = A[0] == B[1], A[1] == B[0]
         if upright and turned and A[0] == A[1]:
             open_pairs += 1

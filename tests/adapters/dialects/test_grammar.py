@@ -12,6 +12,7 @@ import yaml
 from asym_analysis import load_adapter
 from asym_analysis.adapters import dialects
 from asym_analysis.adapters.dialects import Grammar, PatternDialect
+from asym_analysis.adapters.hub import ADAPTER_FILES
 from asym_analysis.errors import AdapterError
 
 A, B = torch.randn(2, 5), torch.randn(6, 2)
@@ -77,6 +78,11 @@ def test_damaged_config(folder: Path) -> None:
     (folder / "newlib.yaml").write_text("adapter: [")
     with pytest.raises(AdapterError, match=r"newlib\.yaml is not valid YAML"):
         load_adapter(folder, dialect=NEW)
+
+
+def test_declared_configs_are_fetched_from_the_hub() -> None:
+    declared = {name for dialect in dialects.DIALECTS for name in getattr(dialect, "config_names", ())}
+    assert declared <= set(ADAPTER_FILES)
 
 
 def test_rooms_of_the_dialects() -> None:

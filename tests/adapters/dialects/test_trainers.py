@@ -526,6 +526,14 @@ class TestOrientation:
         torch.testing.assert_close(adapter["q"].delta(), B @ A)
         assert not adapter.assumptions
 
+    @pytest.mark.parametrize("d_in", [2, 8])
+    def test_input_size_of_the_user(self, d_in: int) -> None:
+        """Rank 8 of a weight with two inputs looks like rank 2 of one with eight."""
+        A, B = normal(8, 2), normal(2, 8)
+        adapter = load_adapter({"q.lora_A": A, "q.lora_B": B}, scale=1, in_features=d_in)
+        assert adapter["q"].d_in == d_in
+        torch.testing.assert_close(adapter["q"].delta(), B @ A if d_in == 2 else (A @ B).T)
+
     def test_what_no_shape_tells_is_said(self) -> None:
         adapter = load_adapter({"q.lora_A": normal(4, 4), "q.lora_B": normal(4, 4)}, scale=1)
         assert assumed(adapter) == ["orientation"]
