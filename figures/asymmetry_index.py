@@ -108,7 +108,7 @@ def draw(folder: Path) -> None:
             ("a  from the inputs", "b  from inputs and sensitivities"),
             strict=True,
         ):
-            plot_asymmetry_index(table, kind, ax)
+            plot_asymmetry_index(table, ax, kind=kind)
             ax.set_title(title, loc="left")
         axes[0].get_legend().remove()
         axes[1].set_ylabel("")

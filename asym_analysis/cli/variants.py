@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from asym_analysis.cli.console import Table, fail
-from asym_analysis.cli.deliver import Call, frame_of
+from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked
 from asym_analysis.cli.options import command
 
@@ -18,12 +18,15 @@ __all__ = ["register"]
 _CLAIMS = {
     "claim": "claim",
     "verdict": "verdict",
-    "better": "better",
-    "not_told_apart": "no difference found",
-    "no_difference": "no difference found",
-    "worse": "worse",
-    "gain_ratio": "ratio of gains",
-    "source": "in the paper",
+    "family": "family",
+    "difference": "difference",
+    "low": "from",
+    "high": "to",
+    "seeds": "seeds",
+    "tasks": "tasks",
+    "reason": "why undecided",
+    "seeds_needed": "seeds it would take",
+    "agrees_with_paper": "agrees with the paper",
 }
 
 
@@ -52,24 +55,37 @@ def variants(
     import pandas as pd
 
     from asym_analysis.finetuning.results.claims import check_claims
+    from asym_analysis.finetuning.results.rows import read_outcomes
     from asym_analysis.finetuning.results.scores import score_variants
     from asym_analysis.samples import sample_runs
 
+    outcomes: dict[str, Any] = {}
     if runs:
         paths = [path / "runs.csv" if path.is_dir() else path for path in runs]
         absent = [path for path in paths if not path.is_file()]
         if absent:
             fail(f"there is no {absent[0]}; give the folder that `asym finetune --runs` wrote, or its runs.csv")
-        table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+        tables_read = [pd.read_csv(path) for path in paths]
+        for path, read in zip(paths, tables_read, strict=True):
+            if "name" in read:
+                outcomes |= read_outcomes(read, path.parent)
+        table = pd.concat(tables_read, ignore_index=True)
     else:
         table = sample_runs()
     with arguments_checked():
-        scores = score_variants(table, metric=metric, lower_is_better=lower_is_better)
-        claims = check_claims(scores)
-    claims = frame_of(claims)
+        scores = score_variants(table, metric=metric, lower_is_better=lower_is_better, outcomes=outcomes)
+        check = check_claims(scores)
+    claims = check.frame
     tables = [Table("scores", scores.frame, shown=False), Table("claims", claims, shown=False)]
+    tables.append(Table("contrasts", check.contrasts, shown=False))
+    summary = scores.summary().rename(columns=str)
     for name, part in scores.frame.groupby("metric", sort=False):
-        score = scores.summary()[["run", *part["task"].unique()]]
+        chosen = [
+            c
+            for c in summary
+            if any(str(c) == task or str(c).startswith(f"{task}, ") for task in part["task"].unique())
+        ]
+        score = summary[["run", *chosen]]
         made = (score.drop(columns="run") != "").any(axis=1)
         title = f"{name}: mean ± standard error over seeds"
         tables.append(Table(f"summary: {name}", score[made].replace("", None), title))
@@ -77,7 +93,10 @@ def variants(
     if edges is not None:
         title = "Best learning rate at an end of its grid: a wider one might do better"
         tables.append(Table("at_edge", edges[["task", "run", "learning_rate", "rate_grid"]], title))
-    title = "The paper's claims on these runs: tasks where the first is better, no difference is found, it is worse"
-    shown = claims.drop(columns=["first", "second"], errors="ignore")
-    tables.append(Table("claims_shown", shown, title, _CLAIMS))
+    title = "The paper's claims on these runs"
+    below = (
+        "Differences are in parts of LoRA's gain over the frozen model, with 95 % intervals; equivalent means within a "
+        "tenth of that gain."
+    )
+    tables.append(Table("claims_shown", claims, title, _CLAIMS if len(claims) else {}, below))
     return call.deliver(scores, *tables)

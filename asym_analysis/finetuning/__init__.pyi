@@ -12,10 +12,12 @@ from .models import task_batches as task_batches
 from .plan import PlannedRun as PlannedRun
 from .plan import read_sweep as read_sweep
 from .plan import shipped_configs as shipped_configs
-from .results.claims import Claim as Claim
 from .results.claims import check_claims as check_claims
-from .results.claims import paper_claims as paper_claims
-from .results.claims import paper_results as paper_results
+from .results.paper import Claim as Claim
+from .results.paper import paper_claims as paper_claims
+from .results.paper import paper_results as paper_results
+from .results.rows import read_outcomes as read_outcomes
+from .results.scores import Arm as Arm
 from .results.scores import VariantScores as VariantScores
 from .results.scores import score_variants as score_variants
 from .statistics import measure_statistics as measure_statistics

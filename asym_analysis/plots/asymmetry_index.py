@@ -1,4 +1,4 @@
-"""The asymmetry index against what freezing A and freezing B cost in fact."""
+"""The asymmetry index against the measured costs of freezing A and freezing B."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.stats import spearmanr
 
 from asym_analysis.plots.style import COLORS, SERIES, axes_or_new, styled
+from asym_analysis.vocabulary import choose
 
 __all__ = ["plot_asymmetry_index"]
 
 
-def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", ax: Axes | None = None) -> Axes:
+def plot_asymmetry_index(table: pd.DataFrame, ax: Axes | None = None, *, kind: str = "inputs and outputs") -> Axes:
     """Draw the measured advantage of training B over training A against the index that predicts it.
 
     Parameters
     ----------
     table
         As `sample_predictions` gives it: family, task, module, kind, asymmetry_index, advantage, advantage_error.
-    kind
-        Which prediction to draw.
     ax
         Where to draw; a new figure of one column's width if None.
+    kind
+        Which prediction to draw: one of the table's.
 
     Returns
     -------
     Axes
         A filled point is a whole model on one task, an open one a single module; bars are standard errors over seeds.
-        Where the index is right, points lie in the lower left and the upper right quarter. The title's place is left
-        free; the rank correlation stands below the points.
+        Where the index is right, points lie in the lower left and the upper right quarter. The rank correlation stands
+        below the points.
+
+    Raises
+    ------
+    ValueError
+        If the table has no such kind of prediction.
 
     Examples
     --------
@@ -37,6 +43,7 @@ def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", 
     >>> plot_asymmetry_index(sample_predictions()).get_xscale()
     'log'
     """
+    choose(kind, table["kind"].unique(), "kind")
     drawn = table[(table["kind"] == kind) & table["advantage"].notna()]
     correlation = spearmanr(drawn["asymmetry_index"], drawn["advantage"])
     with styled():
@@ -65,7 +72,7 @@ def plot_asymmetry_index(table: pd.DataFrame, kind: str = "inputs and outputs", 
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("asymmetry index")
         ax.set_ylabel("log(loss A-only / loss B-only)")
-        told = f"Spearman {correlation.statistic:.2f}, {len(drawn)} points"
-        ax.annotate(told, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
+        correlated = f"Spearman {correlation.statistic:.2f}, {len(drawn)} points"
+        ax.annotate(correlated, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

@@ -34,7 +34,7 @@ def test_every_gain_is_drawn_once_as_a_part_of_the_reference() -> None:
 
 def test_the_search_is_drawn_at_its_rates_and_the_best_is_filled() -> None:
     runs = sample_runs("decoder")
-    ax = plot_learning_rates(runs, "dialogue")
+    ax = plot_learning_rates(runs, task="dialogue")
     table = runs[(runs["task"] == "dialogue") & (runs["seed"] == 0)]
     filled = [
         float(x)
@@ -44,12 +44,12 @@ def test_the_search_is_drawn_at_its_rates_and_the_best_is_filled() -> None:
     ]
     assert sorted(filled) == pytest.approx(sorted(table.loc[table["stage"] == "best", "learning_rate"]))
     with pytest.raises(ValueError, match="no learning rates were searched on poems"):
-        plot_learning_rates(runs, "poems")
+        plot_learning_rates(runs, task="poems")
 
 
 def test_the_rank_correlation_in_the_figure_is_that_of_the_points() -> None:
     table = sample_predictions()
-    ax = plot_asymmetry_index(table, "inputs")
+    ax = plot_asymmetry_index(table, kind="inputs")
     rows = table[(table["kind"] == "inputs") & table["advantage"].notna()]
     told = spearmanr(rows["asymmetry_index"], rows["advantage"]).statistic
     assert f"Spearman {told:.2f}, {len(rows)} points" in [text.get_text() for text in ax.texts]

@@ -1,6 +1,10 @@
-from .claims import Claim as Claim
+from .claims import ClaimCheck as ClaimCheck
 from .claims import check_claims as check_claims
-from .claims import paper_claims as paper_claims
-from .claims import paper_results as paper_results
+from .paper import Claim as Claim
+from .paper import paper_claims as paper_claims
+from .paper import paper_results as paper_results
+from .rows import read_outcomes as read_outcomes
+from .scores import Arm as Arm
 from .scores import VariantScores as VariantScores
+from .scores import longest_runs as longest_runs
 from .scores import score_variants as score_variants

@@ -1,142 +1,246 @@
-"""The paper's claims about which factor to train, and whether they hold on a table of one's own runs."""
+"""The paper's claims about which factor to train, and what a table of runs says of them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from asym_analysis.finetuning.results.scores import VariantScores
+from asym_analysis.finetuning.results.paper import Claim, paper_claims, printed_differences
+from asym_analysis.finetuning.results.scores import Arm, VariantScores, length_size
+from asym_analysis.finetuning.results.statistics import Difference, equivalence_p, holm, pooled, seeds_needed
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["Claim", "check_claims", "paper_claims", "paper_results"]
+__all__ = ["ClaimCheck", "check_claims"]
+
+# LoRA's gain over the frozen model must be so many standard errors for a task to speak.
+LEAST_GAIN = 4.0
+# Where gains are counted from: a constant guess counts the head's gain as the adapter's.
+FROZEN = ("frozen run", "pretrained model")
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One run of a plan is said to be better than another, or no worse.
+@dataclass(frozen=True, eq=False, repr=False)
+class ClaimCheck(TableResult):
+    """One row a claim and family of models, differences in parts of LoRA's gain over the frozen model.
 
-    Parameters
+    Columns: `family, claim, says, source, first, second`; `tasks` that speak and `tasks_left_out`; `seeds`, the fewest
+    of a task; `difference, low, high`, pooled over tasks by random effects; `p_difference, p_equivalence`, adjusted by
+    Holm over families and claims; `verdict`: "equivalent", "better", "worse" or "undecided"; `reason` where undecided;
+    `seeds_needed` to decide it on every task for itself, where an estimate is possible; `lengths`, the number of
+    training lengths; `change`, by how much the difference rose from the shortest to the longest; `paper`, the
+    differences that the paper prints for that family, and `agrees_with_paper`: "yes", "no", "partly" or "cannot tell".
+
+    Attributes
     ----------
-    name
-        The claim in a few words.
-    source
-        Where it was made.
-    first, second
-        Runs of the plan, by the names that the shipped configs give them.
-    says
-        "better": `first` beats `second`; "no worse": it does not lose to it.
+    frame
+        The table.
+    settings
+        Margin, confidence, least number of seeds and versions.
+    contrasts
+        The differences of each task in its own metric, as `VariantScores.contrast` gives them, with `family`, `claim`,
+        `reference_gain` and its error `reference_error`.
     """
 
-    name: str
-    source: str
-    first: str
-    second: str
-    says: Literal["better", "no worse"]
+    contrasts: pd.DataFrame
 
-
-def paper_claims(runs: Iterable[str]) -> list[Claim]:
-    """The paper's claims that some runs can speak to, in the names of the shipped configs.
-
-    Runs are called lora-rN, b-only-rN and a-only-rN, N their rank; b-only-V, a-only-U and a-only-Km start the frozen
-    factor elsewhere, at the rank of the first lora run.
-
-    Examples
-    --------
-    >>> [claim.name for claim in paper_claims(["b-only-r16", "a-only-r16"])]
-    ['B-only beats A-only at equal rank']
-    """
-    names = list(dict.fromkeys(runs))
-    found = [re.fullmatch(r"(lora|b-only|a-only)-r(\d+)", name) for name in names]
-    ranks = sorted({int(match[2]) for match in found if match})
-    base = next((int(match[2]) for match in found if match and match[1] == "lora"), None)
-    claims = []
-    for rank in ranks:
-        lora, b_only, a_only = (f"{kind}-r{rank}" for kind in ("lora", "b-only", "a-only"))
-        twice = f"b-only-r{2 * rank}"
-        claims += [
-            Claim("B-only beats A-only at equal rank", "Tables 1, 3, 4", b_only, a_only, "better"),
-            Claim("B-only is no worse than LoRA at equal rank", "Tables 1, 5", b_only, lora, "no worse"),
-            Claim("B-only at twice the rank is no worse than LoRA", "Tables 1, 4, 5", twice, lora, "no worse"),
-            Claim("B-only at twice the rank beats LoRA", "Tables 1, 4", twice, lora, "better"),
-        ]
-        if rank == base:
-            claims += [
-                Claim(
-                    "A random frozen A is no worse than the weight's V", "Tables 1, 7", b_only, "b-only-V", "no worse"
-                ),
-                Claim(
-                    "A random frozen B is no worse than the weight's U", "Tables 1, 7", a_only, "a-only-U", "no worse"
-                ),
-                Claim(
-                    "A Kaiming frozen B fails, an orthonormal one does not", "Table 1", a_only, "a-only-Km", "better"
-                ),
-            ]
-    return [claim for claim in claims if {claim.first, claim.second} <= set(names)]
+    def summary(self) -> pd.DataFrame:
+        """The columns that a reader wants first."""
+        columns = ["family", "claim", "tasks", "seeds", "difference", "low", "high", "verdict", "agrees_with_paper"]
+        return self.frame[columns] if len(self.frame) else self.frame
 
 
 def check_claims(
-    scores: VariantScores, claims: Sequence[Claim] | None = None, *, confidence: float = 0.9
-) -> pd.DataFrame:
-    """Hold claims against measured scores, one row a claim whose two runs were made on a common task.
+    scores: VariantScores,
+    claims: Sequence[Claim] | None = None,
+    *,
+    margin: float = 0.1,
+    confidence: float = 0.95,
+    least_seeds: int = 3,
+) -> ClaimCheck:
+    """Hold claims against measured scores.
 
-    A task speaks for a claim of "better" where the first run is better beyond the interval of the seeds, and for one of
-    "no worse" where it is not worse beyond it, which few seeds make easy: look at the ratio of gains as well. The
-    verdict is "holds" where every task speaks for it, "does not hold" where none does, else "holds partly"; "not told
-    apart" where no task says anything of a claim of "better".
+    Differences are in parts of LoRA's gain over the frozen model. A task speaks if that gain is known and larger than
+    four standard errors; at its greatest length; tasks are pooled by random effects. The verdict is "equivalent" where
+    two one-sided tests place the difference within the margin, else "better" or "worse" where it is not zero, else
+    "undecided"; p-values are adjusted by Holm's method over all rows, the primary claims for themselves.
 
     Parameters
     ----------
     scores
-        From `score_variants`.
+        From `score_variants`; where its runs have a column `family`, families are judged apart.
     claims
         The paper's, as far as the runs speak to them, if None.
+    margin
+        Of equivalence, in parts of LoRA's gain.
     confidence
-        Of the intervals.
+        Of the intervals; the tests' level is one less it.
+    least_seeds
+        With fewer paired seeds on a task nothing is decided.
 
     Returns
     -------
-    DataFrame
-        `claim, source, first, second, better, not_told_apart, worse` (numbers of tasks), `gain_ratio` (the gain of
-        the first over the baseline, as a part of the second's: median over tasks, NaN without baselines) and `verdict`.
+    ClaimCheck
+        See there.
     """
-    rows = []
-    for claim in paper_claims(scores.frame["run"]) if claims is None else claims:
-        contrasts = scores.contrast(claim.first, claim.second, confidence=confidence)
-        if contrasts.empty:
-            continue
-        counts = contrasts["outcome"].value_counts()
-        better, equal, worse = (int(counts.get(name, 0)) for name in ("better", "not told apart", "worse"))
-        speaks = better if claim.says == "better" else better + equal
-        verdict = "holds" if speaks == len(contrasts) else "holds partly" if speaks else "does not hold"
-        if not speaks and equal == len(contrasts):
-            verdict = "not told apart"
-        # Without baselines every gain is NaN, and the pivot has no columns.
-        gains = scores.frame.pivot_table(index="task", columns="run", values="gain")
-        gains = gains.reindex(columns=[claim.first, claim.second])
-        rows.append(
-            {
-                "claim": claim.name,
-                "source": claim.source,
-                "first": claim.first,
-                "second": claim.second,
-                "better": better,
-                "not_told_apart": equal,
-                "worse": worse,
-                "gain_ratio": float((gains[claim.first] / gains[claim.second]).dropna().median()),
-                "verdict": verdict,
-            }
+    finite(margin, "margin", above=0)
+    finite(confidence, "confidence", above=0.5, below=1)
+    whole(least_seeds, "least_seeds", least=2)
+    runs = scores.runs
+    families = list(dict.fromkeys(runs["family"])) if "family" in runs else [""]
+    rows, contrasts = [], []
+    for family in families:
+        members = runs[runs["family"] == family] if "family" in runs else runs
+        own = VariantScores(scores.frame, scores.settings, members, scores.outcomes)
+        arms = set(zip(members["variant"], members["rank"], strict=True))
+        for claim in paper_claims(arms) if claims is None else claims:
+            if not {claim.first, claim.second, claim.reference} <= arms:
+                continue
+            measured = _contrasts(own, claim, confidence)
+            if len(measured):
+                contrasts.append(measured.assign(family=family, claim=claim.name))
+                rows.append(_judged(family, claim, measured, margin, confidence, least_seeds))
+    frame = _verdicts(pd.DataFrame(rows), confidence)
+    settings = settings_of(margin=margin, confidence=confidence, least_seeds=least_seeds)
+    return ClaimCheck(frame, settings, pd.concat(contrasts, ignore_index=True) if contrasts else pd.DataFrame())
+
+
+def _contrasts(scores: VariantScores, claim: Claim, confidence: float) -> pd.DataFrame:
+    """The claim's difference on every task and length, with LoRA's gain there."""
+    found = scores.contrast(claim.first, claim.second, confidence=confidence)
+    gains = [_gain(scores, claim.reference, row) for row in found.to_dict(orient="records")]
+    return found.assign(
+        reference_gain=[gain.mean if gain else np.nan for gain in gains],
+        reference_error=[gain.error if gain else np.nan for gain in gains],
+    )
+
+
+def _gain(scores: VariantScores, reference: Arm, row: Mapping[Any, Any]) -> Difference | None:
+    """LoRA's gain over the frozen model on one task; None where that model was not scored."""
+    runs = scores.runs[scores.runs["task"] == row["task"]]
+    lora = runs[(runs["variant"] == reference.variant) & (runs["rank"] == reference.rank)]
+    lora = lora[(lora["length"] == row["length"]) & (lora["target_modules"] == row["target_modules"])]
+    if lora.empty:
+        return None
+    frozen = runs[runs["variant"] == "frozen"]
+    same = frozen[frozen["length"] == row["length"]]
+    frozen = same if len(same) else frozen
+    sign = -1 if lora["lower_is_better"].iloc[0] else 1
+    values = lora["score"].to_numpy(dtype=float)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    if len(frozen):
+        others = frozen["score"].to_numpy(dtype=float)
+        other = float(others.std(ddof=1) / np.sqrt(len(others))) if len(others) > 1 else 0.0
+        error, base = float(np.hypot(error, other)), float(others.mean())
+    elif lora["baseline_of"].iloc[0] in FROZEN:
+        base = float(lora["baseline"].iloc[0])
+    else:
+        return None
+    return Difference(sign * (float(values.mean()) - base), error, row["row_error"], len(values))
+
+
+def _judged(
+    family: str, claim: Claim, measured: pd.DataFrame, margin: float, confidence: float, least_seeds: int
+) -> dict[str, Any]:
+    sizes = measured["length"].map(length_size)
+    longest = measured[sizes == sizes.groupby(measured["task"]).transform("max")]
+    known = longest["reference_gain"].notna()
+    strong = longest["reference_gain"] > LEAST_GAIN * longest["reference_error"]
+    speaking = longest[known & strong]
+    row: dict[str, Any] = {
+        "family": family,
+        "claim": claim.name,
+        "says": claim.says,
+        "source": claim.source,
+        "first": str(claim.first),
+        "second": str(claim.second),
+        "primary": claim.primary,
+        "tasks": len(speaking),
+        "tasks_left_out": len(longest) - len(speaking),
+        "seeds": int(longest["seeds"].min()),
+        "lengths": int(measured["length"].nunique()),
+    }
+    paper, sign = printed_differences(family, claim, [str(task) for task in longest["task"]])
+    row |= {"paper": paper, "paper_sign": sign}
+    few = row["seeds"] < least_seeds
+    reasons = [f"fewer than {least_seeds} seeds"] if few else []
+    if speaking.empty:
+        weak = "LoRA's gain is below four standard errors"
+        reasons.append(weak if known.any() else "no frozen run to count LoRA's gain from")
+        nothing = dict.fromkeys(("difference", "low", "high", "change", "seeds_needed"), np.nan)
+        return row | nothing | {"p_difference": 1.0, "p_equivalence": 1.0, "reason": "; ".join(reasons)}
+    shares = _shares(speaking)
+    whole_difference = pooled(shares)
+    low, high = whole_difference.interval(confidence)
+    needed = [seeds_needed(share, margin, alpha=1 - confidence) for share in shares]
+    return row | {
+        "difference": whole_difference.mean,
+        "low": low,
+        "high": high,
+        "change": _change(measured, speaking),
+        "seeds_needed": np.nan if None in needed else float(max(n for n in needed if n is not None)),
+        "p_difference": 1.0 if few else whole_difference.p_value,
+        "p_equivalence": 1.0 if few else equivalence_p(whole_difference, margin),
+        "reason": "; ".join(reasons) or "the interval is too wide",
+    }
+
+
+def _shares(rows: pd.DataFrame) -> list[Difference]:
+    """The differences of tasks in parts of LoRA's gain, whose own error is left out."""
+    parts = rows[["difference", "seed_error", "row_error", "seeds", "reference_gain"]].to_dict(orient="records")
+    return [
+        Difference(float(p["difference"]), float(p["seed_error"]), float(p["row_error"]), int(p["seeds"])).scaled(
+            1 / float(p["reference_gain"])
         )
-    return pd.DataFrame(rows)
+        for p in parts
+    ]
 
 
-def paper_results() -> pd.DataFrame:
-    """The numbers that the paper prints, as far as they are known here (docs/theory.md, section 1.6).
+def _change(measured: pd.DataFrame, longest: pd.DataFrame) -> float:
+    """How much the difference rose from the shortest to the greatest length, in parts of LoRA's gain there."""
+    sizes = measured["length"].map(length_size)
+    short = measured[sizes == sizes.groupby(measured["task"]).transform("min")]
+    short = short[short["task"].isin(longest["task"])]
+    if measured["length"].drop_duplicates().size < 2 or short.empty or short["reference_gain"].isna().any():
+        return float("nan")
+    shares = [(part["difference"] / part["reference_gain"]).mean() for part in (longest, short)]
+    return float(shares[0] - shares[1])
 
-    Columns: `table, family, model, task, run` (in the names of the shipped configs where there is one, else in words),
-    `rank, metric, value, standard_error, note`. They are as reported by later works.
-    """
-    return pd.read_csv(files("asym_analysis.finetuning.results").joinpath("paper_results.csv").open(encoding="utf-8"))
+
+def _verdicts(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Adjust for many rows, and decide each."""
+    if table.empty:
+        return table
+    for name in ("p_difference", "p_equivalence"):
+        for _, members in table.groupby("primary"):
+            table.loc[members.index, name] = holm(members[name].tolist())
+    level = 1 - confidence
+    records = table.to_dict(orient="records")
+    verdicts = [_verdict(row, level) for row in records]
+    agreements = [_agreement(row, verdict) for row, verdict in zip(records, verdicts, strict=True)]
+    table["verdict"], table["agrees_with_paper"] = verdicts, agreements
+    table["reason"] = table["reason"].where(table["verdict"] == "undecided", "")
+    table["seeds_needed"] = table["seeds_needed"].where(table["verdict"] == "undecided")
+    order = ["family", "claim", "says", "source", "first", "second", "tasks", "tasks_left_out", "seeds", "difference"]
+    order += ["low", "high", "p_difference", "p_equivalence", "verdict", "reason", "seeds_needed", "lengths", "change"]
+    return table[[*order, "paper", "agrees_with_paper"]]
+
+
+def _verdict(row: Mapping[Any, Any], level: float) -> str:
+    if row["p_equivalence"] < level:
+        return "equivalent"
+    if row["p_difference"] < level:
+        return "better" if row["difference"] > 0 else "worse"
+    return "undecided"
+
+
+def _agreement(row: Mapping[Any, Any], verdict: str) -> str:
+    """Whether a decided difference has the sign of the paper's own rows for that family."""
+    if verdict not in ("better", "worse") or not row["paper"]:
+        return "cannot tell"
+    if row["paper_sign"] == 0:
+        return "partly"
+    return "yes" if row["paper_sign"] == (1 if verdict == "better" else -1) else "no"

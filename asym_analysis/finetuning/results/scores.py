@@ -1,90 +1,214 @@
-"""What each variant scored over its seeds, and how two variants differ, seed by seed."""
+"""What each variant scored over its seeds, and how two variants differ, seed by seed and row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.finetuning.results.rows import Outcomes, resampled_scores, row_weights
+from asym_analysis.finetuning.results.statistics import Difference
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["VariantScores", "longest_runs", "score_variants"]
+__all__ = ["Arm", "VariantScores", "longest_runs", "score_variants"]
 
-REQUIRED = ("run", "task", "variant", "seed", "rank", "learning_rate")
+REQUIRED = ("task", "variant", "rank", "seed", "learning_rate")
+CELL = ["task", "length", "target_modules", "variant", "rank"]
+PLACE = ["task", "length", "target_modules"]
+KEPT = (
+    "run",
+    "trainable_parameters",
+    "adapter_parameters",
+    "head_parameters",
+    "train_rows",
+    "rate_grid",
+    "rate_at_edge",
+)
 
 
-@dataclass(frozen=True, eq=False)
-class VariantScores(Result):
-    """One row a task and run of the plan: the mean over seeds, at the best learning rate where one was searched for.
+class Arm(NamedTuple):
+    """A variant at a rank: what is compared, whatever the runs are called."""
 
-    Columns: `task, run, variant, rank, trainable_parameters, learning_rate, rate_grid, rate_at_edge, metric, seeds,
-    mean, standard_error, baseline` and `gain`, by how much the mean is better than the baseline (negative if worse).
-    The standard error is over seeds alone: the development rows are the same for all.
+    variant: str
+    rank: int
+
+    def __str__(self) -> str:
+        return self.variant if self.variant in ("frozen", "full") else f"{self.variant}, rank {self.rank}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VariantScores(TableResult):
+    """One row a task, length, choice of modules, variant and rank: the mean over seeds at the best learning rate.
+
+    Columns: `task, length, target_modules, run, variant, rank`; numbers trained and the learning rate with its grid, as
+    far as the table of runs has them; `metric, seeds, mean, standard_error` (over seeds alone); `baseline`, the score
+    of the frozen model; `baseline_of`, where that comes from: "frozen run" (the frozen model with a trained head),
+    "pretrained model" (which has no head to train) or "constant guess"; and `gain`, by how much the mean is better
+    than the baseline.
+
+    Attributes
+    ----------
+    frame
+        The table.
+    settings
+        Arguments and versions.
+    runs
+        The runs that were scored, one a row, with `score`.
+    outcomes
+        Name of a run -> what was kept of its rows; empty where rows were not given.
     """
 
-    frame: pd.DataFrame
-    settings: Mapping[str, Any]
+    _plot = "variants:plot_variants"
     runs: pd.DataFrame
+    outcomes: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
-        """One row a run, a column a task: mean ± standard error."""
-        pairs = zip(self.frame["mean"], self.frame["standard_error"], strict=True)
-        cells = self.frame.assign(cell=[_cell(mean, error) for mean, error in pairs])
-        table = cells.pivot_table(index="run", columns="task", values="cell", aggfunc="first")
-        table = table.reindex(index=cells["run"].unique(), columns=cells["task"].unique())
+        """One row a run, a column a task (with its length and modules where there are several): mean ± error."""
+        frame = self.frame
+        columns = frame["task"].astype(str)
+        for name in ("length", "target_modules"):
+            if (frame.drop_duplicates(["task", name])["task"].value_counts() > 1).any():
+                columns = columns + ", " + frame[name].astype(str)
+        pairs = zip(frame["mean"], frame["standard_error"], strict=True)
+        cells = frame.assign(cell=[_cell(mean, error) for mean, error in pairs], column=columns)
+        table = cells.pivot_table(index="run", columns="column", values="cell", aggfunc="first")
+        table = table.reindex(index=cells["run"].unique(), columns=cells["column"].unique())
         return table.rename_axis(columns=None).fillna("").reset_index()
 
-    def contrast(self, first: str, second: str, *, confidence: float = 0.9) -> pd.DataFrame:
-        """By how much the run `first` is better than `second`, one row a task that has both.
-
-        Two runs of one seed share the start of the head and the order of the data, so differences are taken seed by
-        seed, and their interval is Student's over seeds. Columns: `task, metric, first, second, seeds, difference,
-        standard_error, low, high, outcome`; a positive difference means that `first` is better, whichever way the
-        metric points, and `outcome` is "better" or "worse" where the interval leaves out zero, else "not told apart".
+    def arm(self, name: str | tuple[str, int]) -> Arm:
+        """The variant and rank of a run by its name, or an arm as it is.
 
         Raises
         ------
         AdapterError
-            If there is no run of that name.
+            If there is no such run, or the name stands for several variants.
         """
-        for name in (first, second):
-            if name not in set(self.runs["run"]):
-                known = ", ".join(self.runs["run"].unique())
-                raise AdapterError(f"there is no run {name}; the table has {known}")
+        arms = set(zip(self.runs["variant"], self.runs["rank"], strict=True))
+        if isinstance(name, tuple):
+            if tuple(name) not in arms:
+                raise AdapterError(f"there is no run of {Arm(*name)}; the table has {_listed(arms)}")
+            return Arm(*name)
+        members = self.runs[self.runs["run"] == name]
+        found = set(zip(members["variant"], members["rank"], strict=True))
+        if len(found) != 1:
+            what = f"there is no run {name}" if not found else f"runs {name} are of several variants"
+            raise AdapterError(f"{what}; the table has {', '.join(map(str, self.runs['run'].unique()))}")
+        return Arm(*found.pop())
+
+    def contrast(
+        self,
+        first: str | tuple[str, int],
+        second: str | tuple[str, int],
+        *,
+        confidence: float = 0.95,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """By how much `first` is better than `second`, one row a task, length and choice of modules that has both.
+
+        Two runs of one seed share the head's initial values and the order of the data, so differences are taken seed by
+        seed; their error over the development rows is that of resampled rows, the same for both runs and all seeds.
+
+        Parameters
+        ----------
+        first, second
+            Names of runs, or pairs of variant and rank.
+        confidence
+            Of the intervals.
+        resamples
+            Of the rows, where they were kept.
+        seed
+            Of the resamples.
+
+        Returns
+        -------
+        DataFrame
+            `task, length, target_modules, metric, first, second, seeds, difference, seed_error, row_error,
+            standard_error, low, high, outcome`. A positive difference means that `first` is better, whichever way the
+            metric points; `outcome` is "better" or "worse" where the interval leaves out zero, else "no difference
+            found".
+
+        Raises
+        ------
+        AdapterError
+            If there is no such run.
+        """
+        finite(confidence, "confidence", above=0, below=1)
+        whole(resamples, "resamples", least=2)
+        arms = (self.arm(first), self.arm(second))
         rows = []
-        for task, members in self.runs.groupby("task", sort=False):
-            values = members.pivot_table(index="seed", columns="run", values="score")
-            values = values.reindex(columns=[first, second]).dropna()
-            if len(values):
-                difference = (values[first] - values[second]).to_numpy() * self._sign(members)
-                named = {"task": task, "metric": members["metric"].iloc[0], "first": first, "second": second}
-                rows.append(named | _interval(difference, confidence))
+        for place, members in self.runs.groupby(PLACE, sort=False, dropna=False):
+            found = self._difference(members, arms, resamples, seed)
+            if found is None:
+                continue
+            low, high = found.interval(confidence)
+            outcome = "better" if low > 0 else "worse" if high < 0 else "no difference found"
+            row = dict(zip(PLACE, place, strict=True))
+            row |= {"metric": members["metric"].iloc[0], "first": str(arms[0]), "second": str(arms[1])}
+            row |= {"seeds": found.seeds, "difference": found.mean, "seed_error": found.seed_error}
+            row |= {"row_error": found.row_error, "standard_error": found.error, "low": low, "high": high}
+            rows.append(row | {"outcome": outcome})
         return pd.DataFrame(rows)
 
-    @staticmethod
-    def _sign(members: pd.DataFrame) -> int:
-        return -1 if members["lower_is_better"].iloc[0] else 1
+    def _difference(self, members: pd.DataFrame, arms: tuple[Arm, Arm], resamples: int, seed: int) -> Difference | None:
+        """The paired difference of two arms on one task, in the direction in which more is better."""
+        parts = []
+        for arm in arms:
+            chosen = members[(members["variant"] == arm.variant) & (members["rank"] == arm.rank)]
+            parts.append(chosen.drop_duplicates("seed").set_index("seed"))
+        common = parts[0].index.intersection(parts[1].index)
+        if not len(common):
+            return None
+        sign = _sign(members)
+        scores = [part.loc[common, "score"].to_numpy(dtype=float) for part in parts]
+        values = sign * (scores[0] - scores[1])
+        names = [part.loc[common, "name"].astype(str).tolist() for part in parts]
+        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+        rows = self._row_error(str(members["metric"].iloc[0]), names, resamples, seed)
+        return Difference(float(values.mean()), error, rows, len(values))
+
+    def _row_error(self, metric: str, names: list[list[str]], resamples: int, seed: int) -> float:
+        """The standard error over rows of the mean difference over seeds; 0 where rows were not kept."""
+        if any(name not in self.outcomes for part in names for name in part):
+            return 0.0
+        tuning = self.outcomes[names[0][0]]["tuning"]
+        chosen = ~tuning if self.settings["reported"] == "half" else np.ones_like(tuning)
+        weights = row_weights(int(chosen.sum()), resamples, seed)
+        means = [
+            np.mean([resampled_scores(metric, self.outcomes[name], weights, chosen) for name in part], axis=0)
+            for part in names
+        ]
+        return float(np.std(means[0] - means[1], ddof=1))
 
 
 def score_variants(
-    runs: pd.DataFrame, *, metric: str | None = None, lower_is_better: bool | None = None
+    runs: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    lower_is_better: bool | None = None,
+    outcomes: Mapping[str, Outcomes] | None = None,
+    reported: str = "half",
 ) -> VariantScores:
-    """Summarize a table of runs by variant.
+    """Summarize a table of runs by variant and rank.
 
     Parameters
     ----------
     runs
         From `run_sweep` or its runs.csv; several tables may be concatenated. Rows whose `stage` is "search" are left
-        out: only the runs at each variant's best learning rate are compared.
+        out, and so are runs on the seed that tuned.
     metric
         The column to compare, "loss" or "train_accuracy" for instance; the deciding metric of each task if None.
     lower_is_better
         Of that column; as the task says if None.
+    outcomes
+        From `read_outcomes`: what was kept of every development row, for errors over rows.
+    reported
+        "half" or "all": the rows on which scores were computed, as the runs' settings say.
 
     Returns
     -------
@@ -94,13 +218,14 @@ def score_variants(
     Raises
     ------
     AdapterError
-        If the table lacks a column, or has two runs of one task, run and seed.
+        If the table lacks a column, or has two runs of one task, variant, rank and seed.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> table = pd.DataFrame({"run": ["both", "both", "b-only", "b-only"], "task": "MRPC", "variant": "hB_0 A_rand",
-    ...     "seed": [0, 1, 0, 1], "rank": 8, "learning_rate": 1e-3, "metric": "accuracy", "lower_is_better": False,
+    >>> table = pd.DataFrame({"run": ["both", "both", "b-only", "b-only"], "task": "MRPC",
+    ...     "variant": ["hB_0 hA_Km"] * 2 + ["hB_0 A_rand"] * 2,
+    ...     "seed": [1, 2, 1, 2], "rank": 8, "learning_rate": 1e-3, "metric": "accuracy", "lower_is_better": False,
     ...     "value": [0.80, 0.82, 0.79, 0.81], "baseline": 0.68})
     >>> scores = score_variants(table)
     >>> scores.frame[["run", "mean", "standard_error", "gain"]].round(3).values.tolist()
@@ -112,18 +237,23 @@ def score_variants(
     missing = [name for name in (*REQUIRED, value) if name not in runs]
     if missing:
         raise AdapterError(f"the table of runs lacks {', '.join(missing)}; give run_sweep's table, or its runs.csv")
-    chosen = runs[runs["stage"] != "search"] if "stage" in runs else runs
+    chosen = _reported(_completed(runs))
     chosen = chosen[chosen[value].notna()].assign(score=lambda table: table[value].astype(float))
     if metric is not None:
         chosen = chosen.assign(metric=metric, baseline=float("nan"))
     if lower_is_better is not None:
         chosen = chosen.assign(lower_is_better=lower_is_better)
-    doubled = chosen.duplicated(["task", "run", "seed"])
+    doubled = chosen.duplicated([*CELL, "seed"])
     if doubled.any():
         row = chosen[doubled].iloc[0]
-        raise AdapterError(f"two runs are {row['run']} on {row['task']} with seed {row['seed']}; give each once")
-    rows = [_row(str(task), str(run), members) for (task, run), members in chosen.groupby(["task", "run"], sort=False)]
-    return VariantScores(pd.DataFrame(rows), {"metric": value, "versions": versions()}, chosen.reset_index(drop=True))
+        raise AdapterError(
+            f"two runs are {Arm(row['variant'], row['rank'])} on {row['task']} with seed {row['seed']}; give each once"
+        )
+    chosen = chosen.reset_index(drop=True)
+    rows = [_row(members, chosen) for _, members in chosen.groupby(CELL, sort=False, dropna=False)]
+    given = {name: dict(kept) for name, kept in (outcomes or {}).items()}
+    settings = settings_of(metric=value, reported=reported, rows_kept=bool(given))
+    return VariantScores(pd.DataFrame(rows), settings, chosen, given if metric is None else {})
 
 
 def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,40 +272,72 @@ def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:
     kept = runs[runs["stage"] != "search"] if "stage" in runs else runs
     if "length" not in kept:
         return kept
-    size = kept["length"].map(_size)
+    size = kept["length"].map(length_size)
     return kept[size == size.groupby(kept["task"]).transform("max")]
 
 
-def _size(length: object) -> float:
-    """The number in "5 epochs" or "500 steps"."""
-    return float(str(length).split()[0]) if isinstance(length, str) else 0.0
+def length_size(length: object) -> float:
+    """The number in "5 epochs" or "500 steps"; 0 where no length is named."""
+    return float(length.split()[0]) if isinstance(length, str) and length else 0.0
 
 
-def _row(task: str, run: str, members: pd.DataFrame) -> dict[str, Any]:
+def _completed(runs: pd.DataFrame) -> pd.DataFrame:
+    """With the columns that older or single tables lack."""
+    added: dict[str, Any] = {}
+    for name, default in (("length", ""), ("target_modules", ""), ("baseline_of", "unknown")):
+        added[name] = runs[name].fillna(default) if name in runs else default
+    table = runs.assign(**added)
+    names = [str(Arm(variant, rank)) for variant, rank in zip(table["variant"], table["rank"], strict=True)]
+    table["run"] = table["run"].fillna(pd.Series(names, index=table.index)) if "run" in table else names
+    table["name"] = table["name"] if "name" in table else [f"run {i}" for i in range(len(table))]
+    table["baseline"] = table["baseline"] if "baseline" in table else float("nan")
+    return table
+
+
+def _reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """Without the search, and without runs on the seed whose score chose the rate."""
+    if "stage" not in runs:
+        return runs
+    searched = runs[runs["stage"] == "search"]
+    tuned = set(zip(searched["task"], searched["run"], searched["seed"], strict=True))
+    keys = zip(runs["task"], runs["run"], runs["seed"], strict=True)
+    return runs[(runs["stage"] != "search") & ~pd.Series([key in tuned for key in keys], index=runs.index)]
+
+
+def _row(members: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     first = members.iloc[0]
     score = members["score"].to_numpy()
     mean, count = float(score.mean()), len(score)
-    kept = ("trainable_parameters", "rate_grid", "rate_at_edge")
+    baseline, source = _baseline(first, runs)
     return {
-        "task": task,
-        "run": run,
-        **{name: first[name] for name in ("variant", "rank", "learning_rate", "metric")},
-        **{name: first[name] for name in kept if name in members},
+        **{name: first[name] for name in ("task", "length", "target_modules", "run", "variant", "rank")},
+        **{name: first[name] for name in KEPT if name in members},
+        **{name: first[name] for name in ("learning_rate", "metric")},
         "seeds": count,
         "mean": mean,
         "standard_error": float(score.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"),
-        "baseline": first["baseline"],
-        "gain": (mean - first["baseline"]) * VariantScores._sign(members),
+        "baseline": baseline,
+        "baseline_of": source,
+        "gain": (mean - baseline) * _sign(members),
     }
 
 
-def _interval(difference: np.ndarray, confidence: float) -> dict[str, Any]:
-    count, mean = len(difference), float(difference.mean())
-    error = float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error if count > 1 else float("inf")
-    low, high = mean - reach, mean + reach
-    outcome = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return {"seeds": count, "difference": mean, "standard_error": error, "low": low, "high": high, "outcome": outcome}
+def _baseline(first: pd.Series, runs: pd.DataFrame) -> tuple[float, str]:
+    """The score of the frozen run of the same task, at the same length if there is one; else the table's own."""
+    frozen = runs[(runs["variant"] == "frozen") & (runs["task"] == first["task"])]
+    same = frozen[frozen["length"] == first["length"]]
+    frozen = same if len(same) else frozen
+    if len(frozen):
+        return float(frozen["score"].mean()), "frozen run"
+    return float(first["baseline"]), str(first["baseline_of"])
+
+
+def _sign(members: pd.DataFrame) -> int:
+    return -1 if members["lower_is_better"].iloc[0] else 1
+
+
+def _listed(arms: set[tuple[str, int]]) -> str:
+    return "; ".join(str(Arm(*arm)) for arm in sorted(arms))
 
 
 def _cell(mean: float, error: float) -> str:
