@@ -2,6 +2,7 @@
 
 from .adapters.adapter import Adapter as Adapter
 from .adapters.adapter_set import AdapterSet as AdapterSet
+from .adapters.applied import apply_to as apply_to
 from .adapters.base_weights import BaseWeights as BaseWeights
 from .adapters.dialects import PatternDialect as PatternDialect
 from .adapters.dialects import PeftDialect as PeftDialect

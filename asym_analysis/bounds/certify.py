@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from asym_analysis.adapters.adapter import Adapter
@@ -15,6 +16,7 @@ from asym_analysis.bounds.admissibility import checked_tuned, doubts
 from asym_analysis.bounds.certification import HEADLINE, Certification, Margin
 from asym_analysis.bounds.duplicates import Duplicates, find_duplicates
 from asym_analysis.bounds.losses import Evaluate, EvaluateSome, Losses, group_members
+from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.posterior import GaussianPosterior
 from asym_analysis.bounds.report import BoundReport, BoundRow
 from asym_analysis.results import settings_of
@@ -28,9 +30,12 @@ MOST_DUPLICATES = 0.01  # share of samples that repeat others, above which indep
 
 def certify(
     checkpoint: Any,
-    evaluate: Evaluate,
-    n_samples: int,
+    evaluate: Evaluate | None = None,
+    n_samples: int | None = None,
     *,
+    model: torch.nn.Module | None = None,
+    data: Iterable[Mapping[str, Any]] | None = None,
+    loss: str = "zero-one",
     methods: Collection[str] = METHODS,
     confidence: float = 0.95,
     tuned: Tuned | str = "auto",
@@ -60,9 +65,13 @@ def certify(
         An `Adapter`, or anything that `load_adapter` reads.
     evaluate
         Gives the losses of an adapter on the n samples: shape (n_samples,), each in [0, 1]. It gets a copy of each
-        candidate and must use the candidate's factors and its `extras` (the trained head).
+        candidate and must use the candidate's factors and its `extras` (the trained head). Not needed with `model`.
     n_samples
-        Number of samples; with `prior`, of those that the prior has not seen.
+        Number of samples; with `prior`, of those that the prior has not seen. Not needed with `model`.
+    model, data, loss
+        In place of `evaluate`, `evaluate_some` and `n_samples`: an open classifier (any module whose output has
+        `logits`), its batches with "labels", and the loss, as in `ModelLosses`. Factors and head of each candidate are
+        put into the model, which is as before afterwards.
     methods
         "coded": quantize, code, decode, evaluate; certifies the coded adapter. "gaussian": evaluate adapters drawn
         from a posterior; certifies the Gibbs posterior. "one draw": evaluate one adapter drawn from each posterior;
@@ -131,6 +140,13 @@ def certify(
         choose(method, METHODS, "methods")
     if not methods or (not relative_noise and posterior is None) or not levels:
         raise ValueError("methods, levels and relative_noise need at least one value each")
+    if model is not None or data is not None:
+        if model is None or data is None or evaluate is not None or n_samples is not None or evaluate_some is not None:
+            raise ValueError("give model= and data=, or evaluate and n_samples, not parts of both")
+        own_losses = ModelLosses(adapter, model, data, loss=loss)
+        evaluate, evaluate_some, n_samples = own_losses.evaluate, own_losses.evaluate_some, len(own_losses)
+    if evaluate is None or n_samples is None:
+        raise ValueError("give evaluate and n_samples, or model= and data=")
     whole(n_samples, "n_samples", least=1)
     whole(tried, "tried", least=1)
     finite(confidence, "confidence", above=0, below=1)

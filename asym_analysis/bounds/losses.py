@@ -176,32 +176,36 @@ class Losses:
         Raises
         ------
         ValueError
-            If the losses stay the same, sample by sample, when these tensors are zeroed: the function then reads the
-            head from elsewhere, and the losses are not those of the candidate.
+            If the losses stay the same, sample by sample, when these tensors are zeroed and when they are negated: the
+            function then reads the head from elsewhere, and the losses are not those of the candidate.
         """
-        zeroed = _without_head(adapter)
+        # Zeroed alone may leave every prediction as it is, where the adapter predicts one class.
+        probes = [_head_times(adapter, factor) for factor in (0.0, -1.0)]
         some = np.arange(min(self.count, PROBED))
-        if (self.of_some(adapter, some) != self.of_some(zeroed, some)).any():
+        before = self.of_some(adapter, some)
+        if any((self.of_some(probe, some) != before).any() for probe in probes):
             return
-        if len(some) < self.count and (self.of(adapter) != self.of(zeroed)).any():
-            return
+        if len(some) < self.count:
+            before = self.of(adapter)
+            if any((self.of(probe) != before).any() for probe in probes):
+                return
         names = ", ".join(list(adapter.extras)[:3])
         raise ValueError(
-            f"evaluate gives the same losses when the trained head ({names}) of the adapter it gets is zeroed: it must "
-            "use adapter.extras; if the head was fixed before the data, pass include_head=False"
+            f"evaluate gives the same losses when the trained head ({names}) of the adapter it gets is zeroed or "
+            "negated: it must use adapter.extras; if the head was fixed before the data, pass include_head=False"
         )
 
 
-def _without_head(adapter: Adapter) -> Adapter:
-    zero = {
-        name: replace(extra, read=partial(lambda read: torch.zeros_like(read()), extra.read))
+def _head_times(adapter: Adapter, factor: float) -> Adapter:
+    extras = {
+        name: replace(extra, read=partial(lambda read: factor * read(), extra.read))
         for name, extra in adapter.extras.items()
     }
     return Adapter(
         {module: adapter.source(module) for module in adapter},
-        name=f"{adapter.name}, head zeroed",
+        name=f"{adapter.name}, head changed",
         metadata=adapter.metadata,
-        extras=zero,
+        extras=extras,
         coverage=adapter.coverage,
         initial=adapter.initial,
         assumptions=adapter.assumptions,

@@ -1,0 +1,155 @@
+"""Losses of an open classifier on labelled batches, for `certify`: factors and head are put into the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.applied import AppliedAdapter
+from asym_analysis.errors import AdapterError
+from asym_analysis.vocabulary import choose, whole
+
+__all__ = ["LOSSES", "ModelLosses"]
+
+LOSSES = ("zero-one", "bounded cross-entropy")
+
+
+class ModelLosses:
+    """Losses of candidate adapters on labelled samples, computed by the adapter's own model.
+
+    Parameters
+    ----------
+    adapter
+        An adapter of the model; candidates have its modules and trained tensors.
+    model
+        An open model whose output has `logits` of shape (samples, classes): a Hugging Face sequence or image
+        classifier. It is put in evaluation mode; its weights are as before whenever no method runs.
+    data
+        Batches as the model takes them: mappings of tensors with the samples along the first axis, among them
+        "labels" of shape (samples,).
+    loss
+        "zero-one", or "bounded cross-entropy": -log2 of the label's probability after mixing with a uniform
+        distribution at weight 1/10, over its largest value.
+    batch_size
+        Samples of one forward pass.
+
+    Raises
+    ------
+    AdapterError
+        If there are no labels, or the model does not fit the adapter.
+    ValueError
+        For an unknown loss.
+
+    Examples
+    --------
+    >>> class Classifier(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.score = torch.nn.Linear(2, 2, bias=False)
+    ...
+    ...     def forward(self, x):
+    ...         return {"logits": self.score(x)}
+    >>> adapter = Adapter.from_factors({"score": (torch.ones(1, 2), torch.zeros(2, 1))})
+    >>> batches = [{"x": torch.eye(2), "labels": torch.tensor([0, 1])}]
+    >>> ModelLosses(adapter, Classifier(), batches).evaluate(adapter).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: torch.nn.Module,
+        data: Iterable[Mapping[str, Any]],
+        *,
+        loss: str = "zero-one",
+        batch_size: int = 32,
+    ) -> None:
+        choose(loss, LOSSES, "loss")
+        self.loss, self.batch_size = loss, whole(batch_size, "batch_size", least=1)
+        self.model = model.eval()
+        self.rows = _rows(data)
+        self.head = bool(adapter.extras)
+        with AppliedAdapter(adapter, self.model, head=self.head):
+            pass  # refuses a model that does not fit, before any work
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def evaluate(self, adapter: Adapter) -> Float[np.ndarray, "n"]:
+        """The loss of a candidate on every sample.
+
+        Parameters
+        ----------
+        adapter
+            The candidate.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,), each in [0, 1].
+        """
+        return self.evaluate_some(adapter, np.arange(len(self.rows)))
+
+    @torch.no_grad()
+    def evaluate_some(self, adapter: Adapter, samples: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
+        """The loss of a candidate on some samples.
+
+        Parameters
+        ----------
+        adapter
+            The candidate.
+        samples
+            Their indices.
+
+        Returns
+        -------
+        ndarray
+            One loss for each index, in [0, 1].
+        """
+        device = next(self.model.parameters()).device
+        found = []
+        with AppliedAdapter(adapter, self.model, head=self.head):
+            for start in range(0, len(samples), self.batch_size):
+                rows = [self.rows[int(index)] for index in samples[start : start + self.batch_size]]
+                batch = {name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]}
+                labels = batch.pop("labels")
+                output = self.model(**batch)
+                logits = output["logits"] if isinstance(output, Mapping) else output.logits
+                found.append(self._losses(logits.float(), labels).cpu())
+        return torch.cat(found).double().numpy()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.loss == "zero-one":
+            return (logits.argmax(-1) != labels).float()
+        classes = logits.shape[-1]
+        mixed = 0.9 * logits.softmax(-1) + 0.1 / classes
+        chosen = mixed.gather(-1, labels[:, None])[:, 0]
+        return -chosen.log() / -torch.tensor(0.1 / classes).log()
+
+
+def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+    rows: list[dict[str, Tensor]] = []
+    for batch in data:
+        if not isinstance(batch, Mapping) or "labels" not in batch:
+            raise AdapterError("data holds a batch without 'labels': give mappings of tensors with the true labels")
+        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        sizes = {name: value.shape[0] for name, value in tensors.items() if value.ndim}
+        if len(set(sizes.values())) != 1 or tensors["labels"].ndim != 1:
+            raise AdapterError(f"the tensors of a batch differ in their number of samples: {sizes}")
+        rows += [{name: value[i] for name, value in tensors.items()} for i in range(sizes["labels"])]
+    if not rows:
+        raise AdapterError("data holds no sample")
+    return rows
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    """Stack rows; sequences of unequal length are filled up with zeros, which their attention mask leaves out."""
+    if len({value.shape for value in values}) == 1:
+        return torch.stack(list(values))
+    return torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
