@@ -177,7 +177,7 @@ class AdapterSet(Sequence[Adapter]):
         Parameters
         ----------
         condition
-            An expression for `pandas.DataFrame.query`, such as ``"task == 'MRPC' and seed > 2"``.
+            An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``.
 
         Raises
         ------
@@ -185,16 +185,18 @@ class AdapterSet(Sequence[Adapter]):
             If the expression cannot be evaluated, or no adapter fulfils it.
         """
         try:
-            rows = self.table.reset_index(drop=True).query(condition).index
+            mask = self.table.eval(condition)
+            if not isinstance(mask, pd.Series) or not pd.api.types.is_bool_dtype(mask):
+                raise ValueError("it is no condition, true or false for each adapter")
         except Exception as error:  # pandas and numexpr raise what they like on a condition of any text
             columns = ", ".join(map(str, self.table.columns))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise AdapterError(
                 f"the condition {condition!r} cannot be evaluated ({reason}): the columns are {columns}"
             ) from error
-        if rows.empty:
+        if not mask.any():
             raise AdapterError(f"no adapter fulfils {condition!r}: look at .table")
-        return self._at([int(row) for row in rows])
+        return self.select([bool(keep) for keep in mask.fillna(False)])
 
     def groupby(self, by: str | Sequence[str]) -> list[tuple[Any, AdapterSet]]:
         """Split the set by the values of one or several columns of its table.
