@@ -9,6 +9,7 @@ from .adapters.dialects import PeftDialect as PeftDialect
 from .adapters.load import load_adapter as load_adapter
 from .adapters.load import load_adapters as load_adapters
 from .adapters.low_rank_update import LowRankUpdate as LowRankUpdate
+from .adapters.save import save_adapter as save_adapter
 from .adapters.shared_initialization import shared_initialization as shared_initialization
 from .alignment.aggregation import aggregation_error as aggregation_error
 from .alignment.aggregation import merge_interference as merge_interference

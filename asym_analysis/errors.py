@@ -7,6 +7,7 @@ __all__ = [
     "AdapterFormatError",
     "AdapterValueError",
     "NotAnAdapterError",
+    "NotWritableError",
     "NothingReadError",
     "SeveralAdaptersError",
 ]
@@ -31,6 +32,10 @@ class AdapterFormatError(AdapterError):
 
 class NotAnAdapterError(AdapterError):
     """The file is sound but holds something else: prompt tuning, a full checkpoint, a Git LFS pointer."""
+
+
+class NotWritableError(AdapterError):
+    """The target format has no place for something of the adapter; the message names it."""
 
 
 class AdapterValueError(AdapterError):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.metadata import Metadata
+from asym_analysis.adapters.metadata import CHANGED_BASE, Metadata
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError, AdapterValueError
 
@@ -319,6 +322,78 @@ class Adapter(Mapping[str, LowRankUpdate]):
         coverage = replace(self.coverage, used=used, refused={**self.coverage.refused, **refused})
         return self._like(left, coverage=coverage)
 
+    def with_updates(self, updates: Mapping[str, LowRankUpdate], **facts: Any) -> Adapter:
+        """Replace the updates of some modules by others in memory.
+
+        Parameters
+        ----------
+        updates
+            Module name -> update.
+        **facts
+            What to add to the metadata. Initial factors and their scheme are dropped, since they belong to the
+            factors that were replaced. A bias of B is scaled as its factor is.
+        """
+        extras = dict(self.extras)
+        for name, update in updates.items():
+            bias, factor = f"{name}.lora_B.bias", self.source(name).scaling / (update.scaling or 1.0)
+            if bias in extras and factor != 1:
+                extras[bias] = replace(extras[bias], read=partial(_scaled, extras[bias], factor))
+        modules = {name: _of_update(update.copy(), name) for name, update in updates.items()}
+        dropped = {"sha256"}
+        if not str(self.metadata.get("init_lora_weights", "")).startswith(CHANGED_BASE):
+            dropped.add("init_lora_weights")
+        kept = {key: self.metadata[key] for key in self.metadata if key not in dropped}
+        weights = self.metadata.weights if isinstance(self.metadata, Metadata) else None
+        metadata = Metadata({**kept, **facts}, weights=weights)
+        return self._like({**self._modules, **modules}, metadata=metadata, extras=extras, initial=None)
+
+    def truncate(self, *, rank: int | None = None, energy: float | None = None, budget: int | None = None) -> Adapter:
+        """Keep the leading singular directions of every update: see `asym_analysis.adapters.resize.truncate`."""
+        smaller: Adapter = _verb("resize:truncate")(self, rank=rank, energy=energy, budget=budget)
+        return smaller
+
+    def balanced(self) -> Adapter:
+        """Give the same updates with balanced factors, B^T B = A A^T, and scaling 1."""
+        even: Adapter = _verb("resize:balanced")(self)
+        return even
+
+    def renamed(self, names: Mapping[str, str]) -> Adapter:
+        """Give some modules other names.
+
+        Parameters
+        ----------
+        names
+            Old name -> new name.
+
+        Raises
+        ------
+        AdapterError
+            If two modules would have one name.
+        """
+        modules = {names.get(name, name): source for name, source in self._modules.items()}
+        if len(modules) < len(self):
+            raise AdapterError(f"two modules of {self.name} would have one name: give each its own")
+        return self._like(modules, initial=None if self.initial is None else self.initial.renamed(names))
+
+    def without_extras(self) -> Adapter:
+        """Leave out the trained tensors that belong to no pair: heads, biases, embeddings."""
+        return self._like(self._modules, extras={})
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: Literal["peft", "kohya", "diffusers"] = "peft",
+        *,
+        fold_scale: bool = False,
+        component: str | None = None,
+        base: Any = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the adapter to disk in PEFT's, kohya's or diffusers' format: see `save_adapter`."""
+        options = {"fold_scale": fold_scale, "component": component, "base": base, "overwrite": overwrite}
+        written: Path = _verb("save:save_adapter")(self, path, format, **options)
+        return written
+
     def _like(self, modules: Mapping[str, ModuleSource], **changed: Any) -> Adapter:
         own = {name: getattr(self, name) for name in _DESCRIPTION}
         return Adapter(modules, **own | changed)
@@ -350,11 +425,46 @@ class Adapter(Mapping[str, LowRankUpdate]):
         return f"<p>{title}</p>" + self.frame.to_html(index=False, max_rows=12, border=0)
 
 
+def _verb(name: str) -> Callable[..., Any]:
+    """A function of this package that stands on `Adapter`, found when it is first used: "module:function"."""
+    module, _, function = name.partition(":")
+    verb: Callable[..., Any] = getattr(import_module(f"asym_analysis.adapters.{module}"), function)
+    return verb
+
+
 def _plain_update(scaling: float, parts: Mapping[str, Tensor]) -> LowRankUpdate:
     A, B = parts["A"], parts["B"]
     dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
     # Copies, so that nobody changes what others read.
     return LowRankUpdate(A.to(dtype, copy=True), B.to(dtype, copy=True), scaling)
+
+
+def _of_update(update: LowRankUpdate, module: str) -> ModuleSource:
+    """The source of an update in memory, a plain pair with whatever belongs to it."""
+    held = {"A": update.A, "B": update.B} | ({} if update.magnitude is None else {"magnitude": update.magnitude})
+    parts = {
+        name: Part(tuple(value.shape), _dtype(value), partial(torch.clone, value), tensor=f"{module}.{name}")
+        for name, value in held.items()
+    }
+    return ModuleSource(
+        d_out=update.d_out,
+        d_in=update.d_in,
+        rank=update.rank,
+        dtype=_dtype(update.A),
+        read=update.copy,
+        scaling=update.scaling,
+        parts=parts,
+        make=partial(_remade, update),
+    )
+
+
+def _remade(update: LowRankUpdate, parts: Mapping[str, Tensor]) -> LowRankUpdate:
+    values = {name: value.to(update.A.dtype) for name, value in parts.items()}
+    return replace(update, A=values["A"], B=values["B"], magnitude=values.get("magnitude")).copy()
+
+
+def _scaled(source: TensorSource, factor: float) -> Tensor:
+    return factor * source.read()
 
 
 def _in_memory(source: ModuleSource, update: LowRankUpdate) -> ModuleSource:

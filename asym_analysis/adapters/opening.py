@@ -23,6 +23,7 @@ from asym_analysis.adapters.open_models import (
     model_checkpoint,
     with_current_scales,
 )
+from asym_analysis.adapters.provenance import assumptions_in
 from asym_analysis.adapters.several_adapters import one_adapter
 from asym_analysis.adapters.sources import AdapterFiles, natural_order
 from asym_analysis.errors import SeveralAdaptersError
@@ -138,6 +139,8 @@ def _adapter(
     initial: Adapter | None = None,
 ) -> Adapter:
     used, reading = options.read(checkpoint)
+    given = options.scale is not None or options.alpha is not None
+    earlier = [each for each in assumptions_in(checkpoint.header) if not (given and each.what == "scale")]
     facts = {
         "base_model": checkpoint.config.get("base_model_name_or_path"),
         "task_type": checkpoint.config.get("task_type"),
@@ -158,5 +161,5 @@ def _adapter(
         extras=reading.extras,
         coverage=reading.coverage,
         initial=initial,
-        assumptions=reading.assumed,
+        assumptions=(*reading.assumed, *earlier),
     )
