@@ -399,6 +399,16 @@ class Adapter(Mapping[str, LowRankUpdate]):
         return Adapter(modules, **own | changed)
 
     @property
+    def base_changed(self) -> str | None:
+        """How the initialization changed the base weight too (PiSSA, OLoRA, ...); None where it did not.
+
+        Where this says something, W0 + dW is not the model and the norm of dW not the size of the change: whatever
+        needs W0 or that size has to say so.
+        """
+        said = self.metadata.get("base_changed")
+        return None if said is None else str(said)
+
+    @property
     def frame(self) -> pd.DataFrame:
         """One row a module, from the header alone: module, layer, projection, d_out, d_in, rank, scaling, dtype."""
         rows = [

@@ -46,6 +46,7 @@ def inspect_modules(adapter: Adapter) -> pd.DataFrame:
         stable_rank = (norm / largest) ** 2 if largest > 0 else float("nan")
         notes = [f"{factor} is zero" for factor in ("A", "B") if not getattr(update, factor).any()]
         notes += [] if update.is_low_rank else ["DoRA: the magnitude is not in these norms"]
+        notes += [] if adapter.base_changed is None else ["the base weight was changed too: not the whole change"]
         rows.append(
             (
                 update.A.double().norm().item(),

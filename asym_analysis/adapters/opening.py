@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_change import initial_beside, since_the_pretrained_weight
 from asym_analysis.adapters.base_weights import Base, BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect, Reading
 from asym_analysis.adapters.config_files import read_config
@@ -85,13 +86,13 @@ def from_files(files: AdapterFiles, options: Options, name: str) -> Adapter:
     if config is None:
         config = read_config(files.config) if files.config else {}
     initial = None
-    if files.initial:
-        initial = from_files(AdapterFiles(files.initial), replace(options, config=config), f"{name} (initial)")
+    if first := files.initial or initial_beside(files.weights.parent, config):
+        initial = from_files(AdapterFiles(first), replace(options, config=config), f"{name} (initial)")
     checkpoint = replace(
         open_container(files.weights), config=config, source=str(files.weights), folder=files.weights.parent
     )
     single = not files.weights.name.endswith(".index.json")
-    return _adapter(
+    adapter = _adapter(
         checkpoint,
         options,
         name,
@@ -100,6 +101,7 @@ def from_files(files: AdapterFiles, options: Options, name: str) -> Adapter:
         weights=files.weights if single else None,
         initial=initial,
     )
+    return since_the_pretrained_weight(adapter)
 
 
 def several(

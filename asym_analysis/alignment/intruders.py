@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_change import warn_of_changed_base
 from asym_analysis.adapters.base_weights import Base, as_base
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
@@ -127,6 +128,7 @@ def intruder_dimensions(
     if top_k < 1 or not 0 < threshold <= 1:
         raise ValueError(f"top_k must be at least 1 and threshold in (0, 1], not {top_k} and {threshold}")
     weights = as_base(base)
+    warn_of_changed_base(adapter, "intruder dimensions of W0 + dW")
     frames, rows, refused = [], [], {}
     for module in tqdm(adapter, disable=not progress, desc="intruders", unit="module"):
         try:

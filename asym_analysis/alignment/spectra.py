@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_change import warn_of_changed_base
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
@@ -107,6 +108,7 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
     [2.0]
     """
     initial = initial if initial is not None else adapter.initial
+    warn_of_changed_base(adapter, "norms of dW")
     rows, values = [], []
     for module in adapter:
         update = adapter[module]

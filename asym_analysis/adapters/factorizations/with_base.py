@@ -21,6 +21,7 @@ class GatedSum:
 
     Examples
     --------
+    >>> import torch
     >>> parts = {"W0": torch.tensor([[1.0, 2.0]]), "A.X": torch.tensor([3.0]), "B.X": torch.tensor([10.0])}
     >>> A, B = GatedSum()(parts)
     >>> (B @ A).tolist()
@@ -39,6 +40,7 @@ class HadamardOfBase:
 
     Examples
     --------
+    >>> import torch
     >>> A, B = HadamardOfBase()({"W0": torch.tensor([[2.0, 3.0]]), "A": torch.ones(1, 2), "B": torch.ones(1, 1)})
     >>> (B @ A).tolist()
     [[2.0, 3.0]]
@@ -61,6 +63,7 @@ class BlockAffine:
 
     Examples
     --------
+    >>> import torch
     >>> A, B = BlockAffine()({"W0": torch.tensor([[1.0, 2.0]]), "block": torch.tensor([[[10.0]]])})
     >>> (B @ A).tolist()
     [[20.0, 30.0]]
@@ -83,6 +86,7 @@ class SparsePair:
 
     Examples
     --------
+    >>> import torch
     >>> parts = {"values": torch.tensor([5.0]), "indices": torch.tensor([1])}
     >>> A, B = SparsePair(scale=2.0)(parts | {"A": torch.ones(1, 2), "B": torch.ones(1, 1)})
     >>> (B @ A).tolist()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from asym_analysis.adapters.base_change import base_change
 from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
@@ -119,13 +120,14 @@ class PeftConfig:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is worth keeping of the config: base_model, task_type, peft_type, peft_version, init_lora_weights."""
+        """What is worth keeping: base_model, task_type, peft_type, peft_version, init_lora_weights, base_changed."""
         named = {
             "base_model": self.values.get("base_model_name_or_path"),
             "task_type": self.values.get("task_type"),
             "peft_type": self.values.get("peft_type"),
             "peft_version": self.values.get("peft_version"),
             "init_lora_weights": self.initialization,
+            "base_changed": base_change(self.values),
         }
         return {key: value for key, value in named.items() if value is not None and value != ""}
 

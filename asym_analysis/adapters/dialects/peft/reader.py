@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from asym_analysis.adapters.base_change import base_change, remedy
 from asym_analysis.adapters.base_weights import BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
@@ -104,6 +105,8 @@ def read_peft(
     if not groups and shared and (alone := tuner_of(shared).alone) is not None:
         alone(model)
     _add_modules(model)
+    if (changed := base_change(config.values)) is not None:
+        ledger.assume("base weight", f"the one that training started from ({changed})", remedy(config.values))
     ledger.scaling_from(config.scaling_source, recorded=not config.scale_assumed)
     return ledger.reading(config.metadata | _adapters(adapters))
 
