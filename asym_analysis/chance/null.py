@@ -72,13 +72,35 @@ class BetaNull:
         return center * total, (1 - center) * total
 
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a value at least as large; 1 where the distribution is a single point."""
+        """Probability of a value at least as large; 1 where the distribution is a single point.
+
+        Parameters
+        ----------
+        values
+            Shape (n,).
+
+        Returns
+        -------
+        array
+            Shape (n,); NaN where the value is.
+        """
         alpha, beta = self.shape
         tail = _beta_tail(alpha, beta, np.clip((values - self.low) / max(self.high - self.low, 1e-150), 0, 1))
         return np.where(np.asarray(self.std) > 0, tail, np.where(np.isnan(values), np.nan, 1.0))
 
     def critical_value(self, level: Number) -> Number:
-        """The value that chance exceeds with probability `level`."""
+        """The value that chance exceeds with probability `level`.
+
+        Parameters
+        ----------
+        level
+            Probability, between 0 and 1.
+
+        Returns
+        -------
+        float or array
+            One value, or one for each entry of the moments.
+        """
         alpha, beta = self.shape
         quantile = self.low + (self.high - self.low) * special.betainccinv(alpha, beta, level)
         found = np.where(np.asarray(self.std) > 0, quantile, self.mean)

@@ -82,13 +82,35 @@ class StrengthNull:
     skewness: Number
 
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a value at least as large."""
+        """Probability of a value at least as large.
+
+        Parameters
+        ----------
+        values
+            Shape (n,).
+
+        Returns
+        -------
+        array
+            Shape (n,); NaN where the value is.
+        """
         shape = 4 / np.asarray(self.skewness) ** 2
         steps = shape + (values - self.mean) / np.maximum(self.std, 1e-150) * np.sqrt(shape)
         return np.where(np.isnan(values), np.nan, special.gammaincc(shape, np.maximum(np.nan_to_num(steps), 0.0)))
 
     def critical_value(self, level: float) -> Number:
-        """The value that chance exceeds with probability `level`."""
+        """The value that chance exceeds with probability `level`.
+
+        Parameters
+        ----------
+        level
+            Probability, between 0 and 1.
+
+        Returns
+        -------
+        float or array
+            One value, or one for each entry of the moments.
+        """
         shape = 4 / np.asarray(self.skewness) ** 2
         return self.mean + self.std * (special.gammainccinv(shape, level) - shape) / np.sqrt(shape)
 
@@ -121,12 +143,34 @@ class ProductNull:
     mean: float = 0.0
 
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a cosine at least as large."""
+        """Probability of a cosine at least as large.
+
+        Parameters
+        ----------
+        values
+            Shape (n,).
+
+        Returns
+        -------
+        array
+            Shape (n,); NaN where the value is.
+        """
         spreads, weights = _normal_mixture(self.terms)
         return (weights * special.ndtr(-values[..., None] / (spreads * self.std))).sum(-1)
 
     def critical_value(self, level: float) -> float:
-        """The cosine that chance exceeds with probability `level`."""
+        """The cosine that chance exceeds with probability `level`.
+
+        Parameters
+        ----------
+        level
+            Probability, between 0 and 1.
+
+        Returns
+        -------
+        float or array
+            One value, or one for each entry of the moments.
+        """
         return _unit_critical_value(self.terms, level) * self.std
 
 

@@ -109,6 +109,16 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
         Rows of A, at least one. Only the row space of A matters, so orthonormal, Gaussian and (to the precision of
         universality) Kaiming-uniform rows behave alike.
 
+    Returns
+    -------
+    Retention
+        The fractions, their stated error, and the variance of a gain.
+
+    Raises
+    ------
+    ValueError
+        If `rank` is below 1.
+
     Notes
     -----
     Leading order: Derezinski, Liang, Liao and Mahoney (2020), "Precise expressions for random projections"
@@ -150,7 +160,17 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
 def effective_dimension_penalty(spectrum: Float[np.ndarray, " d"], dimension: float | int) -> float:
     """The ridge penalty lambda at which sum s_i / (s_i + lambda) equals `dimension`.
 
-    Zero when `dimension` reaches the number of positive eigenvalues. Relative accuracy 1e-12.
+    Parameters
+    ----------
+    spectrum
+        Eigenvalues, shape (d,), any order; zeros do not count.
+    dimension
+        The effective dimension, above 0; it need not be whole.
+
+    Returns
+    -------
+    float
+        Relative accuracy 1e-12; zero when `dimension` reaches the number of positive eigenvalues.
 
     Raises
     ------
@@ -181,6 +201,16 @@ def effective_dimension_penalty(spectrum: Float[np.ndarray, " d"], dimension: fl
 
 def rank_one_retention(spectrum: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
     """Exact E[P_ii] for a single random row: E[s_i g_i^2 / sum_j s_j g_j^2], g standard Gaussian.
+
+    Parameters
+    ----------
+    spectrum
+        Eigenvalues of the input covariance, shape (d,), any order; zeros allowed.
+
+    Returns
+    -------
+    array
+        Shape (d,); the entries sum to one.
 
     Notes
     -----

@@ -125,10 +125,12 @@ def information_against_gap(
 
     Parameters
     ----------
-    problem, rank, noise_scale
-        As in `noisy_fit_information`.
+    problem, rank
+        The problem, and the rank of the update.
     samples
         Sizes of the training set, one or several.
+    noise_scale
+        As in `noisy_fit_information`.
     clip
         Squared error that counts as 1; above 0.
     draws, seed

@@ -196,7 +196,23 @@ class LeastSquaresProblem:
         }
 
     def to(self, device: torch.device | str) -> LeastSquaresProblem:
-        """The same problem on another device."""
+        """The same problem on another device.
+
+        Parameters
+        ----------
+        device
+            As for `torch.Tensor.to`.
+
+        Returns
+        -------
+        LeastSquaresProblem
+            A copy.
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.eye(2), torch.ones(2)).to("cpu").d_in
+        2
+        """
         return LeastSquaresProblem(
             self.delta.to(device), self.covariance.to(device), self.noise_variance, floor=self.floor
         )
@@ -259,7 +275,23 @@ class LeastSquaresProblem:
         return self.d_out * self.noise_variance + self.floor
 
     def loss(self, update: Float[Tensor, "d_out d_in"]) -> float:
-        """Expected squared error of any dense update on new data."""
+        """Expected squared error of any dense update on new data.
+
+        Parameters
+        ----------
+        update
+            Shape (d_out, d_in).
+
+        Returns
+        -------
+        float
+            Noise and floor included.
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.eye(2), torch.ones(2), 0.5).loss(torch.eye(2))
+        1.0
+        """
         residual = ((self.delta - update.to(self.delta)) @ self.eigenvectors) * self.eigenvalues.sqrt()
         return self.irreducible + float(residual.square().sum())
 
@@ -287,6 +319,11 @@ class LeastSquaresProblem:
         References
         ----------
         Lemma 4.1 of the paper; docs/theory.md, sections 1.1 and 1.2 (a), (c).
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.eye(2), torch.ones(2)).freeze_A(torch.tensor([[2.0, 0.0]])).B.tolist()
+        [[0.5], [0.0]]
         """
         frozen = torch.as_tensor(Q).to(self.delta)
         if frozen.shape[1] != self.d_in:
@@ -325,6 +362,11 @@ class LeastSquaresProblem:
         References
         ----------
         Lemma 4.2 of the paper; docs/theory.md, sections 1.1 and 1.2 (b), (c).
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.eye(2), torch.ones(2)).freeze_B(torch.tensor([[1.0], [0.0]])).A.tolist()
+        [[1.0, 0.0]]
         """
         frozen = torch.as_tensor(U).to(self.delta)
         if frozen.shape[0] != self.d_out:
@@ -354,6 +396,11 @@ class LeastSquaresProblem:
         References
         ----------
         Izenman (1975), "Reduced-rank regression for the multivariate linear model"; docs/theory.md, section 6.1.
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.diag(torch.tensor([3.0, 1.0])), torch.ones(2)).joint(1).loss
+        1.0
         """
         check_rank(self, rank, "both")
         left, scales, right = torch.linalg.svd(self.weighted_delta, full_matrices=False)
@@ -366,6 +413,21 @@ class LeastSquaresProblem:
         """A frozen A that needs no labels: the top principal components of the inputs, one a row.
 
         Its gain is the sum of the first `rank` entries of `signal_energy` (docs/theory.md, section 6.1).
+
+        Parameters
+        ----------
+        rank
+            How many components, at most d_in.
+
+        Returns
+        -------
+        Tensor
+            Shape (rank, d_in), float64, orthonormal rows.
+
+        Examples
+        --------
+        >>> LeastSquaresProblem(torch.eye(2), torch.tensor([1.0, 4.0])).principal_A(1).abs().tolist()
+        [[0.0, 1.0]]
         """
         check_rank(self, rank, "B")
         return self.eigenvectors[:, :rank].T
