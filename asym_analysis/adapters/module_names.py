@@ -48,7 +48,7 @@ def layer_of(module: str) -> int | None:
 
 
 def projection_of(module: str) -> str:
-    """Name of the projection: the last part of the module's name that is no number.
+    """Name of the projection: the last part of the module's name that is not a number.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class Patterns(Generic[Value]):
     Raises
     ------
     AdapterError
-        If a pattern is no regular expression.
+        If a pattern is not a regular expression.
 
     Examples
     --------
@@ -111,4 +111,4 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
-        raise AdapterError(f"the config's pattern {pattern!r} is no regular expression: {error}") from error
+        raise AdapterError(f"the config's pattern {pattern!r} is not a regular expression: {error}") from error

@@ -50,7 +50,8 @@ class DownUpKey:
         Name of the adapted module as the file writes it.
     part
         ``A``, ``B``, ``mid``, ``alpha``, ``magnitude``, ``scalar``, ``hada_w1_a``, ``lokr_w1``, ...; ``dense`` for a
-        change of a whole weight or bias, ``bias`` for that of a factor, ``other`` for tunings that are no product.
+        change of a whole weight or bias, ``bias`` for that of a factor, ``other`` for
+        methods whose change of a weight is not B·A.
     split
         Number of the part of a fused projection that the factor belongs to, where each has its own.
     """
@@ -278,7 +279,7 @@ def _pair(ledger: Ledger, parts: Mapping[str, str]) -> tuple[Factorization, int,
     if "A" not in shape or "B" not in shape:
         raise AdapterValueError(f"{', '.join(shape) or 'alpha'} without {'B' if 'A' in shape else 'A'}")
     if len(shape["A"]) < 2 or len(shape["B"]) < 2 or 0 in shape["A"]:
-        raise AdapterValueError(f"A {shape['A']} and B {shape['B']} are no matrices")
+        raise AdapterValueError(f"A {shape['A']} and B {shape['B']} are not matrices")
     if "mid" in shape:
         return TuckerPair(), shape["A"][0], Layout((shape["B"][0], shape["A"][1], *shape["mid"][2:]))
     convolution = (shape["B"][0], *shape["A"][1:]) if len(shape["A"]) > 2 else None
@@ -303,9 +304,9 @@ def _header_configs(header: Mapping[str, Any]) -> dict[str, PeftConfig]:
     try:
         flat = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"the header's lora_adapter_metadata is no JSON: {error}") from error
+        raise AdapterError(f"the header's lora_adapter_metadata is not valid JSON: {error}") from error
     if not isinstance(flat, dict):
-        raise AdapterError("the header's lora_adapter_metadata is no mapping")
+        raise AdapterError("the header's lora_adapter_metadata is not a mapping")
     components: dict[str, dict[str, Any]] = {}
     for name, value in flat.items():
         component, _, entry = name.partition(".")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import GIVE_SCALE, Ledger
-from asym_analysis.adapters.dialects.peft.config import number_or_none
 from asym_analysis.adapters.factorizations.blocks import SplitPair, StackedExpert
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.adapters.facts import Facts
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["EMBEDDINGS", "Facts", "Grammar", "Key", "PatternDialect"]
+__all__ = ["EMBEDDINGS", "Grammar", "Key", "PatternDialect"]
 
 _BASE_WEIGHT = re.compile(
     r"(?:\.(?:linear|base|base_layer|original_layer|original_linear|original|orig|to_wrap|module))?"
@@ -34,78 +34,6 @@ class Key(NamedTuple):
 
     module: str
     part: str
-
-
-class Facts:
-    """What a checkpoint says outside its tensors: its config, the declared files beside it, its header.
-
-    Parameters
-    ----------
-    checkpoint
-        The checkpoint.
-    files
-        Names of the config files to look into, after the config and before the header.
-
-    Examples
-    --------
-    >>> facts = Facts(Checkpoint({}, config={"model": {"lora_alpha": 16}}))
-    >>> facts.number("lora_alpha", "model/lora_alpha")
-    16.0
-    """
-
-    def __init__(self, checkpoint: Checkpoint, files: tuple[str, ...] = ()) -> None:
-        self._checkpoint = checkpoint
-        self._files = files
-        self.alpha = checkpoint.alpha
-
-    def _places(self) -> Iterator[Mapping[str, Any]]:
-        yield self._checkpoint.config
-        for file in self._files:
-            yield self._checkpoint.beside(file)
-        yield self._checkpoint.header
-
-    def at(self, *paths: str) -> Any:
-        """Give the first entry that is there.
-
-        Parameters
-        ----------
-        *paths
-            Paths such as ``"model/lora_alpha"``, in the order in which they count.
-
-        Returns
-        -------
-        object or None
-            The entry; None where there is none.
-        """
-        for place in self._places():
-            for path in paths:
-                value: Any = place
-                for step in path.split("/"):
-                    value = value.get(step) if isinstance(value, Mapping) else None
-                if value is not None:
-                    return value
-        return None
-
-    def number(self, *paths: str) -> float | None:
-        """Give the first entry that is there, as a number.
-
-        Parameters
-        ----------
-        *paths
-            As for `at`.
-
-        Returns
-        -------
-        float or None
-            The number; None where there is no entry.
-
-        Raises
-        ------
-        AdapterError
-            If it is no finite number.
-        """
-        value = self.at(*paths)
-        return None if value is None else number_or_none({paths[0]: value}, paths[0])
 
 
 @dataclass(frozen=True)
@@ -165,7 +93,7 @@ class Grammar:
     Raises
     ------
     AdapterError
-        If a pattern is no regular expression, or names no module; if `transposed` names anything but A and B.
+        If a pattern is not a regular expression, or names no module; if `transposed` names anything but A and B.
 
     Examples
     --------
@@ -205,13 +133,12 @@ class Grammar:
     def __post_init__(self) -> None:
         if self.transposed != "auto" and set(self.transposed) - {"A", "B"}:
             raise AdapterError(f"transposed is {self.transposed!r}: name the factors A, B or both, or write 'auto'")
-        for pattern in self._patterns.values():
-            _compiled(pattern)
+        self._patterns  # noqa: B018 - a pattern that cannot be used is told at once
 
-    @property
-    def _patterns(self) -> dict[str, str]:
+    @cached_property
+    def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
         named = {"A": self.A, "B": self.B, "alpha": self.alpha, "magnitude": self.magnitude}
-        return {part: pattern for part, pattern in named.items() if isinstance(pattern, str)}
+        return [(part, _compiled(pattern)) for part, pattern in named.items() if isinstance(pattern, str)]
 
     def key(self, tensor: str) -> Key | None:
         """Take a tensor's name apart.
@@ -227,8 +154,8 @@ class Grammar:
             The module and the part (``"A"``, ``"B"``, ``"alpha"``, ``"magnitude"``; ``"A.0"``, ... for a split
             projection); None where it names no part of an update.
         """
-        for part, pattern in self._patterns.items():
-            found = _compiled(pattern).fullmatch(tensor)
+        for part, pattern in self._patterns:
+            found = pattern.fullmatch(tensor)
             if found is None:
                 continue
             groups = found.groupdict()
@@ -253,7 +180,8 @@ class Grammar:
         facts = Facts(checkpoint)
         if any(facts.at(path) is None for path in self.requires):
             return False
-        factors = ((key := self.key(tensor)) is not None and key.part[0] in "AB" for tensor in checkpoint.tensors)
+        A, B = (pattern for part, pattern in self._patterns if part in ("A", "B"))
+        factors = ((A.fullmatch(tensor) or B.fullmatch(tensor)) is not None for tensor in checkpoint.tensors)
         return bool(checkpoint.tensors) and (all(factors) if self.whole_file else any(factors))
 
     def read(self, checkpoint: Checkpoint) -> Reading:
@@ -423,7 +351,7 @@ def _shapes(ledger: Ledger, parts: Mapping[str, str]) -> tuple[tuple[int, ...], 
         raise AdapterValueError(f"{', '.join(parts) or 'alpha'} without {' and '.join(missing)}")
     A, B = (ledger.tensors[parts[part]].shape for part in "AB")
     if len(A) < 2 or len(B) < 2 or 0 in A + B:
-        raise AdapterValueError(f"A {A} and B {B} are no matrices")
+        raise AdapterValueError(f"A {A} and B {B} are not matrices")
     return A, B
 
 
@@ -468,7 +396,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise AdapterError(f"the pattern {pattern!r} is no regular expression: {error}") from error
+        raise AdapterError(f"the pattern {pattern!r} is not a regular expression: {error}") from error
     if not compiled.groups:
         raise AdapterError(f"the pattern {pattern!r} has no group for the module's name: write (?P<module>.+)")
     return compiled

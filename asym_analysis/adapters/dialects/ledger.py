@@ -86,7 +86,7 @@ class Ledger:
         also
             Tensors that went into the scaling.
         more
-            Further parts, which the module shares with others or which are no tensors of the file.
+            Further parts, which the module shares with others or which are not tensors of the file.
         frozen
             Names of parts that training never changes.
         """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asym_analysis.adapters.dialects.grammar import Facts, Grammar
+from asym_analysis.adapters.dialects.grammar import Grammar
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.factorizations.blocks import StackedPart
+from asym_analysis.adapters.facts import Facts
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["LIT_GPT", "LitGptGrammar"]
@@ -36,7 +37,7 @@ class LitGptGrammar(Grammar):
             return
         A, B = (ledger.tensors[parts[part]].shape for part in "AB")
         if len(A) != 2 or len(B) != 2 or 0 in A + B:
-            raise AdapterValueError(f"A {A} and B {B} are no matrices")
+            raise AdapterValueError(f"A {A} and B {B} are not matrices")
         rank = B[1]
         scaling = self.scale(ledger, facts, module, rank)
         enabled = _enabled(ledger, facts, A[0] // rank)

@@ -27,7 +27,7 @@ _KEYS = (
     (
         re.compile(r"\.adapters?\.[^.]+\.adapter_(?:down|up)\.|adapter_(?:down|up)\.0\.weight$"),
         "bottleneck adapters",
-        "they have a nonlinearity between their two matrices, whose product is no change of a weight",
+        "they have a nonlinearity between their two matrices, so that their product is not the change of a weight",
     ),
     (
         re.compile(r"exp_avg|(?:^|\.)(?:optimizer_states|param_groups)"),
@@ -45,7 +45,7 @@ class NotLoraDialect:
     name = "none"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether the file is of a known kind that is no low-rank adapter.
+        """Say whether the file is of a known kind that is not a low-rank adapter.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class NotLoraDialect:
         NotAnAdapterError
             Always.
         """
-        kind, reason = _kind(checkpoint) or ("no adapter that is known", "describe its names with a PatternDialect")
+        kind, reason = _kind(checkpoint) or ("no known adapter", "describe its names with a PatternDialect")
         raise NotAnAdapterError(f"{checkpoint.source} holds {kind}: {reason}")
 
 
