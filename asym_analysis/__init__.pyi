@@ -35,6 +35,7 @@ from .finetuning.application import apply_variant as apply_variant
 from .finetuning.config import FinetuneConfig as FinetuneConfig
 from .finetuning.plan import read_sweep as read_sweep
 from .finetuning.results.claims import check_claims as check_claims
+from .finetuning.results.kept import kept_gains as kept_gains
 from .finetuning.results.paper import paper_results as paper_results
 from .finetuning.results.scores import score_variants as score_variants
 from .finetuning.sweep import run_sweep as run_sweep

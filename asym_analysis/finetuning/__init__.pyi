@@ -13,6 +13,7 @@ from .plan import PlannedRun as PlannedRun
 from .plan import read_sweep as read_sweep
 from .plan import shipped_configs as shipped_configs
 from .results.claims import check_claims as check_claims
+from .results.kept import kept_gains as kept_gains
 from .results.paper import Claim as Claim
 from .results.paper import paper_claims as paper_claims
 from .results.paper import paper_results as paper_results

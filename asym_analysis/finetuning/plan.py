@@ -120,7 +120,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
 
     - `[[runs]]`: each with a name, `labels` for the table, `rates` in place of those of the search, and the settings
       in which it differs;
-    - `[[tasks]]`: the same, combined with every run;
+    - `[[tasks]]`: the same, combined with every run (whose own rates come first);
     - `[grid]`: lists of settings, combined with each other and with every run and task;
     - `[lengths]`: a list of `epochs` or `max_steps`, shortest first: every run is made at each length;
     - `[search]`: a list `learning_rate` that is tried on `seed` at the longest length, and the `seeds` on which each
@@ -156,8 +156,8 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     try:
         plan: _Plan = read_settings(_Plan, values, where="", known=_Plan.model_fields)
         runs = [
-            PlannedRun(name, _config(name, settings, folder, data, model), labels, grid=tuple(listed.rates or ()))
-            for listed, name, settings, labels in _combinations(plan)
+            PlannedRun(name, _config(name, settings, folder, data, model), labels, grid=rates)
+            for rates, name, settings, labels in _combinations(plan)
         ]
         runs = list(_planned(runs, plan))
     except AdapterError as error:
@@ -192,18 +192,19 @@ def _config(
         raise AdapterError(f"run {name}: {error}") from None
 
 
-def _combinations(plan: _Plan) -> Iterator[tuple[_Listed, str, dict[str, Any], dict[str, Any]]]:
-    """The listed run, name, settings and labels of every run: the listed runs times the listed tasks times the grid."""
+def _combinations(plan: _Plan) -> Iterator[tuple[tuple[float, ...], str, dict[str, Any], dict[str, Any]]]:
+    """Own rates, name, settings and labels of every run: the listed runs times the listed tasks times the grid."""
     for listed, task in itertools.product(plan.runs, plan.tasks):
         labels: dict[str, Any] = {"run": listed.name} if listed.name and plan.multiplied else {}
         labels |= listed.labels | task.labels
+        rates = tuple(listed.rates or task.rates or ())
         for values in itertools.product(*plan.grid.values()):
             point = dict(zip(plan.grid, values, strict=True))
             parts = [listed.name, task.name, *(_written(key, value) for key, value in point.items())]
             settings = copy.deepcopy(plan.settings)
             for key, value in (listed.changes | task.changes | point).items():
                 _put(settings, key, value)
-            yield listed, "-".join(part for part in parts if part) or "run", settings, labels
+            yield rates, "-".join(part for part in parts if part) or "run", settings, labels
 
 
 def _written(key: str, value: Any) -> str:

@@ -7,11 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from asym_analysis.errors import AdapterError
+from asym_analysis.finetuning.results.kept import KeptGains
 from asym_analysis.finetuning.results.scores import VariantScores, longest_runs
 from asym_analysis.finetuning.variants import Variant
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
 
-__all__ = ["plot_learning_rates", "plot_variants"]
+__all__ = ["plot_kept_gains", "plot_learning_rates", "plot_variants"]
 
 LORA = "hB_0 hA_Km"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -87,6 +88,51 @@ def _lora(scores: VariantScores) -> tuple[str, int]:
     if ranks.empty:
         raise AdapterError(f"the scores have no run of {LORA}, which trains both factors; name another reference")
     return LORA, int(ranks.min())
+
+
+def plot_kept_gains(kept: KeptGains, ax: Axes | None = None) -> Axes:
+    """Draw the kept part of LoRA's gain against trained numbers per datum.
+
+    Parameters
+    ----------
+    kept
+        From `kept_gains`.
+    ax
+        Where to draw; a new figure of one column's width if None.
+
+    Returns
+    -------
+    Axes
+        Orange trains B, blue A. Filled at each task's greatest length, open at shorter ones; bars are the table's
+        intervals. Rows where LoRA's own gain is not clear are left out.
+    """
+    frame = kept.frame[kept.frame["clear"]]
+    longest = set(longest_runs(frame).index)
+    looks = _looks(frame.assign(run=frame["variant"]))
+    with styled():
+        ax = axes_or_new(ax, height=2.6)
+        ax.axhline(1, color=COLORS["null"], linewidth=0.8, zorder=0)
+        for index, row in frame.iterrows():
+            color, marker = looks[row["variant"]]
+            bars = [[row["kept"] - row["low"]], [row["high"] - row["kept"]]]
+            face = color if index in longest else "white"
+            ax.errorbar(
+                [row["numbers_per_datum"]],
+                [row["kept"]],
+                yerr=bars,
+                fmt=marker,
+                color=color,
+                markerfacecolor=face,
+                markersize=4,
+                elinewidth=0.7,
+            )
+        for variant, (color, marker) in looks.items():
+            ax.plot([], [], marker, color=color, markersize=4, label=variant)
+        ax.set_xscale("log")
+        ax.set_xlabel("trained numbers per datum")
+        ax.set_ylabel("kept part of LoRA's gain")
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
 
 
 def plot_learning_rates(runs: pd.DataFrame, ax: Axes | None = None, *, task: str | None = None) -> Axes:

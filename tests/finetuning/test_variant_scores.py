@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import check_claims, paper_claims, paper_results, score_variants
+from asym_analysis.finetuning import check_claims, kept_gains, paper_claims, paper_results, score_variants
 from asym_analysis.finetuning.results.rows import resampled_scores, row_weights
 from asym_analysis.finetuning.results.statistics import Difference
 
@@ -319,3 +319,20 @@ def test_the_command_compares_a_folder_and_refuses_an_empty_one(tmp_path: Path, 
     absent = asym("variants", tmp_path / "nothing")
     assert absent.code == 1
     assert "asym finetune --runs" in " ".join(absent.err.split())
+
+
+def test_kept_gains_are_ratios_of_gains_at_their_numbers_per_datum() -> None:
+    values = {("lora", "t"): [0.9, 1.1, 1.0], ("b-only", "t"): [0.7, 0.9, 0.8], ("b-twice", "t"): [0.9, 1.0, 0.95]}
+    runs = table(values, baseline=0.5).assign(adapter_parameters=1000, train_rows=50)
+    frame = kept_gains(score_variants(runs), data_per_row=4).frame
+    assert frame["rank"].tolist() == [8], "LoRA at twice the rank was not run"
+    row = frame.iloc[0]
+    assert row["kept"] == pytest.approx(0.3 / 0.5)
+    assert (row["low"], row["high"]) == pytest.approx((0.6, 0.6))
+    assert row["numbers_per_datum"] == pytest.approx(1000 / 200)
+    twice = kept_gains(score_variants(runs), reference_rank=8).frame
+    assert twice["kept"].tolist() == pytest.approx([0.6, 0.9])
+    ax = kept_gains(score_variants(runs), reference_rank=8).plot()
+    assert [c.lines[0].get_ydata()[0] for c in ax.containers] == pytest.approx([0.6, 0.9])
+    with pytest.raises(AdapterError, match="lacks adapter_parameters"):
+        kept_gains(score_variants(table(values)))

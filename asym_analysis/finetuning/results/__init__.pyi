@@ -1,5 +1,7 @@
 from .claims import ClaimCheck as ClaimCheck
 from .claims import check_claims as check_claims
+from .kept import KeptGains as KeptGains
+from .kept import kept_gains as kept_gains
 from .paper import Claim as Claim
 from .paper import paper_claims as paper_claims
 from .paper import paper_results as paper_results

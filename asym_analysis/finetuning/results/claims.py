@@ -15,7 +15,7 @@ from asym_analysis.finetuning.results.statistics import Difference, equivalence_
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["ClaimCheck", "check_claims"]
+__all__ = ["ClaimCheck", "check_claims", "reference_gains"]
 
 # LoRA's gain over the frozen model must be so many standard errors for a task to speak.
 LEAST_GAIN = 4.0
@@ -99,7 +99,7 @@ def check_claims(
         for claim in paper_claims(arms) if claims is None else claims:
             if not {claim.first, claim.second, claim.reference} <= arms:
                 continue
-            measured = _contrasts(own, claim, confidence)
+            measured = reference_gains(own, claim.first, claim.second, claim.reference, confidence)
             if len(measured):
                 contrasts.append(measured.assign(family=family, claim=claim.name))
                 rows.append(_judged(family, claim, measured, margin, confidence, least_seeds))
@@ -108,10 +108,28 @@ def check_claims(
     return ClaimCheck(frame, settings, pd.concat(contrasts, ignore_index=True) if contrasts else pd.DataFrame())
 
 
-def _contrasts(scores: VariantScores, claim: Claim, confidence: float) -> pd.DataFrame:
-    """The claim's difference on every task and length, with LoRA's gain there."""
-    found = scores.contrast(claim.first, claim.second, confidence=confidence)
-    gains = [_gain(scores, claim.reference, row) for row in found.to_dict(orient="records")]
+def reference_gains(scores: VariantScores, first: Arm, second: Arm, reference: Arm, confidence: float) -> pd.DataFrame:
+    """Take the difference of two variants on every task and length, with LoRA's gain over the frozen model there.
+
+    Parameters
+    ----------
+    scores
+        From `score_variants`.
+    first, second
+        What is compared.
+    reference
+        LoRA at the rank whose gain is the unit.
+    confidence
+        Of the intervals.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `VariantScores.contrast`, `reference_gain` and its error `reference_error`; NaN where the frozen
+        model was not scored.
+    """
+    found = scores.contrast(first, second, confidence=confidence)
+    gains = [_gain(scores, reference, row) for row in found.to_dict(orient="records")]
     return found.assign(
         reference_gain=[gain.mean if gain else np.nan for gain in gains],
         reference_error=[gain.error if gain else np.nan for gain in gains],
