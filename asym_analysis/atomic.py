@@ -1,4 +1,4 @@
-"""Output files are written whole or not at all."""
+"""Output files are written whole or not at all, even where the power fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "synced"]
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path
-        The file to write. Missing parent folders are made. An existing file is replaced in one step, and stays
-        as it was if the block fails.
+        The file to write. Missing parent folders are made. An existing file is replaced in one step, once the new
+        one is on the disk, and stays as it was if the block fails.
 
     Examples
     --------
@@ -41,8 +41,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)
+        synced(part)
         part.replace(target)
+        synced(target.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             part.unlink()
         raise
+
+
+def synced(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; file systems that cannot say so are passed over.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    """
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

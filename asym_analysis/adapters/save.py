@@ -20,7 +20,7 @@ from asym_analysis.adapters.provenance import PROVENANCE, provenance
 from asym_analysis.adapters.writers.content import Content
 from asym_analysis.adapters.writers.down_up import COMPONENTS, diffusers_content, kohya_content
 from asym_analysis.adapters.writers.peft import peft_content
-from asym_analysis.atomic import replacing
+from asym_analysis.atomic import replacing, synced
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose
 
@@ -142,6 +142,8 @@ def _write_folder(content: Content, header: Mapping[str, str], target: Path, ove
             else:
                 for name in names:
                     (part / name).replace(target / name)
+                synced(target)
+            synced(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target

@@ -51,8 +51,9 @@ def open_container(path: Path) -> Checkpoint:
     if _has_json_header(head):
         return open_safetensors(path)
     if head.startswith(b"PK\3\4"):
-        names = [entry.name for entry in checked_entries(path)]
-        return open_npz(path) if all(name.endswith(".npy") for name in names) else open_torch_zip(path)
+        entries = checked_entries(path)
+        is_npz = all(entry.name.endswith(".npy") for entry in entries)
+        return open_npz(entries) if is_npz else open_torch_zip(path, entries)
     if head.startswith(b"GGUF"):
         return open_gguf(path)
     if re.match(rb"\x80[\x02-\x05]", head):

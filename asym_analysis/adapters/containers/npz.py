@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.containers.archive import ArchiveEntry, checked_entries
+from asym_analysis.adapters.containers.archive import ArchiveEntry
 from asym_analysis.errors import AdapterFormatError
 
 __all__ = ["open_npz"]
@@ -41,8 +41,8 @@ class NpzTensor:
         return torch.from_numpy(np.array(values, dtype=dtype.newbyteorder("="), order="C"))
 
 
-def open_npz(path: Path) -> Checkpoint:
-    """Read the headers of the arrays in an npz archive.
+def open_npz(entries: Sequence[ArchiveEntry]) -> Checkpoint:
+    """Read the headers of the arrays in an npz archive, given its entries, all of which end in .npy.
 
     Raises
     ------
@@ -50,9 +50,7 @@ def open_npz(path: Path) -> Checkpoint:
         If the archive is damaged or unsafe, or an array holds Python objects.
     """
     tensors = {}
-    for entry in checked_entries(path):
-        if not entry.name.endswith(".npy"):
-            raise AdapterFormatError(f"{path}: entry {entry.name!r} is no NumPy array: this is no npz archive")
+    for entry in entries:
         shape, _, dtype, _ = _parse_header(entry.head(LONGEST_HEADER), entry)
         kind = "bfloat16" if dtype == BFLOAT16 else dtype.name
         tensors[entry.name.removesuffix(".npy")] = TensorSource(shape, kind, NpzTensor(entry))

@@ -45,7 +45,7 @@ BYTES_AN_OPCODE, BYTES_A_CALL, ALLOWANCE = 100, 1500, 32_000_000
 
 
 def inspect_pickle(file: BufferedIOBase, path: Path) -> set[str]:
-    """Walk one pickle's opcodes up to its last, running none; the texts that stand in it.
+    """Read one pickle's opcodes to the end, without executing them; return the strings found.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def inspect_pickle(file: BufferedIOBase, path: Path) -> set[str]:
 
 
 class _Nesting:
-    """How deep the objects on a pickle's stack are nested, without the objects."""
+    """Track how deep the objects on a pickle's stack are nested, without building them."""
 
     MARK = -1
 
@@ -93,7 +93,7 @@ class _Nesting:
         self.memo: dict[int, int] = {}
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> int:
-        """Follow one opcode; the depth of the object that it leaves on top."""
+        """Follow one opcode; return the depth of the object that it leaves on top."""
         name = opcode.name
         if name == "MARK":
             self.stack.append(self.MARK)

@@ -39,8 +39,8 @@ class FileStamp:
     def read(self, offset: int, size: int) -> Bytes:
         """Bytes `offset` to `offset + size`; many of them are mapped (privately), as safetensors and torch do.
 
-        Whoever writes to the array leaves the file as it is. Whoever cuts the file short while a mapped array is in
-        use ends the process that uses it: write adapters to a new file, and then rename it.
+        Writing to the array does not change the file. Truncating a mapped file ends the process that reads it: write
+        adapters to a new file, and then rename it.
 
         Raises
         ------

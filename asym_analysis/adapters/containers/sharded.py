@@ -27,7 +27,7 @@ def open_sharded(index: Path, open_file: Callable[[Path], Checkpoint]) -> Checkp
     Raises
     ------
     AdapterFormatError
-        If the index is damaged, names a file outside its own folder or one that is missing, or says otherwise than the
+        If the index is damaged, names a file outside its own folder or one that is missing, or disagrees with the
         files.
     """
     weight_map = read_json(index).get("weight_map")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.containers.archive import ArchiveEntry, checked_entries
+from asym_analysis.adapters.containers.archive import ArchiveEntry
 from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
 from asym_analysis.adapters.containers.pickled import flatten, weights_only
 from asym_analysis.adapters.containers.raw_tensor import RawTensor
@@ -25,8 +26,8 @@ __all__ = ["open_torch_zip"]
 LOCAL_HEADER_SIZE = 30
 
 
-def open_torch_zip(path: Path) -> Checkpoint:
-    """Read the names, shapes and places of the tensors in a file that `torch.save` wrote.
+def open_torch_zip(path: Path, listed: Sequence[ArchiveEntry]) -> Checkpoint:
+    """Read the names, shapes and places of the tensors in a file that `torch.save` wrote, given its checked entries.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def open_torch_zip(path: Path) -> Checkpoint:
     AdapterFormatError
         If the archive is damaged or unsafe, or holds more than tensors and plain values.
     """
-    entries = {entry.name: entry for entry in checked_entries(path)}
+    entries = {entry.name: entry for entry in listed}
     pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if any(name.rpartition("/")[2] == "constants.pkl" for name in entries):
         raise NotAnAdapterError(f"{path} is a TorchScript program: save the adapter's state_dict instead")
