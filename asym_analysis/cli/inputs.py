@@ -62,12 +62,12 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
     typer.Exit
         With code 1, after one sentence, if fewer adapters can be read or the metadata do not fit.
     """
-    from asym_analysis.adapters.adapter_set import AdapterSet
-    from asym_analysis.adapters.load import load_adapters
-
     if not paths:
         wanted = "at least two adapters" if least > 1 else "an adapter"
         fail(f"name {wanted}, for example: asym {call.command} runs/seed-*")
+    from asym_analysis.adapters.adapter_set import AdapterSet
+    from asym_analysis.adapters.load import load_adapters
+
     with arguments_checked():
         adapters = load_adapters(paths, on_error="collect", **_options(call))
     for source, reason in adapters.refused:
