@@ -81,7 +81,7 @@ def draw_sharing(samples: AdapterSet, folder: Path) -> None:
             axes, ("shared_start", "independent_start"), ("a  one start", "b  a start for each"), strict=True
         ):
             runs = samples.select(samples.table["family"] == family)
-            plot_sharing(shared_energy(runs, ranks), quantities, ax)
+            plot_sharing(shared_energy(runs, ranks), ax, quantities=quantities)
             ax.set_title(f"{title}, four tasks", loc="left")
         axes[0].get_legend().remove()
         axes[1].set_ylabel("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
-
-_CHECKPOINT = re.compile(r"/checkpoint-\d+(?=/|$)")
 
 __all__ = ["arguments_checked", "read_adapter", "read_adapters"]
 
@@ -87,17 +84,9 @@ def _options(call: Call) -> dict[str, Any]:
 
 
 def _last(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The adapters without all but the last checkpoint of each training run; a run's own adapter comes last."""
-    runs: dict[str, list[Adapter]] = {}
-    for adapter in adapters:
-        folder = str(Path(str(adapter.metadata.get("source", adapter.name))).parent)
-        run = _CHECKPOINT.sub("", folder)
-        runs.setdefault(run, []).append(adapter)
-    kept: list[Adapter] = []
-    for members in runs.values():
-        has_steps = any(_CHECKPOINT.search(str(member.metadata.get("source", ""))) for member in members)
-        kept += members[-1:] if has_steps else members
-    return kept
+    from asym_analysis.adapters.runs import last_of_runs
+
+    return [adapter for adapter, last in zip(adapters, last_of_runs(adapters), strict=True) if last]
 
 
 def _account(call: Call, adapters: Sequence[Adapter]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from asym_analysis.alignment.comparison import SubspaceComparison
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, DASHES, MARKERS, axes_or_new, legend_below, styled
 
 __all__ = ["plot_subspace_alignment"]
 
 
-def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = None) -> Axes:
+def plot_subspace_alignment(
+    comparison: SubspaceComparison, ax: Axes | None = None, *, modules: Collection[str] | None = None
+) -> Axes:
     """Draw the mean similarity of A and of B by layer, with its spread over pairs and the band of random subspaces.
 
     Parameters
@@ -22,11 +26,14 @@ def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = No
         What `compare_subspaces` returned.
     ax
         Where to draw; a new figure of one column's width if None.
+    modules
+        Only these modules, such as those of the encoder; all by default.
 
     Returns
     -------
     Axes
-        A line and its 10 to 90 % range over pairs for each factor; the grey band is the null's mean plus and minus
+        A line and its 10 to 90 % range over pairs for each factor, without the pairs that share the initialization if
+        there are others; the grey band is the null's mean plus and minus
         two standard deviations of a single pair. Modules without a layer number stand at the right, as "other".
 
     Examples
@@ -36,6 +43,11 @@ def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = No
     >>> _ = plot_subspace_alignment(compare_subspaces(adapters.select(adapters.table["family"] == "one_task")))
     """
     frame = comparison.frame.dropna(subset=["value"])
+    if modules is not None:
+        frame = frame[frame["module"].isin(set(modules))]
+    related = frame["same_initialization"].fillna(False).astype(bool)
+    if not related.all():
+        frame = frame[~related]
     layers = frame["layer"].astype("Int64")
     numbered = sorted(layers.dropna().unique().tolist())
     position = {layer: index for index, layer in enumerate(numbered)}
@@ -46,20 +58,21 @@ def plot_subspace_alignment(comparison: SubspaceComparison, ax: Axes | None = No
         for factor, rows in frame.groupby("factor", observed=True, sort=True):
             values = rows["value"].groupby(x.loc[rows.index])
             mean, low, high = values.mean(), values.quantile(0.1), values.quantile(0.9)
-            color = COLORS[str(factor)]
+            color = COLORS.get(str(factor), COLORS["both"])
             ax.fill_between(mean.index, low, high, color=color, alpha=0.18, linewidth=0)
-            ax.plot(mean.index, mean, color=color, marker="o", markersize=3.5, label=str(factor))
+            marker, dashes = MARKERS.get(str(factor), "D"), DASHES.get(str(factor), "-")
+            ax.plot(mean.index, mean, color=color, marker=marker, linestyle=dashes, markersize=3.5, label=str(factor))
         ticks = [*map(str, numbered), *(["other"] if layers.isna().any() else [])]
         step = max(1, len(ticks) // 12)
         ax.set_xticks(range(0, len(ticks), step), ticks[::step])
         ax.set_xlabel("layer")
-        ax.set_ylabel(comparison.measure)
+        ax.set_ylabel(f"{comparison.measure} (log scale)")
         # A logarithmic axis: chance is a few hundredths where B is a few tenths, and both must be seen.
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.legend(loc="best")
+        legend_below(ax)
     return ax
 
 

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from asym_analysis.alignment.comparison import SubspaceComparison
-from asym_analysis.plots.style import DOUBLE_COLUMN, axes_or_new, styled
+from asym_analysis.plots.style import DOUBLE_COLUMN, SINGLE_COLUMN, axes_or_new, styled
 
-__all__ = ["plot_figure_one", "plot_similarity_heatmap"]
+__all__ = ["plot_figure_one", "plot_similarity", "plot_similarity_heatmap"]
 
 # Cividis is monotone in lightness and made for colour-deficient readers.
 _COLORMAP = "cividis"
+_WITH_VALUES, _WITH_NAMES = 10, 30  # the most adapters whose values and names are written
 
 
 def plot_similarity_heatmap(
@@ -24,10 +25,10 @@ def plot_similarity_heatmap(
     factor: str = "A",
     ax: Axes | None = None,
     *,
-    vmax: float = 1.0,
+    vmax: float | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draw the similarity of one factor between all adapters, averaged over modules, with each value written.
+    """Draw the similarity of one factor between all adapters, averaged over modules.
 
     Parameters
     ----------
@@ -38,9 +39,16 @@ def plot_similarity_heatmap(
     ax
         Where to draw; a new figure if None.
     vmax
-        Top of the colour scale, which begins at 0. Give panels that will be compared the same one.
+        Top of the colour scale, which begins at 0; the largest value off the diagonal by default. Give panels that
+        will be compared the same one.
     colorbar
         Whether to draw the colour bar, with the chance level marked on it.
+
+    Returns
+    -------
+    Axes
+        Up to 10 adapters with each value written, up to 30 with their numbers and names at the left; columns have the
+        rows' numbers. The diagonal, an adapter with itself, is left empty.
 
     Raises
     ------
@@ -52,37 +60,50 @@ def plot_similarity_heatmap(
     >>> from asym_analysis import compare_subspaces, sample_adapters
     >>> _ = plot_similarity_heatmap(compare_subspaces(sample_adapters()[:3]), factor="B")
     """
-    matrix = comparison.matrix(factor)
+    matrix = np.array(comparison.matrix(factor), dtype=float)
+    np.fill_diagonal(matrix, np.nan)
     names = list(comparison.names)
-    many = len(names) > 8
+    top = vmax if vmax is not None else float(np.nanmax(matrix)) if np.isfinite(matrix).any() else 1.0
     with styled():
-        side = 1.1 + 0.34 * min(len(names), 14)
-        ax = axes_or_new(ax, width=side + 1.0, height=side)
-        sns.heatmap(
-            matrix,
-            ax=ax,
-            vmin=0,
-            vmax=vmax,
-            cmap=_COLORMAP,
-            square=True,
-            annot=False if many else _short_numbers(matrix),
-            fmt="",
-            annot_kws={"size": 6.5},
-            xticklabels=names if not many else "auto",
-            yticklabels=names if not many else "auto",
-            cbar=colorbar,
-            cbar_kws={"label": f"mean {comparison.measure}", "shrink": 0.8},
-        )
-        chance = comparison.chance(factor)
-        if colorbar and np.isfinite(chance):
-            scale = ax.collections[0].colorbar
-            if scale is not None:
-                scale.ax.axhline(chance, color="white", linewidth=1.2)
-                scale.ax.axhline(chance, color="black", linewidth=0.6)
-        ax.tick_params(axis="x", rotation=90, length=0)
-        ax.tick_params(axis="y", rotation=0, length=0)
+        width, height = _size(names)
+        ax = axes_or_new(ax, width=width, height=height)
+        # A square root: chance is a few hundredths where related pairs are a few tenths, and both must be seen.
+        norm = PowerNorm(0.5, vmin=0, vmax=top or 1.0)
+        mesh = ax.imshow(matrix, norm=norm, cmap=_COLORMAP, interpolation="nearest")
+        _write_names(ax, names)
+        if len(names) <= _WITH_VALUES:
+            _write_values(ax, matrix, top)
+        chance = _chance(comparison, factor)
         ax.set_title(f"{factor} (chance {chance:.3g})" if np.isfinite(chance) else factor)
+        if colorbar:
+            scale = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label=f"mean {comparison.measure}")
+            scale.ax.tick_params(labelsize=7)
+            if np.isfinite(chance) and chance < top:
+                scale.set_label(f"mean {comparison.measure} (line: chance)")
+                scale.ax.axhline(chance, color="white", linewidth=2.4)
+                scale.ax.axhline(chance, color="black", linewidth=1.2)
     return ax
+
+
+def plot_similarity(comparison: SubspaceComparison) -> Figure:
+    """Draw the similarity of A above that of B, for one comparison.
+
+    Parameters
+    ----------
+    comparison
+        What `compare_subspaces` returned.
+
+    Returns
+    -------
+    Figure
+        As `plot_figure_one` with one column.
+
+    Examples
+    --------
+    >>> from asym_analysis import compare_subspaces, sample_adapters
+    >>> _ = plot_similarity(compare_subspaces(sample_adapters()[:3]))
+    """
+    return plot_figure_one({"": comparison})
 
 
 def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
@@ -93,39 +114,99 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     comparisons
         Title of the column -> comparison of that family. Titles may hold line breaks.
 
+    Returns
+    -------
+    Figure
+        Two rows of matrices; the scale ends at the largest value off the diagonals.
+
     Examples
     --------
     >>> from asym_analysis import compare_subspaces, sample_adapters
     >>> _ = plot_figure_one({"all": compare_subspaces(sample_adapters()[:3])})
     """
     columns = len(comparisons)
+    factors = [factor for factor in ("A", "B") if all(factor in each.factors for each in comparisons.values())]
+    top = max(_highest(each.matrix(factor)) for each in comparisons.values() for factor in factors)
+    highest = max(_size(list(each.names))[1] for each in comparisons.values())
     with styled():
-        figure, axes = plt.subplots(2, columns, figsize=(min(DOUBLE_COLUMN, 1.4 + 2.0 * columns), 3.6), squeeze=False)
+        size = (min(DOUBLE_COLUMN, 1.6 + 2.2 * columns), 0.3 + len(factors) * min(highest, 2.6))
+        figure, axes = plt.subplots(len(factors), columns, figsize=size, squeeze=False, layout="constrained")
         for column, (title, comparison) in enumerate(comparisons.items()):
-            for row, factor in enumerate(("A", "B")):
-                ax = plot_similarity_heatmap(comparison, factor, axes[row, column], colorbar=False)
+            for row, factor in enumerate(factors):
+                ax = plot_similarity_heatmap(comparison, factor, axes[row, column], vmax=top, colorbar=False)
                 chance = ax.get_title()
-                ax.set_title(f"{title}\n{chance}" if row == 0 else chance)
-                # The matrix is symmetric: the names at the left serve both axes.
-                ax.tick_params(labelsize=6.5, labelbottom=False)
-        mesh = axes[0, 0].collections[0]
+                ax.set_title(f"{title}\n{chance}" if row == 0 and title else chance)
         measure = next(iter(comparisons.values())).measure
-        figure.colorbar(mesh, ax=axes, shrink=0.6, label=f"mean {measure}")
+        figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.6, label=f"mean {measure}")
     return figure
 
 
-def plot_similarity(comparison: SubspaceComparison) -> Figure:
-    """Draw the similarity of A above that of B, for one comparison.
-
-    Examples
-    --------
-    >>> from asym_analysis import compare_subspaces, sample_adapters
-    >>> _ = plot_similarity(compare_subspaces(sample_adapters()[:3]))
-    """
-    return plot_figure_one({"": comparison})
+def _size(names: list[str]) -> tuple[float, float]:
+    """Width and height in inches of one matrix with its names and colour bar."""
+    longest = max(len(name) for name in _rows(names)) if len(names) <= _WITH_NAMES else 4
+    beside = 0.062 * longest * _letters(names) / 7 + 0.95
+    side = min(max(SINGLE_COLUMN - beside, 1.5), 0.5 * len(names) + 0.3)
+    return max(SINGLE_COLUMN, beside + side), side + 0.7
 
 
-def _short_numbers(matrix: np.ndarray) -> np.ndarray:
-    """Two decimals without the leading zero: ".07", "1"."""
-    text = np.vectorize(lambda value: "-" if np.isnan(value) else f"{value:.2f}".lstrip("0").replace("1.00", "1"))
-    return text(np.asarray(matrix, dtype=float))
+def _highest(matrix: np.ndarray) -> float:
+    values = np.array(matrix, dtype=float)
+    np.fill_diagonal(values, np.nan)
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
+
+
+def _letters(names: list[str]) -> float:
+    return 7.0 if len(names) <= 16 else 5.5
+
+
+def _rows(names: list[str]) -> list[str]:
+    """Names without the folders that all have, at most 40 letters, each with its number."""
+    shared = _common_start(names)
+    short = [name.removeprefix(shared) for name in names]
+    cut = [text if len(text) <= 40 else f"{text[:18]}…{text[-21:]}" for text in short]
+    return [f"{text}  {number}" for number, text in enumerate(cut, 1)]
+
+
+def _write_names(ax: Axes, names: list[str]) -> None:
+    """Numbers along both axes, and the names at the left where there is room; a table or the set has the others."""
+    count, size = len(names), _letters(names)
+    if count <= _WITH_NAMES:
+        shared = _common_start(names)
+        ax.set_yticks(range(count), _rows(names), fontsize=size)
+        ax.set_xticks(range(count), [str(i) for i in range(1, count + 1)], fontsize=size)
+        if shared:
+            ax.set_ylabel(f"{shared}…", fontsize=6.5)
+    else:
+        step = -(-count // 10)
+        numbers = [str(i) for i in range(1, count + 1, step)]
+        ax.set_yticks(range(0, count, step), numbers, fontsize=size)
+        ax.set_xticks(range(0, count, step), numbers, fontsize=size)
+        ax.set_ylabel("number of the adapter in the set", fontsize=7)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _write_values(ax: Axes, matrix: np.ndarray, top: float) -> None:
+    for row, column in np.argwhere(np.isfinite(matrix)):
+        value = matrix[row, column]
+        text = f"{value:.2f}".lstrip("0").replace("1.00", "1")
+        color = "black" if value > 0.3 * top else "white"
+        ax.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
+
+
+def _common_start(names: list[str]) -> str:
+    """The folders with which every name begins."""
+    if len(names) < 2:
+        return ""
+    parts = [name.split("/")[:-1] for name in names]
+    count = 0
+    while all(len(each) > count and each[count] == parts[0][count] for each in parts):
+        count += 1
+    return "".join(f"{part}/" for part in parts[0][:count])
+
+
+def _chance(comparison: SubspaceComparison, factor: str) -> float:
+    """Mean of the null over all pairs and modules of a factor."""
+    summary = comparison.summary()
+    return float(summary.loc[(summary["factor"] == factor) & (summary["pairs"] == "all"), "null_mean"].iloc[0])

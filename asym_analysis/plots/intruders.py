@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from asym_analysis.alignment.intruders import IntruderDimensions
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, axes_or_new, legend_below, styled
 
 __all__ = ["plot_intruders"]
 
@@ -41,16 +41,19 @@ def plot_intruders(found: IntruderDimensions, ax: Axes | None = None) -> Axes:
     intruder = frame.intruder.to_numpy(dtype=bool)
     with styled():
         ax = axes_or_new(ax)
-        for chosen, color, label in ((~intruder, COLORS["A"], "like the base"), (intruder, COLORS["B"], "intruder")):
+        looks = ((~intruder, COLORS["A"], ".", "like the base"), (intruder, COLORS["B"], "x", "intruder"))
+        for chosen, color, shape, label in looks:
             text = f"{label}: {int(chosen.sum())}"
-            ax.plot(x[chosen], frame.largest_cosine[chosen], ".", color=color, markersize=4, alpha=0.8, label=text)
-        ax.axhline(found.settings["threshold"], color=COLORS["theory"], linewidth=0.8, linestyle="--")
+            ax.plot(x[chosen], frame.largest_cosine[chosen], shape, color=color, markersize=4, alpha=0.8, label=text)
+        threshold = found.settings["threshold"]
+        ax.axhline(threshold, color=COLORS["theory"], linewidth=0.8, linestyle="--", label=f"threshold {threshold:g}")
         ax.axhline(
             found.modules.random_level.mean(), color=COLORS["null"], linewidth=1.2, label="random direction", zorder=0
         )
         ax.set_ylim(0, 1.03)
-        ax.set_xticks(np.arange(1, frame["index"].max() + 1))
+        most = int(frame["index"].max())
+        ax.set_xticks(np.arange(1, most + 1, max(1, most // 10)))
         ax.set_xlabel("singular vector of W0 + ΔW, strongest first")
-        ax.set_ylabel("largest |cosine| with W0's")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3, handletextpad=0.2, columnspacing=0.9)
+        ax.set_ylabel("largest |cosine| with those of W0")
+        legend_below(ax)
     return ax

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from asym_analysis.alignment.shared_energy import SharedEnergy
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SHAPES, axes_or_new, legend_below, styled
 
 __all__ = ["plot_sharing"]
 
@@ -20,17 +20,17 @@ LOOKS = {
 }
 
 
-def plot_sharing(energy: SharedEnergy, quantities: list[str] | None = None, ax: Axes | None = None) -> Axes:
+def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: list[str] | None = None) -> Axes:
     """Draw the energy in the best common subspace against its dimension, median over modules, with its null.
 
     Parameters
     ----------
     energy
         What `shared_energy` returned.
-    quantities
-        Which to draw, of `energy.frame.quantity`; all by default.
     ax
         Where to draw; a new figure of one column's width if None.
+    quantities
+        Which to draw, of `energy.frame.quantity`; all by default.
 
     Returns
     -------
@@ -49,13 +49,14 @@ def plot_sharing(energy: SharedEnergy, quantities: list[str] | None = None, ax: 
     chosen = quantities if quantities is not None else list(dict.fromkeys(table.quantity))
     with styled():
         ax = axes_or_new(ax)
-        for quantity in chosen:
+        for index, quantity in enumerate(chosen):
             rows = table[table.quantity == quantity].sort_values("rank")
             color, dashes = LOOKS[quantity]
             ax.plot(rows["rank"], rows.null_mean, color=COLORS["null"], linestyle=dashes, linewidth=1, zorder=0)
             label = quantity.replace("A0", "A$_0$").replace(" - ", " \N{MINUS SIGN} ")
-            ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker="o", markersize=3, label=label)
-        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random directions")
+            shape = SHAPES[index % len(SHAPES)]
+            ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker=shape, markersize=3, label=label)
+        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random directions, of the same dashes")
         ranks = sorted(table["rank"].unique())
         ax.set_xscale("log", base=2)
         ax.set_xticks(ranks, [str(rank) for rank in ranks])
@@ -63,5 +64,5 @@ def plot_sharing(energy: SharedEnergy, quantities: list[str] | None = None, ax: 
         ax.set_ylim(0, 1.03)
         ax.set_xlabel("dimension of the common subspace")
         ax.set_ylabel("energy inside it")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(ax)
     return ax

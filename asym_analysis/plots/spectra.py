@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from asym_analysis.alignment.spectra import AdapterSpectra
-from asym_analysis.plots.style import COLORS, SERIES, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SERIES, SHAPES, axes_or_new, legend_below, styled
 
 __all__ = ["plot_spectra"]
 
@@ -24,7 +24,7 @@ def plot_spectra(spectra: AdapterSpectra, ax: Axes | None = None) -> Axes:
     -------
     Axes
         The cumulative share of the squared singular values: median over the modules of a projection and its 10 to
-        90 % range. The grey line is a flat spectrum of the adapter's rank.
+        90 % range, and in how many directions 90 % of it lies. The grey line is a flat spectrum of the adapter's rank.
 
     Examples
     --------
@@ -41,14 +41,22 @@ def plot_spectra(spectra: AdapterSpectra, ax: Axes | None = None) -> Axes:
             at = rows.groupby("index").cumulative
             middle, low, high = at.median(), at.quantile(0.1), at.quantile(0.9)
             ax.fill_between(middle.index, low, high, color=color, alpha=0.15, linewidth=0)
-            effective = spectra.frame[spectra.frame.projection == projection].effective_rank.median()
-            label = f"{projection} (effective rank {effective:.1f})"
-            ax.plot(middle.index, middle, color=color, marker="o", markersize=3, label=label)
+            needed = spectra.frame[spectra.frame.projection == projection].rank_90.median()
+            label = f"{projection} (90 % in {needed:.0f})"
+            shape = SHAPES[index % len(SHAPES)]
+            ax.plot(middle.index, middle, color=color, marker=shape, markersize=3, label=label)
         most = int(values["index"].max())
-        ax.plot(range(1, most + 1), [i / most for i in range(1, most + 1)], color=COLORS["null"], linewidth=1, zorder=0)
+        ax.plot(
+            range(1, most + 1),
+            [i / most for i in range(1, most + 1)],
+            color=COLORS["null"],
+            linewidth=1,
+            zorder=0,
+            label="flat spectrum",
+        )
         ax.set_ylim(0, 1.03)
         ax.set_xticks(range(1, most + 1, max(1, most // 8)))
         ax.set_xlabel("singular directions of ΔW, strongest first")
         ax.set_ylabel("share of ||ΔW||²")
-        ax.legend(loc="lower right")
+        legend_below(ax)
     return ax

@@ -12,10 +12,23 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from asym_analysis.atomic import replacing
 
-__all__ = ["COLORS", "DOUBLE_COLUMN", "SERIES", "SINGLE_COLUMN", "axes_or_new", "save_figure", "styled"]
+__all__ = [
+    "COLORS",
+    "DASHES",
+    "DOUBLE_COLUMN",
+    "MARKERS",
+    "SERIES",
+    "SHAPES",
+    "SINGLE_COLUMN",
+    "axes_or_new",
+    "legend_below",
+    "save_figure",
+    "styled",
+]
 
 # Okabe and Ito's palette, which stays apart under the common colour deficiencies and in grey.
 COLORS = MappingProxyType(
@@ -32,6 +45,10 @@ COLORS = MappingProxyType(
 )
 # The order in which lines of one figure take their colours.
 SERIES = tuple(COLORS[name] for name in ("A", "B", "both", "left", "right", "accent", "theory"))
+# Markers and lines tell apart in grey what the colours tell apart in colour.
+MARKERS = MappingProxyType({"A": "s", "B": "o", "both": "D"})
+DASHES = MappingProxyType({"A": "--", "B": "-", "both": ":"})
+SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 SINGLE_COLUMN = 3.4  # inches
 DOUBLE_COLUMN = 7.0
 
@@ -50,10 +67,13 @@ _RC: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 220,
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "font.family": "DejaVu Sans",
     "svg.hashsalt": "asym_analysis",
     "pdf.fonttype": 42,
 }
+
+_OWN = "asym_analysis"  # marks a figure that this package made, whose size it may change
 
 
 @contextmanager
@@ -67,11 +87,51 @@ def styled() -> Iterator[None]:
 
 
 def axes_or_new(ax: Axes | None, *, width: float = SINGLE_COLUMN, height: float = 2.4) -> Axes:
-    """Give `ax` back, or the Axes of a new figure of that size in inches."""
+    """Give `ax` back, or the Axes of a new figure of that size in inches, laid out so that nothing is cut."""
     if ax is not None:
         return ax
-    _, new = plt.subplots(figsize=(width, height))
+    figure, new = plt.subplots(figsize=(width, height), layout="constrained")
+    figure.set_gid(_OWN)
     return new
+
+
+def legend_below(ax: Axes, *, title: str | None = None, handles: Any = None, labels: Any = None) -> None:
+    """Put the legend below the axes, in as many columns as fit; a figure of this package grows to make room for it.
+
+    Parameters
+    ----------
+    ax
+        The axes; those without labelled lines get no legend.
+    title
+        Above the entries.
+    handles, labels
+        The entries; all labelled artists by default.
+    """
+    figure = ax.get_figure(root=True)
+    found = ax.get_legend_handles_labels()
+    handles, labels = (found[0] if handles is None else handles), (found[1] if labels is None else labels)
+    if not labels or figure is None:
+        return
+    place = ax.get_subplotspec()
+    room = place.get_gridspec().ncols if place is not None else 1
+    letters = figure.get_figwidth() / room / 0.075
+    columns = max(1, min(len(labels), int(letters // (max(map(len, labels)) + 5))))
+    rows = -(-len(labels) // columns) + (title is not None)
+    if figure.get_gid() == _OWN and ax.legend_ is None:
+        figure.set_figheight(figure.get_figheight() + 0.165 * rows + 0.1)
+    below = ax.transAxes + ScaledTranslation(0, -0.42, figure.dpi_scale_trans)  # ticks and label of the axis
+    ax.legend(
+        handles,
+        labels,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=below,
+        ncols=columns,
+        title=title,
+        borderaxespad=0.0,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
 
 
 def save_figure(drawn: Figure | Axes, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -83,9 +143,10 @@ def save_figure(drawn: Figure | Axes, stem: str | os.PathLike[str]) -> tuple[Pat
     if figure is None:
         raise ValueError("these Axes were removed from their figure: there is nothing to save")
     paths = Path(f"{os.fspath(stem)}.svg"), Path(f"{os.fspath(stem)}.png")
+    loose = figure.get_layout_engine() is None  # such a figure may have labels beyond its edge
     with styled():
         for path in paths:
             with replacing(path) as part:
                 metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-                figure.savefig(part, metadata=metadata, bbox_inches="tight")
+                figure.savefig(part, metadata=metadata, bbox_inches="tight" if loose else None)
     return paths

@@ -1,25 +1,40 @@
-"""What a comparison says, in numbers and then in plain words."""
+"""What a comparison says, in numbers and then in plain words that follow chance and power."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.special import log_ndtr, ndtri, ndtri_exp
+from scipy.stats import t as student
 
 from asym_analysis.alignment.comparison import SubspaceComparison
 
-__all__ = ["FactorFinding", "family_sentences", "find", "finding_sentences"]
+__all__ = ["LEVELS", "Difference", "FactorFinding", "difference", "family_sentences", "find", "finding_sentences"]
 
-# Words for a mean similarity. They are conventions of this report, printed in it, and not tests of significance.
-NEAR_CHANCE = 1.5
-WELL_ABOVE = 3.0
-SAME_SUBSPACE = 0.5
+#: A mean overlap counts as more than chance where random subspaces reach it with a probability below this.
 SIGNIFICANCE = 0.01
+#: Least excess over chance, as a part of the way from chance to 1 -> words. Conventions, printed in the report.
+LEVELS: Mapping[float, str] = {
+    0.8: "nearly the same",
+    0.25: "alike",
+    0.05: "somewhat alike",
+    -math.inf: "barely more alike than random ones",
+}
+NOT_ALIKE, CANNOT_TELL = "no more alike than random ones", "too large to tell from random ones"
+#: Nothing is said about pairs in which even this excess would have been missed in one case of five.
+LARGEST_BLIND = 0.25
+LEAST_ADAPTERS = 4  # below, an interval over adapters rests on too few of them
+
+SPACES = {"A": "the input directions that A reads", "B": "the output directions that B writes"}
 
 
 @dataclass(frozen=True)
 class FactorFinding:
-    """One factor of one family: its mean similarity over pairs and modules, against random subspaces.
+    """One factor of some pairs of adapters: its mean similarity over pairs and modules, against random subspaces.
 
     Attributes
     ----------
@@ -28,11 +43,13 @@ class FactorFinding:
     pairs, modules
         How many pairs of adapters and how many modules were compared.
     mean, chance
-        Mean similarity, and the mean of its null between random subspaces of the same sizes.
-    significant
-        Share of all (pair, module) whose p-value under the null is below .01; chance alone gives .01.
+        Mean similarity, and the mean of its null distribution between random subspaces of the same sizes.
+    null_error
+        Standard deviation of `mean` between random subspaces.
+    p_value
+        Probability that random subspaces are as similar, from the p-values of all pairs and modules (Stouffer).
     same_initialization
-        Share of the pairs that began from the same value of this factor, where that can be told.
+        Share of the pairs that share the initialization of this factor, where that can be told.
     """
 
     factor: str
@@ -40,33 +57,97 @@ class FactorFinding:
     modules: int
     mean: float
     chance: float
-    significant: float
-    same_initialization: float
+    null_error: float
+    p_value: float
+    same_initialization: float = 0.0
+
+    @property
+    def excess(self) -> float:
+        """The part of the way from chance (0) to the same subspace (1)."""
+        return (self.mean - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
+
+    @property
+    def detectable(self) -> float:
+        """The excess that would have been called more than chance in four cases of five."""
+        if self.chance >= 1:
+            return math.inf
+        return float((ndtri(1 - SIGNIFICANCE) + ndtri(0.8)) * self.null_error / (1 - self.chance))
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether random subspaces would be this similar with a probability below `SIGNIFICANCE`."""
+        return self.p_value < SIGNIFICANCE
 
     @property
     def level(self) -> str:
-        """The mean in words: "nearly the same subspace", "well above chance", "above chance" or "near chance"."""
-        if self.mean >= SAME_SUBSPACE:
-            return "nearly the same subspace"
-        if self.mean >= WELL_ABOVE * self.chance:
-            return "well above chance"
-        if self.mean >= NEAR_CHANCE * self.chance:
-            return "above chance"
-        return "near chance"
+        """The similarity in words: one of `LEVELS`, or that it is no more than chance, or that nothing can be told."""
+        if self.chance > 1 - 1e-9 or (not self.above_chance and self.detectable > LARGEST_BLIND):
+            return CANNOT_TELL
+        if not self.above_chance:
+            return NOT_ALIKE
+        return next(words for least, words in LEVELS.items() if self.excess >= least)
+
+    @property
+    def alike(self) -> bool:
+        """True where the words say that there is something in common."""
+        return self.level in [words for least, words in LEVELS.items() if least > 0]
 
     @property
     def sentence(self) -> str:
         """One sentence with the numbers."""
-        space = {"A": "row spaces of A (what is read from the input)", "B": "column spaces of B (what is written out)"}
+        space = SPACES.get(self.factor, f"the subspaces of {self.factor}")
+        chance = "p < .001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
         return (
-            f"The {space.get(self.factor, self.factor)} overlap by {self.mean:.3f} on average, where random subspaces "
-            f"give {self.chance:.3f}: {self.level} ({self.mean / self.chance:.1f} times; {self.significant:.0%} of the "
-            f"pairs of modules have p < {SIGNIFICANCE:g})."
+            f"{space[0].upper()}{space[1:]} overlap by {self.mean:.3f} on average, where random subspaces give "
+            f"{self.chance:.3f} ({chance}): {self.excess:.0%} of the way from chance to the same subspace."
         )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more alike B is than A, as a difference of their excesses over chance, over the same pairs.
+
+    Attributes
+    ----------
+    value
+        The mean excess of B minus that of A.
+    low, high
+        95 % interval over adapters (jackknife); NaN with fewer than four.
+    adapters
+        How many adapters it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    adapters: int
+
+    @property
+    def told(self) -> bool:
+        """Whether there are enough adapters for an interval."""
+        return not math.isnan(self.low)
+
+    @property
+    def sentence(self) -> str:
+        """What the interval says of other runs, or that it cannot say anything."""
+        if not self.told:
+            count = {2: "Two", 3: "Three"}.get(self.adapters, str(self.adapters))
+            return f"{count} adapters give no test of a difference between A and B: this is about these adapters alone."
+        interval = f"{100 * self.value:.0f} points, 95 % interval {100 * self.low:.0f} to {100 * self.high:.0f}"
+        if self.low > 0:
+            return f"B is more alike than A ({interval}): the asymmetry of the paper."
+        if self.high < 0:
+            return f"A is more alike than B ({interval}): not the asymmetry of the paper."
+        return f"No difference between A and B is found ({interval})."
 
 
 def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
     """Sum up rows of a comparison's frame by factor.
+
+    Parameters
+    ----------
+    frame
+        Rows of `SubspaceComparison.frame`.
 
     Returns
     -------
@@ -74,82 +155,152 @@ def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
         Factor -> `FactorFinding`, leaving out factors for which no pair of modules has a value.
     """
     findings = {}
-    for factor, rows in frame.dropna(subset=["value"]).groupby("factor", observed=True):
+    for factor, rows in frame.dropna(subset=["value", "null_mean"]).groupby("factor", observed=True):
         findings[str(factor)] = FactorFinding(
             factor=str(factor),
             pairs=len(rows[["adapter_i", "adapter_j"]].drop_duplicates()),
             modules=rows["module"].nunique(),
             mean=float(rows["value"].mean()),
             chance=float(rows["null_mean"].mean()),
-            significant=float((rows["p_value"] < SIGNIFICANCE).mean()),
+            null_error=float(np.sqrt((rows["null_std"] ** 2).sum()) / len(rows)),
+            p_value=_together(rows["p_value"].to_numpy(dtype=float)),
             same_initialization=float(rows["same_initialization"].fillna(False).mean()),
         )
     return findings
 
 
-def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison | None = None) -> list[str]:
-    """Say in plain words what A and B did in one family of adapters.
+def _together(p_values: np.ndarray) -> float:
+    """One p-value for many: the sum of their normal scores. Overlaps of random subspaces are pairwise independent."""
+    known = p_values[np.isfinite(p_values)]
+    if not len(known):
+        return 1.0
+    scores = -ndtri_exp(np.log(np.clip(known, 1e-300, 1 - 1e-12)))
+    return float(np.exp(log_ndtr(-scores.sum() / math.sqrt(len(scores)))))
 
-    Pairs and modules that share their initialization are told apart from the others: the one kind would hide the other.
+
+def difference(frame: pd.DataFrame) -> Difference | None:
+    """Compare the excess of B over chance with that of A, pair by pair, with an interval over adapters.
+
+    Parameters
+    ----------
+    frame
+        Rows of `SubspaceComparison.frame` with both factors.
+
+    Returns
+    -------
+    Difference or None
+        None where one of the factors has no values.
+    """
+    rows = frame.dropna(subset=["value", "null_mean"])
+    rows = rows.assign(excess=(rows["value"] - rows["null_mean"]) / (1 - rows["null_mean"]).clip(lower=1e-9))
+    table = rows.pivot_table(
+        index=["adapter_i", "adapter_j"], columns="factor", values="excess", aggfunc="mean", observed=True
+    )
+    if not {"A", "B"} <= set(map(str, table.columns)):
+        return None
+    gap = (table["B"] - table["A"]).dropna()
+    if gap.empty:
+        return None
+    first, second = (gap.index.get_level_values(level).astype(str).to_numpy() for level in (0, 1))
+    names = sorted({*first, *second})
+    value = float(gap.mean())
+    without = [gap[(first != name) & (second != name)] for name in names]
+    if len(names) < LEAST_ADAPTERS or any(part.empty for part in without):
+        return Difference(value, math.nan, math.nan, len(names))
+    left = np.array([part.mean() for part in without])
+    count = len(names)
+    error = math.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum())
+    reach = float(student.ppf(0.975, count - 1)) * error
+    return Difference(value, value - reach, value + reach, count)
+
+
+def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison | None = None) -> list[str]:
+    """Say in plain words what A and B did in one family of adapters: a verdict, then what it rests on.
+
+    Pairs that share an initialization are kept apart from those that do not: the one kind would hide the other.
 
     Parameters
     ----------
     comparison
         A and B of the family.
     moved
-        A - A0 of the same adapters, where A0 is known and shared: what training added to it.
+        A - A0 of the same adapters, where the initialization is known and shared: what training added to it.
+
+    Returns
+    -------
+    list of str
+        The verdict first.
     """
     frame = comparison.frame
-    shared = frame["same_initialization"]
+    shared = frame["same_initialization"].fillna(False).astype(bool)
+    adapters = len(comparison.names)
     if shared.all() or not shared.any():
-        return finding_sentences(find(frame), None if moved is None else find(moved.frame))
-    together, apart = find(frame[shared]), find(frame[~shared])
+        findings = find(frame)
+        return finding_sentences(findings, adapters, difference(frame), None if moved is None else find(moved.frame))
+    pair = frame[["adapter_i", "adapter_j"]].astype(str).agg(tuple, axis=1)
+    related = pair.isin(set(pair[shared]))
+    together, apart = find(frame[related]), find(frame[~related])
     pairs = next(iter(together.values())).pairs
     overlaps = " and ".join(f"{finding.mean:.3f} in {factor}" for factor, finding in together.items())
-    marked = (comparison.initialization_marks == 1).any(0)
-    share = (comparison.initialization_marks[:, marked] == 1).mean()
-    where = "all their modules" if share == 1 else f"{share:.0%} of their modules"
-    return [
-        f"{pairs} of {len(comparison.pairs[0])} pairs share their initialization (checkpoints of one run, or one seed) "
-        f"in {where}. There they overlap by {overlaps}, whatever they learned. The rest is about the others.",
-        *finding_sentences(apart),
-    ]
+    note = (
+        f"{pairs} of {len(comparison.pairs[0])} pairs share an initialization and overlap by {overlaps}: that shows "
+        "how they were initialized, not what they learned."
+    )
+    if not apart:
+        return [note]
+    return [*finding_sentences(apart, adapters, difference(frame[~related])), f"Left out of this: {note}"]
 
 
-def finding_sentences(findings: dict[str, FactorFinding], moved: dict[str, FactorFinding] | None = None) -> list[str]:
-    """Say in plain words what findings on A and B, and on A - A0, mean together."""
-    sentences = [finding.sentence for finding in findings.values()]
-    if {"A", "B"} <= findings.keys():
-        sentences.append(_reading(findings["A"], findings["B"]))
+def finding_sentences(
+    findings: Mapping[str, FactorFinding],
+    adapters: int,
+    gap: Difference | None = None,
+    moved: Mapping[str, FactorFinding] | None = None,
+) -> list[str]:
+    """Say in plain words what findings on A and B, and on A - A0, mean together.
+
+    Parameters
+    ----------
+    findings
+        Factor -> its finding.
+    adapters
+        How many adapters were compared.
+    gap
+        The difference between B and A.
+    moved
+        The findings on A - A0.
+
+    Returns
+    -------
+    list of str
+        The verdict first.
+    """
+    sentences = [_verdict(findings, adapters)]
+    if gap is not None and all(findings[factor].same_initialization <= 0.5 for factor in ("A", "B")):
+        sentences.append(gap.sentence)
+    sentences += [finding.sentence for finding in findings.values()]
     if moved and "A" in moved:
         added = moved["A"]
-        sentences.append(
-            f"What training added to it, A - A0, overlaps by {added.mean:.3f}: {added.level} "
-            f"({added.mean / added.chance:.1f} times)."
-        )
+        sentences.append(f"What training added to A, A - A0, is {added.level}: overlap {added.mean:.3f}, chance "
+                         f"{added.chance:.3f}.")  # fmt: skip
     return sentences
 
 
-def _reading(A: FactorFinding, B: FactorFinding) -> str:
-    if A.same_initialization > 0.5:
-        if A.level == "nearly the same subspace":
+def _verdict(findings: Mapping[str, FactorFinding], adapters: int) -> str:
+    these = f"these {adapters} adapters"
+    if not {"A", "B"} <= findings.keys():
+        return (
+            "; ".join(f"{SPACES.get(f, f)} are {finding.level}" for f, finding in findings.items()).capitalize() + "."
+        )
+    A, B = findings["A"], findings["B"]
+    for factor, other in (("A", "B"), ("B", "A")):
+        if findings[factor].same_initialization > 0.5:
+            kept = findings[factor]
+            now = f"their {factor} is still {kept.level}" if kept.above_chance else f"their {factor} has left it"
             return (
-                "These adapters share the initialization of A and still share A: their similar A says how they were "
-                "initialized, not what they learned."
+                f"All of {these} share the initialization of {factor}, and {now}, which shows how they were "
+                f"initialized and not what they learned; {SPACES[other]} are {findings[other].level}."
             )
-        return (
-            f"These adapters share the initialization of A. Training moved it: {A.mean:.0%} of the squared cosines is "
-            "left, which says how they were initialized, not what they learned."
-        )
-    if B.same_initialization > 0.5:
-        return "These adapters share the initialization of B: a similar B does not say what they learned."
-    if A.level == B.level == "near chance":
-        return "Neither factor is more alike than random subspaces are: the runs share no directions."
-    if A.mean / A.chance >= B.mean / B.chance:
-        return "A is at least as alike as B, against chance: these runs do not show the asymmetry of the paper."
-    if A.level == "near chance":
-        return (
-            "The runs agree on B and not on A: each kept a row space of its own, and wrote output directions that they "
-            "share."
-        )
-    return "B is more alike than A, against chance; A is above chance too, so A also moved toward shared directions."
+    if A.level == B.level:
+        return f"Between {these}, {SPACES['B']} and {SPACES['A']} are both {A.level}."
+    return f"Between {these}, {SPACES['B']} are {B.level}, and {SPACES['A']} are {A.level}."

@@ -76,11 +76,11 @@ def test_intruders_counts_what_the_table_marks() -> None:
 
 def test_sharing_draws_energy_and_null() -> None:
     energy = shared_energy([run(seed)[0] for seed in range(3)], [1, 2, 4], draws=3)
-    ax = plot_sharing(energy, ["A", "A - A0"])
+    ax = plot_sharing(energy, quantities=["A", "A - A0"])
     drawn = next(line for line in ax.lines if line.get_label() == "A")
     expected = energy.frame.query("quantity == 'A'").groupby("rank").energy.median()
     np.testing.assert_allclose(drawn.get_ydata(), expected)
-    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "random directions"
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "random directions, of the same dashes"
 
 
 def test_spectra_reach_one() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from asym_analysis import Adapter, AdapterSet
-from asym_analysis.report.findings import FactorFinding, finding_sentences
+from asym_analysis import Adapter, AdapterSet, compare_subspaces
+from asym_analysis.report.families import parts_of
+from asym_analysis.report.findings import FactorFinding, difference, find, finding_sentences
 from asym_analysis.report.page import write_report
 
 
@@ -38,11 +40,17 @@ def adapters() -> AdapterSet:
 def test_report_needs_no_other_file_and_no_network(adapters: AdapterSet, tmp_path: Path) -> None:
     written = write_report(adapters, tmp_path / "report.html", tmp_path / "figures", refusals=["x.bin is <empty>"])
     html = written.page.read_text()
-    assert not re.search(r"(?:src|href)=\"(?!#)", re.sub(r"<svg.*?</svg>", "", html, flags=re.S))
+    page = re.sub(r"<svg.*?</svg>", "", html, flags=re.S)
+    assert not re.search(r"(?:src|href)=\"(?!#|data:,)", page)
     assert "x.bin is &lt;empty&gt;" in html
-    assert html.count("<svg") >= 2
+    assert html.count("<svg") == len(written.figures) / 2 >= 6
     assert {path.suffix for path in written.figures} == {".svg", ".png"}
     assert all(path.stat().st_size > 1000 for path in written.figures)
+
+
+def test_figures_stand_beside_the_page(adapters: AdapterSet, tmp_path: Path) -> None:
+    written = write_report(adapters[:2], tmp_path / "there" / "report.html")
+    assert {path.parent for path in written.figures} == {tmp_path / "there" / "figures"}
 
 
 def test_the_same_adapters_give_the_same_bytes(adapters: AdapterSet, tmp_path: Path) -> None:
@@ -52,36 +60,163 @@ def test_the_same_adapters_give_the_same_bytes(adapters: AdapterSet, tmp_path: P
     assert [p.read_bytes() for p in first.figures] == [p.read_bytes() for p in second.figures]
 
 
+def test_the_page_is_accessible(adapters: AdapterSet, tmp_path: Path) -> None:
+    html = write_report(
+        adapters, tmp_path / "r.html", made={"command": "asym report", "date": "today"}
+    ).page.read_text()
+    page = ElementTree.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", _closed(html)))
+    ids = [element.get("id") for element in page.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for link in page.iter("a"):
+        assert link.get("href", "").removeprefix("#") in ids
+    for table in page.iter("table"):
+        assert table.find("caption") is not None
+        assert all(cell.get("scope") == "col" for cell in table.find("thead").iter("th"))
+        assert all(row[0].get("scope") == "row" for row in table.find("tbody"))
+    pictures = re.findall(r"<svg.*?</svg>", html, flags=re.S)
+    for picture in pictures:
+        assert 'role="img" aria-label="' in picture
+        assert "<title>" in picture
+        assert "<text" in picture  # text stays text
+        for used in re.findall(r'(?:url\(#|href="#)([^")]+)', picture):
+            assert f'id="{used}"' in picture
+    assert "asym report" in html
+    assert "sha256" in html
+
+
+def _closed(html: str) -> str:
+    """The page as XML: void elements closed, the script, the style and the pictures left out."""
+    html = re.sub(r"<(script|style|svg).*?</\1>", "", html, flags=re.S)
+    html = re.sub(r"<(meta|link)([^>]*)>", r"<\1\2/>", html)
+    return re.sub(r"=(n|row)(?=[ >])", r'="\1"', html)
+
+
 def test_plain_words_follow_the_numbers(adapters: AdapterSet, tmp_path: Path) -> None:
-    sentences = write_report(adapters, tmp_path / "r.html", tmp_path / "f").sentences
-    seeds, tasks = " ".join(sentences["seeds"]), " ".join(sentences["tasks"])
-    assert "near chance" in seeds
-    assert "The runs agree on B and not on A" in seeds
-    assert "share the initialization of A and still share A" in tasks
+    sentences = write_report(adapters, tmp_path / "r.html").sentences
+    seeds, tasks = sentences["seeds"], sentences["tasks"]
+    assert seeds[0].startswith("Between these 3 adapters, the output directions that B writes are alike")
+    assert "the input directions that A reads are no more alike than random ones" in seeds[0]
+    assert seeds[1].startswith("Three adapters give no test of a difference")
+    assert tasks[0].startswith(
+        "All of these 3 adapters share the initialization of A, and their A is still nearly the same"
+    )
 
 
-def test_pairs_of_one_start_are_told_apart(adapters: AdapterSet, tmp_path: Path) -> None:
+def test_pairs_of_one_initialization_are_kept_apart(adapters: AdapterSet, tmp_path: Path) -> None:
     mixed = AdapterSet([*adapters[:3], *adapters[3:]], {"name": list("abcdef"), "family": ["one"] * 6})
-    sentences = write_report(mixed, tmp_path / "r.html", tmp_path / "f").sentences["one"]
-    assert sentences[0].startswith("3 of 15 pairs share their initialization")
-    assert "near chance" in sentences[1]
+    sentences = write_report(mixed, tmp_path / "r.html").sentences["one"]
+    assert "no more alike than random ones" in sentences[0]
+    assert sentences[-1].startswith("Left out of this: 3 of 15 pairs share an initialization and overlap by 1.000 in A")
+
+
+def test_one_adapter_alone_has_a_report(adapters: AdapterSet, tmp_path: Path) -> None:
+    written = write_report(adapters[0], tmp_path / "r.html", n_samples=1000)
+    (sentences,) = written.sentences.values()
+    assert "90 % of the update's energy lies in" in sentences[-2]
+    assert "add other seeds or tasks" in sentences[-1]
+    html = written.page.read_text()
+    assert "Generalization bounds" in html
+    assert "Similarity of A and of B" not in html
+
+
+def test_checkpoints_of_one_run_are_a_path_and_no_crowd(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    A, B, move = (torch.randn(*shape, generator=generator) for shape in ((4, 64), (48, 4), (48, 4)))
+    saved = [
+        Adapter.from_factors(
+            {"encoder.layer.0.query": (A, B + 0.2 * step * move)},
+            name=f"run/checkpoint-{step}",
+            metadata={"source": f"/r/run/checkpoint-{step}/adapter_model.safetensors", "step": step},
+        )
+        for step in (1, 2, 3)
+    ]
+    written = write_report(AdapterSet(saved), tmp_path / "r.html")
+    html = written.page.read_text()
+    assert "Along training" in html
+    assert "Similarity of A and of B" not in html
+    assert "3 checkpoints of one run" in " ".join(*written.sentences.values())
+
+
+def test_encoder_decoder_and_cross_attention_are_apart() -> None:
+    modules = [
+        "model.encoder.layers.0.self_attn.q_proj",
+        "model.decoder.layers.0.self_attn.q_proj",
+        "model.decoder.layers.0.encoder_attn.q_proj",
+    ]
+    assert {part: len(members) for part, members in parts_of(modules).items()} == {
+        "encoder": 1, "decoder": 1, "cross-attention": 1,
+    }  # fmt: skip
+    assert list(parts_of(["bert.encoder.layer.0.query", "bert.encoder.layer.1.query"])) == [""]
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "same_a", "expected"),
+    ("a", "b", "expected"),
     [
-        (0.02, 0.3, 0.0, "agree on B and not on A"),
-        (0.02, 0.021, 0.0, "share no directions"),
-        (0.3, 0.1, 0.0, "do not show the asymmetry"),
-        (0.05, 0.3, 0.0, "A is above chance too"),
-        (0.9, 0.1, 1.0, "still share A"),
-        (0.2, 0.1, 1.0, "20% of the squared cosines is left"),
-        (0.02, 0.05, 0.0, "agree on B and not on A"),
+        ((0.021, 0.5), (0.3, 0.0), "writes are alike, and the input directions that A reads are no more alike than"),
+        ((0.021, 0.5), (0.02, 0.5), "are both no more alike than random ones"),
+        (
+            (0.047, 0.0),
+            (0.021, 0.5),
+            "writes are no more alike than random ones, and the input directions that A reads",
+        ),
+        ((0.03, 0.0), (0.3, 0.0), "A reads are barely more alike than random ones"),
+        ((0.95, 0.0), (0.1, 0.0), "A reads are nearly the same"),
     ],
 )
-def test_each_pattern_has_its_sentence(a: float, b: float, same_a: float, expected: str) -> None:
+def test_each_pattern_has_its_words(a: tuple[float, float], b: tuple[float, float], expected: str) -> None:
     findings = {
-        "A": FactorFinding("A", 10, 12, a, 0.02, 0.01, same_a),
-        "B": FactorFinding("B", 10, 12, b, 0.02, 1.0, 0.0),
+        factor: FactorFinding(factor, 10, 12, mean, 0.02, 0.0003, p) for factor, (mean, p) in (("A", a), ("B", b))
     }
-    assert expected in finding_sentences(findings)[-1]
+    assert expected in finding_sentences(findings, 5)[0]
+
+
+def test_an_overlap_that_equals_a_high_chance_is_not_called_the_same() -> None:
+    """Rank 72 in 128 dimensions overlaps by .562 by chance."""
+    finding = FactorFinding("B", 6, 4, 0.5626, 0.5625, 0.002, 0.4)
+    assert finding.level == "no more alike than random ones"
+    full = FactorFinding("B", 6, 4, 1.0, 1.0, 0.0, 1.0)
+    assert full.level == "too large to tell from random ones"
+    weak = FactorFinding("A", 1, 1, 0.1, 0.0625, 0.15, 0.3)
+    assert weak.level == "too large to tell from random ones"
+
+
+@pytest.mark.parametrize(
+    ("adapters", "modules", "rank", "d_in", "d_out"),
+    [(2, 1, 1, 16, 16), (2, 2, 4, 64, 48), (3, 2, 36, 96, 64), (4, 1, 20, 40, 32), (5, 2, 2, 32, 32), (4, 1, 8, 8, 8)],
+)
+def test_random_adapters_are_called_alike_in_less_than_one_case_of_twenty(
+    adapters: int, modules: int, rank: int, d_in: int, d_out: int
+) -> None:
+    generator = torch.Generator().manual_seed(100 * rank + d_in)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    alike = asymmetric = 0
+    for _ in range(REPEATS):
+        runs = [
+            Adapter.from_factors(
+                {f"m.{i}.q": (draw(rank, d_in), draw(d_out, rank)) for i in range(modules)}, name=str(n)
+            )
+            for n in range(adapters)
+        ]
+        frame = compare_subspaces([Adapter.from_factors(run, name=str(n)) for n, run in enumerate(runs)]).frame
+        alike += sum(finding.alike for finding in find(frame).values())
+        gap = difference(frame)
+        assert gap is not None
+        assert gap.told == (adapters >= 4)
+        asymmetric += gap.told and not gap.low <= 0 <= gap.high
+    # At most 5 %: with 40 draws, 6 or more would have a probability below 2 %, and the rule's own level is 1 %.
+    assert alike <= 0.05 * 2 * REPEATS
+    assert asymmetric <= 5
+
+
+REPEATS = 40
+
+
+def test_a_difference_is_found_where_there_is_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    common = draw(48, 4)
+    runs = [Adapter.from_factors({"m.q": (draw(4, 64), common + 0.5 * draw(48, 4))}, name=str(n)) for n in range(6)]
+    gap = difference(compare_subspaces(runs).frame)
+    assert gap is not None
+    assert gap.low > 0
+    assert "the asymmetry of the paper" in gap.sentence

@@ -1,0 +1,104 @@
+"""Which adapters are compared with which: families, the last checkpoint of each run, and parts of a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.runs import last_of_runs, runs_of
+from asym_analysis.alignment.comparison import SubspaceComparison
+from asym_analysis.alignment.pairwise import compare_subspaces
+from asym_analysis.report.findings import family_sentences
+
+__all__ = ["Family", "compare_families", "part_of", "parts_of", "runs_in"]
+
+_PARTS = (
+    ("cross-attention", r"cross_?attn|crossattention|encoder_attn|encdecattention|multihead_attn"),
+    ("vision", r"(^|\.)(vision|visual|image)"),
+    ("decoder", r"(^|\.)decoder(\.|$)|(^|\.)decoder_"),
+    ("encoder", r"(^|\.)encoder(\.|$)|(^|\.)encoder_"),
+    ("text", r"(^|\.)(text|lora_te|text_model)"),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Adapters that are compared among themselves, what came of it, and in which words: the verdict first."""
+
+    title: str
+    comparison: SubspaceComparison
+    sentences: tuple[str, ...]
+
+
+def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Family]:
+    """Compare the adapters of each family, as the table's `family` column splits them, or all of them at once.
+
+    Of a training run's checkpoints only the last takes part: the others are its past, and no further runs.
+
+    Parameters
+    ----------
+    adapters
+        One or more adapters.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    list of Family
+        Empty where no family has two adapters.
+    """
+    last = last_of_runs(adapters)
+    chosen = adapters.select(last) if not all(last) else adapters
+    families = []
+    for title, members in _families(chosen).items():
+        comparison = compare_subspaces(members, progress=progress)
+        sentences = family_sentences(comparison, _what_training_added(members, comparison))
+        families.append(Family(title, comparison, tuple(sentences)))
+    return families
+
+
+def runs_in(adapters: AdapterSet) -> dict[str, AdapterSet]:
+    """The checkpoints of each training run that has several with a known step, under the run's short name."""
+    runs = runs_of(adapters)
+    found = {}
+    for run in dict.fromkeys(run for run in runs if run is not None):
+        chosen = [
+            mine == run and adapter.metadata.get("step") is not None
+            for mine, adapter in zip(runs, adapters, strict=True)
+        ]
+        if sum(chosen) > 1:
+            found[run.rstrip("/").rsplit("/", 1)[-1]] = adapters.select(chosen)
+    return found
+
+
+def part_of(module: str) -> str:
+    """The part of the network that a module is in: encoder, decoder, cross-attention, vision, text, or ""."""
+    return next((part for part, pattern in _PARTS if re.search(pattern, module.lower())), "")
+
+
+def parts_of(modules: Sequence[str]) -> dict[str, list[str]]:
+    """Part of the network -> its modules; one part without a name where they are all in the same."""
+    found: dict[str, list[str]] = {}
+    for module in modules:
+        found.setdefault(part_of(module), []).append(module)
+    return found if len(found) > 1 else {"": [*modules]}
+
+
+def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
+    if len(adapters) < 2:
+        return {}
+    if "family" not in adapters.table.columns:
+        return {"all adapters": adapters}
+    column = adapters.table["family"]
+    groups = {str(family).replace("_", " "): adapters.select(column == family) for family in column.unique()}
+    return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
+
+
+def _what_training_added(members: AdapterSet, comparison: SubspaceComparison) -> SubspaceComparison | None:
+    """A - A0 compared, where all pairs share their initialization and it is known; None elsewhere."""
+    shared = comparison.frame["same_initialization"].fillna(False)
+    if not shared.all() or any(adapter.initial is None for adapter in members):
+        return None
+    return compare_subspaces(members, factors=("A",), subtract_initial=True)
