@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["decode", "encode", "plain", "register"]
+__all__ = ["class_of", "decode", "encode", "plain", "register"]
 
 _TAG = "__type__"
 _CLASSES: dict[str, type] = {}
@@ -154,11 +154,28 @@ def decode(value: Any) -> Any:
         data = torch.from_numpy(_bytes(value["data"], "uint8").copy())
         return data.view(getattr(torch, value["dtype"])).reshape(value["shape"])
     if kind == "dataclass":
-        return _class(value)(**{name: decode(item) for name, item in value["fields"].items()})
+        return class_of(value)(**{name: decode(item) for name, item in value["fields"].items()})
     raise ValueError(f"the file holds a value of unknown type {kind!r}")
 
 
-def _class(value: Mapping[str, Any]) -> type:
+def class_of(value: Mapping[str, Any]) -> type:
+    """The class of a dataclass that `encode` wrote.
+
+    Parameters
+    ----------
+    value
+        What `encode` made of an instance.
+
+    Returns
+    -------
+    type
+        The class.
+
+    Raises
+    ------
+    ValueError
+        If this version of the package does not have the class.
+    """
     name, module = value["class"], str(value.get("module", ""))
     found = _CLASSES.get(name)
     if found is None and module.startswith("asym_analysis."):

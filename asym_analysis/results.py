@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import pandas as pd
 
 from asym_analysis.atomic import replacing
-from asym_analysis.codec import decode, encode, plain, register
+from asym_analysis.codec import class_of, decode, encode, plain, register
 
 __all__ = ["Result", "TableResult", "plain", "read_result", "settings_of", "versions"]
 
@@ -224,8 +224,10 @@ class Result:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"{path} was not written by this package: it does not have the schema {SCHEMA!r}")
         whole = document["fields"]
-        if frame is not None and "frame" in whole["fields"]:
-            whole = {**whole, "fields": {**whole["fields"], "frame": encode(frame)}}
+        if frame is not None:
+            owner = class_of(whole)
+            assert issubclass(owner, Result)
+            whole = {**whole, "fields": owner._with_frame(whole["fields"], frame)}
         found = decode(whole)
         if not isinstance(found, cls):
             raise ValueError(f"{path} holds a {type(found).__name__}, not a {cls.__name__}")
@@ -234,6 +236,11 @@ class Result:
     def _frames(self) -> Iterator[pd.DataFrame]:
         """The frame in pieces, so that a long one need not fit in memory."""
         yield self.frame
+
+    @classmethod
+    def _with_frame(cls, held: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+        """The encoded fields of a parquet file, with what `_fields` left to its table."""
+        return {**held, "frame": encode(frame)} if "frame" in held else held
 
     def _header(self) -> dict[str, str]:
         return {"schema": SCHEMA, "kind": type(self).__name__}

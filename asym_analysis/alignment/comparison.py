@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs, is_listed
 from asym_analysis.alignment.nulls import NullTable
+from asym_analysis.codec import decode, encode
 from asym_analysis.results import Result
 from asym_analysis.subspaces.measures import measure_named
 
@@ -48,6 +50,18 @@ class SubspaceComparison(Result):
         where it cannot be told. The rule is the one of `asym_analysis.adapters.initialization`.
     settings
         Arguments and versions.
+    frame
+        One row a module, factor and pair. Columns:
+
+        - adapter_i, adapter_j, module, layer, projection, factor, measure
+        - value: NaN where a factor is zero
+        - null_mean, null_std: of the null distribution, independent random directions; where the measure sees singular
+          values, it keeps each adapter's own
+        - p_value: probability under it of a value at least as similar
+        - least_p: the smallest p-value that it can give; a p_value equal to it means "below"
+        - rank_i, rank_j: numerical ranks
+        - same_initialization: in this module; missing where that cannot be told
+        - haar_mean, haar_std: of the null distribution with equal singular values, where the measure sees them
     """
 
     adapters: pd.DataFrame
@@ -60,6 +74,7 @@ class SubspaceComparison(Result):
     spectra: Float[np.ndarray, "modules factors adapters k"]
     initialization_marks: Int[np.ndarray, "modules pairs"]
     settings: Mapping[str, Any]
+    _plot: ClassVar[str | None] = "alignment:plot_subspace_alignment"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -212,10 +227,7 @@ class SubspaceComparison(Result):
     def frame(self) -> pd.DataFrame:
         """One row a module, factor and pair.
 
-        Columns: adapter_i, adapter_j, module, layer, projection, factor, measure, value, null_mean, null_std, p_value,
-        rank_i, rank_j, same_initialization (in this module; missing where that cannot be told). Pairs of which one
-        adapter lacks the module have no row. Where the measure sees singular values, the null keeps each adapter's own,
-        in random directions; haar_mean and haar_std are those of equal singular values.
+        See the class for the columns. Pairs of which one adapter lacks the module have no row.
         """
         return self._frame(range(len(self.modules)))
 
@@ -281,6 +293,22 @@ class SubspaceComparison(Result):
     def _frames(self) -> Iterator[pd.DataFrame]:
         for index in range(len(self.modules)):
             yield self._frame(range(index, index + 1))
+
+    def _fields(self, *, without_frame: bool = False) -> Any:
+        if not without_frame:
+            return encode(self)
+        # In parquet the values stand in the table alone.
+        light = copy(self)
+        object.__setattr__(light, "values", str(self.values.dtype))
+        return encode(light)
+
+    @classmethod
+    def _with_frame(cls, held: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+        ranks = decode(held["ranks"])
+        first, second = (ranks[..., index] for index in np.triu_indices(ranks.shape[-1], 1))
+        values = np.full(first.shape, np.nan, dtype=held["values"])
+        values[(first >= 0) & (second >= 0)] = frame["value"]
+        return {**held, "values": encode(values)}
 
     def summary(self) -> pd.DataFrame:
         """A and B against chance: all pairs, then same and different task and initialization where both occur.

@@ -10,21 +10,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.adapters.module_names import place
 from asym_analysis.chance.first_step import mean_sketch_overlap
+from asym_analysis.results import TableResult, settings_of
+from asym_analysis.vocabulary import whole
 
-__all__ = ["first_step_overlap"]
+__all__ = ["FirstStepOverlap", "first_step_overlap"]
+
+
+class FirstStepOverlap(TableResult):
+    """What one gradient step gives two runs in common.
+
+    Attributes
+    ----------
+    frame
+        Two rows a module. Columns:
+
+        - module, layer, projection
+        - factor: "B" where A was random and B zero; "A" for the reverse
+        - rank: dimension of the subspace that one step reaches, less than the adapters' rank where the gradient has
+          fewer singular values
+        - predicted: expected overlap after one step, from 0 to 1
+        - null_mean: mean overlap of random subspaces of that dimension
+    settings
+        rank, whether there were two tasks, and versions.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """One row a factor: number of modules, and medians over them of predicted and null_mean.
+
+        Returns
+        -------
+        DataFrame
+            factor, modules, predicted, null_mean.
+        """
+        grouped = self.frame.groupby("factor", sort=False)
+        medians = grouped[["predicted", "null_mean"]].median()
+        return pd.concat([grouped.size().rename("modules"), medians], axis=1).reset_index()
 
 
 def first_step_overlap(
     gradients: Mapping[str, Float[Tensor, "d_out d_in"]],
     rank: int,
     others: Mapping[str, Float[Tensor, "d_out d_in"]] | None = None,
-) -> pd.DataFrame:
+) -> FirstStepOverlap:
     """Predict the overlap of B between runs with independent random A, and of A between runs with independent random B.
 
     Parameters
@@ -38,24 +73,33 @@ def first_step_overlap(
 
     Returns
     -------
-    DataFrame
-        module, factor ("B": A was random and B started at zero; "A": the reverse), predicted, null_mean.
+    FirstStepOverlap
+        Two rows a module; see there for the columns.
 
     Raises
     ------
     ValueError
-        If a module is missing among `others`, or a gradient is zero.
+        If the rank is not a positive whole number, a module is missing among `others` or has another shape there, or a
+        gradient is zero.
+
+    References
+    ----------
+    docs/theory.md, section 6.6.
 
     Examples
     --------
     >>> table = first_step_overlap({"q": torch.diag(1.0 / torch.arange(1, 257))}, rank=8)
-    >>> table.predicted.round(3).tolist(), table.null_mean.tolist()
+    >>> table.frame.predicted.round(3).tolist(), table.frame.null_mean.tolist()
     ([0.462, 0.462], [0.03125, 0.03125])
     """
+    rank = whole(rank, "rank", least=1)
     rows = []
     for module, gradient in gradients.items():
         if others is not None and module not in others:
             raise ValueError(f"the other task has no gradient of {module}")
+        if others is not None and others[module].shape != gradient.shape:
+            shapes = tuple(gradient.shape), tuple(others[module].shape)
+            raise ValueError(f"the gradients of {module} have the shapes {shapes[0]} and {shapes[1]}")
         U, S, Vh = torch.linalg.svd(gradient.double(), full_matrices=False)
         # A singular value below the rounding of the gradient's own dtype is no direction that B could take.
         tolerance = torch.finfo(gradient.dtype).eps * max(gradient.shape)
@@ -66,6 +110,14 @@ def first_step_overlap(
             other_U, other_S, other_Vh = torch.linalg.svd(others[module].double(), full_matrices=False)
             cosines = {"B": (U.mT @ other_U).square().numpy(), "A": (Vh @ other_Vh.mT).square().numpy()}
             predicted = {name: overlap(other=other_S.numpy(), squared_cosines=c) for name, c in cosines.items()}
+        reached = _reached(S.numpy(), rank, tolerance)
         for factor, size in (("B", gradient.shape[0]), ("A", gradient.shape[1])):
-            rows.append((module, factor, predicted[factor], rank / size))
-    return pd.DataFrame(rows, columns=["module", "factor", "predicted", "null_mean"])
+            row = {"factor": factor, "rank": reached, "predicted": predicted[factor], "null_mean": reached / size}
+            rows.append({**place(module), **row})
+    columns = ["module", "layer", "projection", "factor", "rank", "predicted", "null_mean"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
+    return FirstStepOverlap(frame, settings_of(rank=rank, two_tasks=others is not None))
+
+
+def _reached(singular_values: Float[np.ndarray, "n"], rank: int, tolerance: float) -> int:
+    return min(rank, int((singular_values > tolerance * singular_values.max(initial=0.0)).sum()))

@@ -6,22 +6,61 @@ import numpy as np
 import pandas as pd
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.load import Source, as_adapter
+from asym_analysis.adapters.module_names import place
+from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError
+from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces.angles import overlap_grid
 
-__all__ = ["leading_overlaps"]
+__all__ = ["LeadingOverlaps", "leading_overlaps"]
 
 
-def leading_overlaps(first: Adapter, second: Adapter) -> pd.DataFrame:
+class LeadingOverlaps(TableResult):
+    """Overlap of the leading directions of two updates.
+
+    Attributes
+    ----------
+    frame
+        One row a module, factor and pair of numbers. Columns:
+
+        - module, layer, projection
+        - factor: "right", of the input, or "left", of the output
+        - i, j: how many leading directions of the first and of the second update
+        - value: overlap, from 0 to 1
+        - null_mean: of random directions, max(i, j) / d
+    settings
+        Names of the two adapters, and versions.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """Means over the modules for as many directions of both.
+
+        Returns
+        -------
+        DataFrame
+            factor, i, value, null_mean.
+        """
+        equal = self.frame[self.frame.i == self.frame.j]
+        return equal.groupby(["factor", "i"], sort=False)[["value", "null_mean"]].mean().reset_index()
+
+
+def leading_overlaps(first: Adapter | AdapterSet | Source, second: Adapter | AdapterSet | Source) -> LeadingOverlaps:
     """Overlap of the leading i directions of one update with the leading j of another (Hu et al. 2022, section 7.2).
 
     The directions are those of the update B·A, in order of its singular values, so that the gauge of the factors does
     not matter.
 
+    Parameters
+    ----------
+    first, second
+        Adapters, or anything that `load_adapter` reads.
+
     Returns
     -------
-    DataFrame
-        module, factor ("right" of the input, "left" of the output), i, j, value, null_mean = max(i, j)/d.
+    LeadingOverlaps
+        See there for the columns.
 
     Raises
     ------
@@ -33,17 +72,17 @@ def leading_overlaps(first: Adapter, second: Adapter) -> pd.DataFrame:
     >>> import torch
     >>> run = Adapter.from_factors({"q": (torch.eye(2, 5), torch.diag(torch.tensor([2.0, 1.0])))})
     >>> table = leading_overlaps(run, run)
-    >>> table[table.factor == "right"].value.tolist()
+    >>> table.frame[table.frame.factor == "right"].value.tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
+    first, second = as_adapter(first), as_adapter(second)
     modules = [module for module in first if module in second]
     if not modules:
         raise AdapterError(f"{first.name} and {second.name} share no module")
     parts = []
     for module in modules:
         one, two = first[module], second[module]
-        if one.shape != two.shape:
-            raise AdapterError(f"module {module} is {one.shape} in {first.name} and {two.shape} in {second.name}")
+        common_shape(module, {f"{first.name}, the first": one.shape, f"{second.name}, the second": two.shape})
         U, S, Vh = one.svd()
         other_U, other_S, other_Vh = two.svd()
         sides = {
@@ -56,7 +95,7 @@ def leading_overlaps(first: Adapter, second: Adapter) -> pd.DataFrame:
             parts.append(
                 pd.DataFrame(
                     {
-                        "module": module,
+                        **place(module),
                         "factor": factor,
                         "i": i.ravel(),
                         "j": j.ravel(),
@@ -65,4 +104,5 @@ def leading_overlaps(first: Adapter, second: Adapter) -> pd.DataFrame:
                     }
                 )
             )
-    return pd.concat(parts, ignore_index=True)
+    frame = pd.concat(parts, ignore_index=True).astype({"layer": "Int64"})
+    return LeadingOverlaps(frame, settings_of(first=first.name, second=second.name))

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,50 +26,77 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.base_change import warn_of_changed_base
 from asym_analysis.adapters.base_weights import Base, as_base
+from asym_analysis.adapters.load import Source, as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.weight_svd import weight_svd
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import Result, settings_of
+from asym_analysis.vocabulary import finite, whole
 
 __all__ = ["IntruderDimensions", "intruder_dimensions", "leading_vectors", "random_level", "spike_threshold"]
 
 DENSE = 4  # below this many times top_k rows or columns the small matrix is decomposed outright
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IntruderDimensions(Result):
     """The leading singular vectors of W0 + dW, and which of them are intruders.
 
     Attributes
     ----------
     frame
-        One row a module and index (from 1): singular_value of W0 + dW, largest_cosine = max_i |<y, x_i>| over all left
-        singular vectors x_i of W0, nearest = that i, intruder = largest_cosine below the threshold.
+        One row a module and index. Columns:
+
+        - adapter, module, layer, projection
+        - index: from 1, in descending order of the singular values of W0 + dW
+        - singular_value: of W0 + dW
+        - largest_cosine: max_i |<y, x_i>| over all left singular vectors x_i of W0
+        - nearest: that i
+        - intruder: whether largest_cosine is below the threshold
     modules
-        One row a module: intruders, energy_share = their part of the squares of the top singular values, update_norm =
-        ||dW||_2, spike_threshold (see `spike_threshold`), base_norm = ||W0||_2, random_level (see `random_level`).
+        One row a module. Columns:
+
+        - adapter, module, layer, projection
+        - intruders: their number
+        - energy_share: their part of the squares of the top singular values
+        - update_norm: ||dW||_2
+        - spike_threshold: see `spike_threshold`
+        - base_norm: ||W0||_2
+        - random_level: see `random_level`
     refused
         Module -> why it could not be measured.
     settings
-        top_k, threshold, base and versions.
+        adapter, base, top_k, threshold, refused and versions.
     """
 
     frame: pd.DataFrame
     modules: pd.DataFrame
     refused: Mapping[str, str]
     settings: Mapping[str, Any]
+    _plot: ClassVar[str | None] = "intruders:plot_intruders"
+
+    def __repr__(self) -> str:
+        found = int(self.modules.intruders.sum())
+        return f"IntruderDimensions({self.settings['adapter']}: {found} intruders in {len(self.modules)} modules)"
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: modules, intruders among their leading vectors, and the mean share of energy."""
+        """One row a projection: modules, intruders among their leading vectors, and the mean share of energy.
+
+        Returns
+        -------
+        DataFrame
+            projection, modules, intruders, examined, energy_share, update_over_threshold (median), random_level.
+        """
         grouped = self.modules.groupby("projection", sort=False)
         return pd.DataFrame(
             {
                 "modules": grouped.size(),
                 "intruders": grouped.intruders.sum(),
-                "examined": grouped.size() * self.settings["top_k"],
+                "examined": self.frame.groupby("projection", sort=False).size(),
                 "energy_share": grouped.energy_share.mean(),
                 "update_over_threshold": (self.modules.update_norm / self.modules.spike_threshold)
                 .groupby(self.modules.projection)
@@ -80,7 +107,7 @@ class IntruderDimensions(Result):
 
 
 def intruder_dimensions(
-    adapter: Adapter,
+    adapter: Adapter | AdapterSet | Source,
     base: Base,
     *,
     top_k: int = 10,
@@ -97,7 +124,8 @@ def intruder_dimensions(
     Parameters
     ----------
     adapter
-        DoRA modules are refused, since their change of the weight is not of low rank.
+        An adapter, or anything that `load_adapter` reads. DoRA modules are refused, since their change of the weight
+        is not of low rank.
     base
         What `BaseWeights` reads: a folder, a file, a hub id, an open model or a mapping.
     top_k
@@ -108,6 +136,11 @@ def intruder_dimensions(
         Folder that keeps the singular vectors of the base weights between calls; two d x d matrices a module.
     progress
         Show a bar, one step a module.
+
+    Returns
+    -------
+    IntruderDimensions
+        See there for the columns.
 
     Raises
     ------
@@ -125,8 +158,9 @@ def intruder_dimensions(
     >>> intruder_dimensions(adapter, {"q.weight": W0}, top_k=4).modules.intruders.tolist()
     [1]
     """
-    if top_k < 1 or not 0 < threshold <= 1:
-        raise ValueError(f"top_k must be at least 1 and threshold in (0, 1], not {top_k} and {threshold}")
+    top_k = whole(top_k, "top_k", least=1)
+    finite(threshold, "threshold", above=0, most=1)
+    adapter = as_adapter(adapter)
     weights = as_base(base)
     warn_of_changed_base(adapter, "intruder dimensions of W0 + dW")
     frames, rows, refused = [], [], {}
@@ -146,12 +180,12 @@ def intruder_dimensions(
     if not rows:
         reason = next(iter(refused.values()), "it has no modules")
         raise AdapterError(f"no module of {adapter.name} could be compared with {weights.source}: {reason}")
-    settings = {"adapter": adapter.name, "base": weights.source, "top_k": top_k, "threshold": threshold}
+    settings = settings_of(adapter=adapter.name, base=weights.source, top_k=top_k, threshold=threshold, refused=refused)
     return IntruderDimensions(
         pd.concat(frames, ignore_index=True).astype({"layer": "Int64"}),
         pd.DataFrame(rows).astype({"layer": "Int64"}),
         refused,
-        settings | {"refused": refused, "versions": versions()},
+        settings,
     )
 
 

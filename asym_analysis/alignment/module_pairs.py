@@ -13,6 +13,7 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import ModuleSource
 from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, pairs_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError, AdapterValueError
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance, scaled
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
@@ -127,7 +128,7 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     upper = np.triu_indices(count, 1)
     values, spectra = [], []
     ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
-    shape = _common_shape(task, {index: update.shape for index, update in updates.items()})
+    shape = common_shape(task.module, {task.names[index]: update.shape for index, update in updates.items()})
     for row, factor in enumerate(task.factors):
         frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
         square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
@@ -238,25 +239,6 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
     _, evidence = initialization_evidence([update.A, *(start.A for start in alike)])
     found = np.flatnonzero(evidence.level[0, 1:] == CERTAIN)
     return alike[int(found[0])] if len(found) else None
-
-
-def _common_shape(task: ModuleTask, shapes: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """d_out and d_in, the same for all adapters.
-
-    Raises
-    ------
-    AdapterError
-        If two adapters have the module in different sizes.
-    """
-    first = next(iter(shapes))
-    for index, shape in shapes.items():
-        if shape != shapes[first]:
-            (d_out, d_in), (other_out, other_in) = shapes[first], shape
-            raise AdapterError(
-                f"module {task.module} is {d_out} x {d_in} in {task.names[first]} and {other_out} x {other_in} in "
-                f"{task.names[index]}: they adapt different base models; compare them separately"
-            )
-    return shapes[first]
 
 
 def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[np.ndarray, "2 3 pairs"]:

@@ -19,7 +19,7 @@ from asym_analysis.subspaces.measures import Measure
 
 __all__ = ["NullTable"]
 
-CLASSES = 6  # of spectra of one rank; each pair of classes has one sampled distribution
+CLASSES = 5  # of spectra of one rank; each pair of classes has one sampled distribution
 PerPair = Float[np.ndarray, "pairs"]
 Chosen = slice | Int[np.ndarray, "chosen"]
 
@@ -117,12 +117,15 @@ class NullTable:
                 chosen: Chosen = slice(None) if single else np.flatnonzero((first == one) & (second == other))
                 if not single and not len(first[chosen]):
                     continue
-                key = (int(one), int(other), *size)
+                first_kind, second_kind = kinds[one], kinds[other]
+                # Where Y counts by its row space alone, its rank is all there is to know of it.
+                free = "gauge of y" in self.measure.invariances
+                key = (int(one), -len(second_kind) if free else int(other), *size)
                 if key not in self.references:
-                    self.references[key] = self.measure.null(kinds[one], kinds[other], *size)
+                    self.references[key] = self.measure.null(first_kind, second_kind, *size)
                 left, right = (index[chosen] for index in self.pairs)
-                x = self._strengths(module, factor, left, len(kinds[one]))
-                y = self._strengths(module, factor, right, len(kinds[other]))
+                x = self._strengths(module, factor, left, len(first_kind))
+                y = self._strengths(module, factor, right, len(second_kind))
                 yield chosen, self.references[key], x, y
 
     def _strengths(self, module: int, factor: int, adapters: np.ndarray, rank: int) -> Float[np.ndarray, "n k"]:

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.initialization import random_factors
+from asym_analysis.adapters.load import Source
 from asym_analysis.alignment.comparison import SubspaceComparison
+from asym_analysis.alignment.digests import module_digests
 from asym_analysis.alignment.module_pairs import (
     ModulePairs,
     ModuleTask,
@@ -23,9 +25,11 @@ from asym_analysis.alignment.module_pairs import (
     initialization_marks,
     stacked_spectra,
 )
+from asym_analysis.alignment.shapes import sharing_adapters
+from asym_analysis.alignment.side_by_side import side_by_side
 from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import versions
+from asym_analysis.results import settings_of
 from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
 
 __all__ = ["compare_subspaces"]
@@ -34,7 +38,7 @@ IN_FLIGHT = 8  # modules handed to an executor at a time, so that their factors 
 
 
 def compare_subspaces(
-    adapters: AdapterSet | Iterable[Adapter],
+    adapters: AdapterSet | Adapter | Source | Iterable[Adapter | Source],
     *,
     factors: tuple[str, ...] | None = None,
     measure: str = "overlap",
@@ -52,7 +56,7 @@ def compare_subspaces(
     Parameters
     ----------
     adapters
-        At least two adapters, aligned by module name.
+        At least two adapters, aligned by module name: a set, or anything that `load_adapters` reads.
     factors
         "A" (row space, of the input) and "B" (column space, of the output), as stored; "right" and "left", the same of
         the update B·A in its balanced gauge; "update", the product itself. By default the measure's own: A and B for
@@ -65,14 +69,15 @@ def compare_subspaces(
         recorded one, or that of an adapter with which it shares it.
     executor
         Any `concurrent.futures.Executor`, such as `dask.distributed.Client(...).get_executor()`; modules are shared
-        out over it. None computes here, with torch's own threads.
+        out over it. None computes here, modules side by side, each on one of torch's threads.
     device
         Where to multiply; the CPU by default.
     progress
         Show a bar, one step a module.
     store
         A folder to write every module to as it is done, so that thousands of adapters never fill the memory. Called
-        again with the same folder, an interrupted comparison goes on where it stopped.
+        again with the same folder, an interrupted comparison goes on where it stopped; the folder is refused where an
+        adapter has changed since.
 
     Returns
     -------
@@ -83,7 +88,8 @@ def compare_subspaces(
     ------
     AdapterError
         If fewer than two adapters are given, they share no module, two have a module in different sizes, a factor holds
-        NaN or infinity, an initialization is to be subtracted and not known, or `store` holds another comparison.
+        NaN or infinity, an initialization is to be subtracted and not known, or `store` holds another comparison or
+        one of other weights.
     ValueError
         If the measure is unknown, or is not one of that factor.
 
@@ -96,13 +102,9 @@ def compare_subspaces(
     >>> comparison.frame[["adapter_i", "adapter_j", "factor", "rank_i"]].head(3).values.tolist()
     [['run 0', 'run 1', 'A', 4], ['run 0', 'run 2', 'A', 4], ['run 1', 'run 2', 'A', 4]]
     """
-    runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
     chosen = _factors(measure_named(measure), factors)
-    if len(runs) < 2:
-        raise AdapterError(f"a comparison needs at least two adapters; only {runs.names[0]} was given")
+    runs = sharing_adapters(adapters, least=2)
     modules = runs.modules
-    if not modules:
-        raise AdapterError("no two adapters share a module name: were they trained on the same base model?")
     if subtract_initial and not set(chosen) <= {"A", "B"}:
         raise ValueError(f"only A and B have an initialization to subtract, not {', '.join(chosen)}")
     settings = {
@@ -140,7 +142,7 @@ def compare_subspaces(
     else:
         shape = (len(modules), len(chosen), len(runs) * (len(runs) - 1) // 2)
         kept = ComparisonStore(store, settings, shape, _dtype(runs))
-        parts, values = _through_store(kept, tasks, executor, bar), kept.values
+        parts, values = _through_store(kept, runs, tasks, executor, bar), kept.values
     return SubspaceComparison(
         adapters=runs.table,
         modules=modules,
@@ -151,18 +153,36 @@ def compare_subspaces(
         shapes=np.stack([part.shape for part in parts]),
         spectra=stacked_spectra([part.spectra for part in parts]),
         initialization_marks=initialization_marks([part.initialization for part in parts]),
-        settings={**settings, "device": device or "cpu", "versions": versions()},
+        settings=settings_of(**settings, device=device or "cpu"),
     )
 
 
 def _through_store(
-    kept: ComparisonStore, tasks: Mapping[str, ModuleTask], executor: Executor | None, bar: Callable[..., Any]
+    kept: ComparisonStore,
+    runs: AdapterSet,
+    tasks: Mapping[str, ModuleTask],
+    executor: Executor | None,
+    bar: Callable[..., Any],
 ) -> list[ModulePairs]:
-    """Compare the modules that the store lacks, and give all."""
+    """Compare the modules that the store lacks, and give all.
+
+    Raises
+    ------
+    AdapterError
+        If an adapter has changed since a module was stored.
+    """
     order = {module: index for index, module in enumerate(tasks)}
+    for module, index in order.items():
+        changed = kept.changed(index, module_digests(runs, module)) if index in kept else []
+        if changed:
+            names = ", ".join(runs.names[place] for place in changed)
+            raise AdapterError(
+                f"{kept.folder} holds a comparison with other weights of {names}: give an empty folder, or delete this "
+                "one"
+            )
     left = [task for module, task in tasks.items() if order[module] not in kept]
     for module, found in bar(_results(left, executor), initial=len(tasks) - len(left)):
-        kept.write(order[module], found)
+        kept.write(order[module], found, module_digests(runs, module))
     return [kept.read(index) for index in range(len(tasks))]
 
 
@@ -186,8 +206,8 @@ def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]
 def _results(tasks: Iterable[ModuleTask], executor: Executor | None) -> Iterator[tuple[str, ModulePairs]]:
     """Module names with their results, as they are done."""
     if executor is None:
-        for task in tasks:
-            yield task.module, compare_module(task)
+        for task, found in side_by_side(lambda task: compare_module(task), tasks):
+            yield task.module, found
         return
     waiting: dict[Future[ModulePairs], str] = {}
     try:

@@ -7,7 +7,6 @@ O(n d r k) and no d_out x d_in matrix is formed (docs/theory.md, section 3).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,17 +20,21 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.load import Source
 from asym_analysis.adapters.module_names import place
+from asym_analysis.alignment.shapes import common_shape, sharing_adapters
+from asym_analysis.alignment.side_by_side import side_by_side
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import Result, settings_of
 from asym_analysis.subspaces import updates
+from asym_analysis.vocabulary import whole
 
 __all__ = ["SharedFactors", "SharedModule", "joint_diagonalization"]
 
 Pair = tuple[Tensor, Tensor]  # A (rank, d_in) and B (d_out, rank) with its scaling folded in
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SharedModule:
     """One module's shared bases, cores and errors.
 
@@ -57,13 +60,12 @@ class SharedModule:
     errors: Float[np.ndarray, "adapters"]
     history: tuple[float, ...]
 
-    def reconstruction(self, index: int) -> tuple[Float[Tensor, "k d_in"], Float[Tensor, "d_out k"]]:
-        """Factors A', B' of rank k with B' A' the shared approximation of adapter `index`."""
-        core = self.cores[index] * float(self.norms[index])
-        return self.V.mT, self.U @ core if core.ndim == 2 else self.U * core
+    def __repr__(self) -> str:
+        kept = f"U {tuple(self.U.shape)}, V {tuple(self.V.shape)}, cores {tuple(self.cores.shape)}"
+        return f"SharedModule({len(self.names)} adapters, {kept})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SharedFactors(Result):
     """Joint diagonalization of several adapters, module by module.
 
@@ -73,6 +75,13 @@ class SharedFactors(Result):
         Module name -> `SharedModule`.
     settings
         rank, form, iterations and versions.
+    frame
+        One row a module and adapter. Columns:
+
+        - adapter, module, layer, projection
+        - rank: columns of the shared bases
+        - norm: Frobenius norm of the update
+        - error, captured: ||dW - approximation||^2 / ||dW||^2, and one less that; missing for a zero update
     """
 
     modules: Mapping[str, SharedModule]
@@ -91,13 +100,24 @@ class SharedFactors(Result):
         return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
 
     def summary(self) -> pd.DataFrame:
-        """One row an adapter: mean and largest error over the modules."""
+        """One row an adapter: mean and largest error over the modules.
+
+        Returns
+        -------
+        DataFrame
+            adapter, mean_error, largest_error.
+        """
         grouped = self.frame.groupby("adapter", sort=False).error
         return pd.DataFrame({"mean_error": grouped.mean(), "largest_error": grouped.max()}).reset_index()
 
+    def __repr__(self) -> str:
+        adapters = len(self.settings["adapters"])
+        form = f"{self.settings['form']}, rank {self.settings['rank']}"
+        return f"SharedFactors({adapters} adapters, {len(self.modules)} modules, {form})"
+
 
 def joint_diagonalization(
-    adapters: AdapterSet | Iterable[Adapter],
+    adapters: AdapterSet | Adapter | Source | Iterable[Adapter | Source],
     rank: int,
     *,
     diagonal: bool = False,
@@ -114,9 +134,9 @@ def joint_diagonalization(
     Parameters
     ----------
     adapters
-        One or more; ranks may differ.
+        One or more, or anything that `load_adapters` reads; ranks may differ.
     rank
-        Columns k of U and V; cut to min(d_out, d_in) in the full form.
+        Columns k of U and V; cut to the number of directions that the updates have, in the full form.
     diagonal
         Fit diagonal cores.
     iterations
@@ -124,12 +144,21 @@ def joint_diagonalization(
     tolerance
         Stop when an iteration captures less than this share more of the energy.
 
+    Returns
+    -------
+    SharedFactors
+        See there for the columns.
+
     Raises
     ------
     AdapterError
-        If a module has different shapes in different adapters, or all its updates are zero.
+        If no module is shared, one has different shapes in different adapters, or all its updates are zero.
     ValueError
-        If `rank` is below 1.
+        If `rank` or `iterations` is below 1.
+
+    References
+    ----------
+    Brüel-Gabrielsson et al. 2024, Compress then Serve, arXiv 2407.00066; docs/theory.md, section 3.
 
     Examples
     --------
@@ -138,32 +167,46 @@ def joint_diagonalization(
     >>> joint_diagonalization(runs, rank=2).frame.error.round(6).tolist()
     [0.0, 0.0, 0.0]
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-    runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
-    modules = {}
-    for module in runs.modules:
-        names, pairs, norms = unit_updates(runs, module)
-        kept = [pair for pair, norm in zip(pairs, norms, strict=True) if norm > 0]
-        if not kept:
-            raise AdapterError(f"module {module}: the updates of all adapters are zero; there is nothing to share")
-        fit = _fit_diagonal if diagonal else _fit_full
-        U, V, cores, history = fit(kept, rank, iterations, tolerance)
-        where = [index for index, norm in enumerate(norms) if norm > 0]
-        every = cores.new_zeros((len(names), *cores.shape[1:]))
-        every[where] = cores
-        errors = np.full(len(names), np.nan)
-        errors[where] = _errors(kept, U, V, cores)
-        modules[module] = SharedModule(names, U, V, every, np.asarray(norms), errors, history)
-    settings = {
-        "adapters": list(runs.names),
-        "rank": rank,
-        "form": "diagonal" if diagonal else "full",
-        "iterations": iterations,
-        "tolerance": tolerance,
-        "versions": versions(),
-    }
-    return SharedFactors(modules, settings)
+    rank, iterations = whole(rank, "rank", least=1), whole(iterations, "iterations", least=1)
+    runs = sharing_adapters(adapters)
+    fitted = dict(
+        side_by_side(lambda module: _shared(runs, module, rank, diagonal, iterations, tolerance), runs.modules)
+    )
+    settings = settings_of(
+        adapters=list(runs.names),
+        rank=rank,
+        form="diagonal" if diagonal else "full",
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    return SharedFactors({module: fitted[module] for module in runs.modules}, settings)
+
+
+def _shared(
+    runs: AdapterSet, module: str, rank: int, diagonal: bool, iterations: int, tolerance: float
+) -> SharedModule:
+    names, pairs, norms = unit_updates(runs, module)
+    where = [index for index, norm in enumerate(norms) if norm > 0]
+    if not where:
+        raise AdapterError(f"module {module}: the updates of all adapters are zero; there is nothing to share")
+    kept, left, right = _compressed([pairs[index] for index in where])
+    fit = _fit_diagonal if diagonal else _fit_full
+    U, V, cores, history = fit(kept, rank, iterations, tolerance)
+    every = cores.new_zeros((len(names), *cores.shape[1:]))
+    every[where] = cores
+    errors = np.full(len(names), np.nan)
+    errors[where] = _errors(kept, U, V, cores)
+    return SharedModule(names, left @ U, right @ V, every, np.asarray(norms), errors, history)
+
+
+def _compressed(pairs: list[Pair]) -> tuple[list[Pair], Tensor, Tensor]:
+    """The updates in orthonormal coordinates of the outputs and inputs that any of them has, with both bases.
+
+    The best U and V lie in these spans, and a half-step costs the number of rows of all A in place of d_in.
+    """
+    right = torch.linalg.qr(torch.cat([A for A, _ in pairs]).mT).Q
+    left = torch.linalg.qr(torch.cat([B for _, B in pairs], dim=1)).Q
+    return [(A @ right, left.mT @ B) for A, B in pairs], left, right
 
 
 def unit_updates(runs: AdapterSet, module: str) -> tuple[tuple[str, ...], list[Pair], list[float]]:
@@ -175,9 +218,7 @@ def unit_updates(runs: AdapterSet, module: str) -> tuple[tuple[str, ...], list[P
         If the shapes differ.
     """
     held = [(name, run[module]) for name, run in zip(runs.names, runs, strict=True) if module in run]
-    shapes = sorted({update.shape for _, update in held})
-    if len(shapes) > 1:
-        raise AdapterError(f"module {module}: updates have shapes {shapes}; adapters of one base model are needed")
+    common_shape(module, {name: update.shape for name, update in held})
     pairs, norms = [], []
     for _, update in held:
         A, B = update.A.double(), update.scaling * update.B.double()
@@ -268,14 +309,3 @@ def _errors(pairs: list[Pair], U: Tensor, V: Tensor, cores: Tensor) -> Float[np.
         left = U @ core if core.ndim == 2 else U * core
         errors.append(updates.frobenius_norm(torch.cat([A, V.mT]), torch.cat([B, -left], dim=1)).item() ** 2)
     return np.asarray(errors)
-
-
-def lower_bound(count: int, rank: int) -> float:
-    """Least mean error of `count` mutually orthogonal unit updates in the full form: 1 - min(rank^2 / count, 1).
-
-    Examples
-    --------
-    >>> round(lower_bound(32, 3), 3)
-    0.719
-    """
-    return 1 - min(rank**2 / count, 1.0) if count else math.nan

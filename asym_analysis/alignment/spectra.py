@@ -4,46 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.base_change import warn_of_changed_base
+from asym_analysis.adapters.load import Source, as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import Result, settings_of
 from asym_analysis.subspaces import updates
 
 __all__ = ["AdapterSpectra", "adapter_spectra", "spectrum_statistics"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AdapterSpectra(Result):
     """Spectra of every module of an adapter.
 
     Attributes
     ----------
     frame
-        One row a module: adapter, module, layer, projection, rank, frobenius_norm and spectral_norm of scaling · B·A,
-        effective_rank, stable_rank, participation, rank_90, and, where the start of A is known, start_norm of
-        scaling · B·A0 and moved_norm of scaling · B(A - A0).
+        One row a module. Columns:
+
+        - adapter, module, layer, projection, rank
+        - frobenius_norm, spectral_norm: of scaling · B·A
+        - effective_rank, stable_rank, participation, rank_90: see `spectrum_statistics`
+        - start_norm: of scaling · B·A0, missing where the initial A0 is not known
+        - moved_norm: of scaling · B(A - A0), likewise
     singular_values
-        One row a module and index (from 1): singular_value, energy = its square over the sum of squares, and
-        cumulative energy.
+        One row a module and index. Columns:
+
+        - adapter, module, layer, projection
+        - index: from 1
+        - singular_value: of scaling · B·A
+        - energy, cumulative: its square over the sum of squares, and the sum of these so far
     settings
-        How they were made.
+        adapter, whether its initial factors are known, and versions.
     """
 
     frame: pd.DataFrame
     singular_values: pd.DataFrame
     settings: Mapping[str, Any]
+    _plot: ClassVar[str | None] = "spectra:plot_spectra"
+
+    def __repr__(self) -> str:
+        return f"AdapterSpectra({self.settings['adapter']}, {len(self.frame)} modules)"
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: modules, and medians of the ranks and of the share that A0 explains."""
+        """One row a projection: modules, and medians of the ranks and of the share that A0 explains.
+
+        Returns
+        -------
+        DataFrame
+            projection, modules, rank, effective_rank, stable_rank, rank_90, frobenius_norm, start_share.
+        """
         grouped = self.frame.assign(start_share=self.frame.start_norm / self.frame.frobenius_norm).groupby("projection")
         columns = ["rank", "effective_rank", "stable_rank", "rank_90", "frobenius_norm", "start_share"]
         return pd.concat([grouped.size().rename("modules"), grouped[columns].median()], axis=1).reset_index()
@@ -81,8 +101,10 @@ def spectrum_statistics(singular_values: Float[np.ndarray, "k"]) -> dict[str, fl
     }
 
 
-def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> AdapterSpectra:
-    """Measure the spectrum of every update, and split it into what the start of A and what its movement carry.
+def adapter_spectra(
+    adapter: Adapter | AdapterSet | Source, initial: Adapter | AdapterSet | Source | None = None
+) -> AdapterSpectra:
+    """Measure the spectrum of every update, and split it into what the initial A and what its movement carry.
 
     scaling · B·A = scaling · B·A0 + scaling · B(A - A0): the first part is what a frozen A would have given with this
     B. Everything is computed from the factors in float64 (docs/theory.md, sections 3 and 4.4).
@@ -90,9 +112,15 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
     Parameters
     ----------
     adapter
-        The trained adapter. For DoRA the spectrum is that of scaling · B·A alone, without the magnitude.
+        The trained adapter, or anything that `load_adapter` reads. For DoRA the spectrum is that of scaling · B·A
+        alone, without the magnitude.
     initial
-        The factors that training began from; by default those that the adapter recorded, if any.
+        The initial factors; by default those that the adapter recorded, if any.
+
+    Returns
+    -------
+    AdapterSpectra
+        See there for the columns.
 
     Raises
     ------
@@ -107,7 +135,10 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
     >>> spectra.frame.stable_rank.tolist()
     [2.0]
     """
-    initial = initial if initial is not None else adapter.initial
+    adapter = as_adapter(adapter)
+    if len(adapter) == 0:
+        raise AdapterError(f"{adapter.name} has no modules")
+    first = as_adapter(initial) if initial is not None else adapter.initial
     warn_of_changed_base(adapter, "norms of dW")
     rows, values = [], []
     for module in adapter:
@@ -115,20 +146,20 @@ def adapter_spectra(adapter: Adapter, initial: Adapter | None = None) -> Adapter
         s = abs(update.scaling) * updates.singular_values(update.A.double(), update.B.double()).numpy()
         position = {"adapter": adapter.name} | place(module)
         norms = {"frobenius_norm": float(np.linalg.norm(s)), "spectral_norm": float(s.max(initial=0.0))}
-        split = (
-            dict.fromkeys(("start_norm", "moved_norm"), np.nan) if initial is None else _split(update, initial, module)
-        )
+        split = dict.fromkeys(("start_norm", "moved_norm"), np.nan) if first is None else _split(update, first, module)
         rows.append({**position, "rank": update.rank, **norms, **spectrum_statistics(s), **split})
         energy = s**2 / max((s**2).sum(), np.finfo(float).tiny)
         order = np.arange(1, len(s) + 1)
         columns = {"index": order, "singular_value": s, "energy": energy, "cumulative": np.cumsum(energy)}
         values.append(pd.DataFrame({**position, **columns}))
-    settings = {"adapter": adapter.name, "start_known": initial is not None, "versions": versions()}
+    settings = settings_of(adapter=adapter.name, initial_known=first is not None)
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     return AdapterSpectra(frame, pd.concat(values, ignore_index=True).astype({"layer": "Int64"}), settings)
 
 
 def _split(update: LowRankUpdate, initial: Adapter, module: str) -> dict[str, float]:
+    if module not in initial:
+        raise AdapterError(f"module {module}: it is missing among the initial factors")
     start = initial[module].A.double()
     if start.shape != update.A.shape:
         raise AdapterError(f"module {module}: A has shape {tuple(update.A.shape)}, its start {tuple(start.shape)}")

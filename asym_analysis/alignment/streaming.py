@@ -1,14 +1,15 @@
 """Comparisons too large for memory, or too long to lose: each module is written as it is done.
 
 A folder holds `comparison.json`, which says what is compared, `values.npy`, mapped into memory rather than read, and
-one small file a module that marks it as done. An interrupted comparison goes on where it stopped.
+one small file a module that marks it as done, with a digest of every adapter that it was made from. An interrupted
+comparison goes on where it stopped; one whose inputs have changed is refused, by name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,58 @@ class ComparisonStore:
     def __contains__(self, index: int) -> bool:
         return self._mark(index).exists()
 
-    def write(self, index: int, found: ModulePairs) -> None:
-        """Keep one module; the mark is written last, once the values are on the disk."""
+    def write(self, index: int, found: ModulePairs, digests: Sequence[str]) -> None:
+        """Keep one module; the mark is written last, once the values are on the disk.
+
+        Parameters
+        ----------
+        index
+            Place of the module.
+        found
+            Its result.
+        digests
+            One an adapter, from `module_digests`.
+        """
         self.values[index] = found.values
         self.values.flush()
+        small = {name: getattr(found, name) for name in SMALL}
         with replacing(self._mark(index)) as part, open(part, "wb") as file:
-            np.savez(file, **{name: getattr(found, name) for name in SMALL})
+            np.savez(file, digests=np.array(digests), **small)
 
     def read(self, index: int) -> ModulePairs:
-        """One module that was written; its values stay on the disk."""
+        """One module that was written; its values stay on the disk.
+
+        Parameters
+        ----------
+        index
+            Place of the module.
+
+        Returns
+        -------
+        ModulePairs
+            As it was written.
+        """
         with np.load(self._mark(index)) as small:
             return ModulePairs(self.values[index], **{name: small[name] for name in SMALL})
+
+    def changed(self, index: int, digests: Sequence[str]) -> list[int]:
+        """Places of the adapters of which the module was written with another digest.
+
+        Parameters
+        ----------
+        index
+            Place of the module.
+        digests
+            One an adapter, as they are now.
+
+        Returns
+        -------
+        list
+            Empty where nothing has changed.
+        """
+        with np.load(self._mark(index)) as small:
+            kept = small["digests"].tolist() if "digests" in small else [None] * len(digests)
+        return [place for place, (old, new) in enumerate(zip(kept, digests, strict=True)) if old != new]
 
     def _mark(self, index: int) -> Path:
         return self.folder / f"module-{index:05d}.npz"

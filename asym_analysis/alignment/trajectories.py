@@ -2,61 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.load import Source, as_adapters
+from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import Result, versions
+from asym_analysis.results import TableResult, settings_of
 
 __all__ = ["Trajectories", "checkpoint_trajectories"]
 
-COLUMNS = ["run", "step", "adapter", "module", "factor", "to_first", "to_last", "null_mean", "turned", "speed"]
+COLUMNS = [
+    "run", "step", "adapter", "module", "layer", "projection", "factor", "to_first", "to_last", "null_mean", "turned",
+    "speed",
+]  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories(Result):
+class Trajectories(TableResult):
     """How the subspaces of A and B moved from checkpoint to checkpoint.
 
     Attributes
     ----------
     frame
-        One row a run, checkpoint, module and factor: run, step, adapter, module, factor, to_first and to_last (overlap
-        with the run's first and last checkpoint, 1 with itself), null_mean (of the overlap of random subspaces), turned
-        (geodesic distance from the checkpoint before, in radians; missing for the first) and speed (radians a step).
+        One row a run, checkpoint, module and factor. Columns:
+
+        - run, step, adapter, module, layer, projection, factor
+        - to_first, to_last: overlap with the run's first and last checkpoint, 1 with itself
+        - null_mean: of the overlap of random subspaces
+        - turned: geodesic distance from the checkpoint before, in radians; missing for the first
+        - speed: radians a step
     settings
         Columns and versions.
     """
 
-    frame: pd.DataFrame
-    settings: Mapping[str, Any]
-
     def summary(self) -> pd.DataFrame:
-        """One row a run, checkpoint and factor: means over the modules."""
+        """One row a run, checkpoint and factor: means over the modules.
+
+        Returns
+        -------
+        DataFrame
+            run, step, factor, to_first, to_last, null_mean, turned, speed.
+        """
         means = self.frame.groupby(["run", "step", "factor"], sort=False, dropna=False)
         return means[["to_first", "to_last", "null_mean", "turned", "speed"]].mean().reset_index()
 
 
 def checkpoint_trajectories(
-    adapters: AdapterSet | Iterable[Adapter], *, step: str = "step", run: str | None = None, progress: bool = False
+    adapters: AdapterSet | Adapter | Source | Iterable[Adapter | Source],
+    *,
+    step: str = "step",
+    run: str | None = None,
+    progress: bool = False,
 ) -> Trajectories:
     """Follow the checkpoints of one run, or of several, through training.
 
     Parameters
     ----------
     adapters
-        Checkpoints in any order.
+        Checkpoints in any order: a set, or anything that `load_adapters` reads.
     step
         Column of their table that orders them, a number of steps.
     run
         Column that says which run a checkpoint belongs to; all belong to one by default.
+    progress
+        Show a bar, one step a module.
+
+    Returns
+    -------
+    Trajectories
+        See there for the columns.
 
     Raises
     ------
@@ -74,7 +94,7 @@ def checkpoint_trajectories(
     >>> path.to_first.round(3).tolist(), path.speed.round(3).tolist()
     ([1.0, 1.0, 1.0], [nan, 0.0, 0.0])
     """
-    checkpoints = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
+    checkpoints = as_adapters(adapters)
     steps = _steps(checkpoints.table, step)
     runs = pd.Series(0, index=steps.index) if run is None else _column(checkpoints.table, run)
     parts = []
@@ -87,8 +107,9 @@ def checkpoint_trajectories(
             parts.append(_trajectory(name, chosen, order.to_numpy(), progress))
     if not parts:
         raise AdapterError(f"no run has two checkpoints: {len(checkpoints)} adapters in {runs.nunique()} runs")
-    settings = {"step": step, "run": run, "adapters": list(checkpoints.names), "versions": versions()}
-    return Trajectories(pd.concat(parts, ignore_index=True)[COLUMNS], settings)
+    settings = settings_of(step=step, run=run, adapters=list(checkpoints.names))
+    frame = pd.concat(parts, ignore_index=True)[COLUMNS].astype({"layer": "Int64"})
+    return Trajectories(frame, settings)
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
@@ -119,7 +140,7 @@ def _trajectory(run: object, checkpoints: AdapterSet, steps: np.ndarray, progres
                         "run": run,
                         "step": steps,
                         "adapter": checkpoints.names,
-                        "module": module,
+                        **place(module),
                         "factor": factor,
                         "to_first": alike[0],
                         "to_last": alike[-1],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +35,7 @@ Spectrum = Float[np.ndarray, "_"]  # the k singular values of one matrix
 Spectra = Float[np.ndarray, "n _"]  # of n matrices
 Moments = Callable[[Spectra, Spectra], tuple[Number, Number]]
 
+FEW = 2**13  # blocks of which a singular value decomposition is taken for each pair of spectra
 WIDE = 64  # dimensions from which the limits of many dimensions hold for the tail
 
 
@@ -292,21 +293,27 @@ def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> 
     ReferenceNull
         Sampled; means and standard deviations of other spectra are those of the same samples.
     """
-    directions, cosines, _ = np.linalg.svd(haar_blocks(len(first), len(second), d), full_matrices=False)
-    weights = np.abs(directions)
-    along = np.einsum("nik,nk->ni", weights, np.minimum(cosines, 1.0)), weights.sum(-1)
-    samples = (along[0] @ first) / (along[1] @ first)
+    numerator, denominator = _principal_weights(len(first), len(second), d)
+    samples = (numerator @ first) / (denominator @ first)
     table = TabulatedNull.of(samples, float(samples.min()) * 0.5, 1.0)
 
     def moments(x: Spectra, _: Spectra) -> tuple[Number, Number]:
         distinct, place = np.unique(x, axis=0, return_inverse=True)
         found = np.empty((len(distinct), 2))
         for index, spectrum in enumerate(distinct):
-            values = (along[0] @ spectrum) / (along[1] @ spectrum)
+            values = (numerator[:FEW] @ spectrum) / (denominator[:FEW] @ spectrum)
             found[index] = values.mean(), values.std()
         return found[place.ravel(), 0], found[place.ravel(), 1]
 
     return ReferenceNull(table, moments, table.least_p)
+
+
+@lru_cache(maxsize=16)
+def _principal_weights(p: int, q: int, d: int) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n p"]]:
+    """sum_k |u_ik| cos_k and sum_k |u_ik| for every sampled block."""
+    directions, cosines, _ = np.linalg.svd(haar_blocks(p, q, d), full_matrices=False)
+    weights = np.abs(directions)
+    return np.einsum("nik,nk->ni", weights, np.minimum(cosines, 1.0)), weights.sum(-1)
 
 
 def procrustes_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
@@ -325,7 +332,7 @@ def procrustes_reference(first: Spectrum, second: Spectrum, d: int) -> Reference
         Sampled; means and standard deviations of other spectra to first order in the difference of the spectra.
     """
     s, t = (_unit(values[None])[0] for values in (first, second))
-    blocks = haar_blocks(len(s), len(t), d)
+    blocks = haar_blocks(len(s), len(t), d)[:FEW]
     left, values, right = np.linalg.svd(s[:, None] * blocks * t, full_matrices=False)
     cosines = np.minimum(values.sum(-1), 1.0)
     angles = np.arccos(cosines)

@@ -138,8 +138,16 @@ def _tail_values(
     """Values that are exceeded with the given probabilities."""
     largest = int(len(ordered) * FITTED)
     threshold, beyond = ordered[-largest - 1], ordered[-largest:]
-    with np.errstate(divide="ignore"):
-        depth = -np.log(np.maximum(reference.p_value(np.r_[threshold, beyond]), 1e-290))
-    steepness = largest / max(float((depth[1:] - depth[0]).sum()), 1e-12)
-    levels = np.exp(-depth[0] + np.log(tail / FITTED) / steepness)
-    return np.array([reference.critical_value(level) for level in np.clip(levels, 1e-290, 1.0)], dtype=float)
+
+    def depth(values: np.ndarray) -> np.ndarray:
+        return -np.log(np.maximum(reference.p_value(values), 1e-290))
+
+    start = float(depth(np.array([threshold]))[0])
+    steepness = largest / max(float((depth(beyond) - start).sum()), 1e-12)
+    wanted = start + np.log(FITTED / tail) / steepness
+    # The reference is tabulated as far as it is needed, and its table inverted.
+    reach = max(float(beyond[-1] - threshold), POINT)
+    while depth(np.array([threshold + reach]))[0] < wanted[-1] and reach < 1e6:
+        reach *= 1.5
+    grid = threshold + reach * np.linspace(0, 1, 1001)
+    return np.interp(wanted, np.maximum.accumulate(depth(grid)), grid)

@@ -57,7 +57,7 @@ def test_tables_that_hold_no_trajectory_are_refused() -> None:
 def test_the_first_step_explains_similar_B() -> None:
     """d = 256, rank 8, singular values 1/i: .4625 in the published simulation (docs/theory.md, section 6.6)."""
     spectrum = torch.arange(1, 257, dtype=torch.float64) ** -1.0
-    table = first_step_overlap({"q": torch.diag(spectrum)}, rank=8)
+    table = first_step_overlap({"q": torch.diag(spectrum)}, rank=8).frame
     assert table.predicted[0] == pytest.approx(0.4625, abs=1e-3)
     generator = torch.Generator().manual_seed(0)
     sketches = spectrum[:, None] * torch.randn(60, 256, 8, generator=generator, dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_a_gradient_of_lower_rank_leaves_B_no_choice() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *s: torch.randn(*s, generator=generator)  # noqa: E731
     gradient = draw(60, 3) @ draw(3, 50)  # float32: its fourth singular value is rounding
-    assert first_step_overlap({"q": gradient}, rank=8).predicted.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert first_step_overlap({"q": gradient}, rank=8).frame.predicted.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
 def test_two_tasks_overlap_as_their_gradients_do() -> None:
@@ -80,7 +80,7 @@ def test_two_tasks_overlap_as_their_gradients_do() -> None:
     turn = torch.linalg.qr(draw(60, 60)).Q
     first = torch.diag(decay)
     second = torch.linalg.qr(torch.eye(60, dtype=torch.float64) + 0.1 * draw(60, 60)).Q @ first @ turn
-    table = first_step_overlap({"q": first}, 4, {"q": second}).set_index("factor")
+    table = first_step_overlap({"q": first}, 4, {"q": second}).frame.set_index("factor")
     sketches = [g @ torch.randn(200, 60, 4, generator=generator, dtype=torch.float64) for g in (first, second)]
     one, two = (torch.linalg.qr(s).Q for s in sketches)
     simulated = torch.einsum("ndp,mdq->nmpq", one, two).square().sum((2, 3)).mean().item() / 4
@@ -96,11 +96,11 @@ def test_leading_overlaps_do_not_depend_on_the_gauge() -> None:
     update = first["layer.0.q"]
     mix = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
     turned = Adapter.from_factors({"layer.0.q": (mix @ update.A, update.B @ torch.linalg.inv(mix))}, name="turned")
-    one, two = leading_overlaps(first, second), leading_overlaps(turned, second)
+    one, two = leading_overlaps(first, second).frame, leading_overlaps(turned, second).frame
     np.testing.assert_allclose(one.value, two.value, atol=1e-10)
     last = one.query("factor == 'left' and i == 3 and j == 3").value.item()
     angles = subspace_angles(update.B.numpy(), second["layer.0.q"].B.numpy())
     assert last == pytest.approx((np.cos(angles) ** 2).mean())
-    assert (leading_overlaps(first, first).query("i == j").value > 1 - 1e-9).all()
+    assert (leading_overlaps(first, first).frame.query("i == j").value > 1 - 1e-9).all()
     with pytest.raises(AdapterError, match="share no module"):
         leading_overlaps(first, Adapter.from_factors({"other": (mix, mix)}))
