@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
 
@@ -100,6 +101,8 @@ def plot_least_squares(
             ticks = sorted(table[x].unique())
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
+        elif x == "blocks":
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel(LABELS.get(x, x))
         ax.set_ylabel("expected loss on new data")
         # Above the axes: no place inside is free of lines for every table.
