@@ -235,7 +235,7 @@ def read_down_up(ledger: Ledger, header: Mapping[str, Any]) -> Reading:
             _add_module(ledger, module, dict(parts), configs)
         except AdapterValueError as error:
             ledger.refuse(parts.values(), f"{module}: {error}")
-    _say_scale(ledger, len(silent), len(groups), from_header=bool(configs))
+    _say_scale(ledger, len(silent), len(groups), header, from_header=bool(configs))
     return ledger.reading(_metadata(header))
 
 
@@ -314,9 +314,12 @@ def _header_configs(header: Mapping[str, Any]) -> dict[str, PeftConfig]:
     return {component: PeftConfig(values) for component, values in components.items()}
 
 
-def _say_scale(ledger: Ledger, silent: int, modules: int, *, from_header: bool) -> None:
+def _say_scale(ledger: Ledger, silent: int, modules: int, header: Mapping[str, Any], *, from_header: bool) -> None:
     if silent == modules:
-        ledger.scaling_from("1: no alpha is recorded, and these trainers then take the rank for it", recorded=False)
+        trained = header.get("ss_network_alpha")
+        hint = "" if trained is None else f"the header says that training had the alpha {str(trained)[:40]}"
+        reason = "1: no alpha is recorded, and these trainers then take the rank for it"
+        ledger.scaling_from(reason, recorded=False, hint=hint)
         return
     ledger.scaling_from("config in the header" if from_header else "alpha of each module")
     if silent:

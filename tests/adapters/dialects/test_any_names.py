@@ -53,6 +53,15 @@ SUFFIXES = st.sampled_from(
             "1",
             ".processor.to_q_lora.up.weight",
         ),
+        *(
+            ".lora_a.0",
+            ".lora_b.0",
+            ".lora_a.3",
+            ".w_lora_A",
+            ".w_lora_B",
+            ".loras.x.lora_A",
+            ".loras.y.lora_B",
+        ),
     ]
 )
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 2, 4, 6]), max_size=4).map(tuple)
@@ -62,6 +71,7 @@ VALUES = st.one_of(
 ENTRIES = (
     *("r", "lora_alpha", "alpha", "peft_type", "use_rslora", "rank_pattern", "alpha_pattern", "enable_lora", "init_r"),
     *("target_parameters", "fan_in_fan_out", "use_bdlora", "use_qalora", "qalora_group_size", "projection_prng_key"),
+    *("rank", "lora_layers", "n_embd", "n_query_groups", "lora_query", "attn_matrices", "composition_mode"),
     *("lora_parameters", "update_rule", "scale", "lora_r", "n_head", "head_size", "topk", "config", "model"),
 )
 SECTIONS = st.dictionaries(st.sampled_from(["q", "(", "alpha", "nblocks", "use_E", "scale", "dim"]), VALUES, max_size=3)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from asym_analysis import load_adapter
@@ -451,6 +452,77 @@ def test_a_tuner_without_an_alpha_has_no_assumed_scale() -> None:
     )  # fmt: skip
     assert adapter["q"].scaling == 1.0
     assert "scale" not in assumed(adapter)
+
+
+class TestDiffusers:
+    def test_pipeline(self, tmp_path: Path) -> None:
+        """`save_lora_weights`: PEFT's state dict under the component, its LoraConfig flattened in the header."""
+        config = peft.LoraConfig(
+            r=4, lora_alpha=6, use_rslora=True, alpha_pattern={"attn.to_k": 2}, target_modules=["to_q", "to_k"]
+        )  # fmt: skip
+        block = nn.ModuleDict({"attn": nn.ModuleDict({"to_q": nn.Linear(8, 6), "to_k": nn.Linear(8, 6)})})
+        model = peft.get_peft_model(block, config)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = normal(*parameter.shape)
+        state = peft.get_peft_model_state_dict(model)
+        tensors = {name.replace("base_model.model.", "unet."): tensor for name, tensor in state.items()}
+        flat = {f"unet.{key}": sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
+        header = {"format": "pt", "lora_adapter_metadata": json.dumps(flat, indent=2, sort_keys=True, default=str)}
+        save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", header)
+        adapter = load_adapter(tmp_path)
+        assert adapter.metadata["dialect"] == "diffusers"
+        assert not adapter.assumptions
+        for name in ("to_q", "to_k"):
+            layer = model.base_model.model["attn"][name]
+            merged = layer.weight + layer.get_delta_weight("default")
+            assert_merged(adapter, f"unet.attn.{name}", layer.weight.detach(), merged.detach())
+
+    def test_attention_processors(self, tmp_path: Path) -> None:
+        """Old diffusers: the processors' state dict, up(down(x)) without a factor."""
+        down, up = normal(4, 8), normal(6, 4)
+        name = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_v_lora"
+        torch.save({f"{name}.down.weight": down, f"{name}.up.weight": up}, tmp_path / "pytorch_lora_weights.bin")
+        adapter = load_adapter(tmp_path)
+        x, weight = normal(3, 8), normal(6, 8)
+        out = functional.linear(x, weight) + functional.linear(functional.linear(x, down), up)
+        (module,) = adapter
+        torch.testing.assert_close(functional.linear(x, weight + adapter[module].delta()), out, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("down_name", "up_name", "alpha"),
+        [
+            ("diffusion_model.blocks.0.attn.q.lora_down.weight", "diffusion_model.blocks.0.attn.q.lora_up.weight", 2.0),
+            ("diffusion_model.blocks.0.attn.q.lora_A.weight", "diffusion_model.blocks.0.attn.q.lora_B.weight", 4.0),
+            ("double_blocks.0.processor.qkv_lora2.down.weight", "double_blocks.0.processor.qkv_lora2.up.weight", None),
+            (
+                "transformer.single_blocks.0.attn.to_q.lora_A.weight",
+                "transformer.single_blocks.0.attn.to_q.lora_B.weight",
+                None,
+            ),
+        ],
+        ids=["ComfyUI", "ComfyUI, PEFT's names", "x-flux", "ai-toolkit"],
+    )
+    def test_trainers_beside_it(self, down_name: str, up_name: str, alpha: float | None, tmp_path: Path) -> None:
+        """weight + alpha / rank · up · down, where a missing alpha stands for the rank."""
+        down, up = normal(4, 8), normal(6, 4)
+        tensors = {down_name: down, up_name: up}
+        if alpha is not None:
+            tensors["diffusion_model.blocks.0.attn.q.alpha"] = torch.tensor(alpha)
+        save_file(tensors, tmp_path / "flux.safetensors")
+        adapter = load_adapter(tmp_path)
+        weight = normal(6, 8)
+        (module,) = adapter
+        scale = 1.0 if alpha is None else alpha / down.shape[0]
+        assert_merged(adapter, module, weight, weight + scale * torch.mm(up.flatten(1), down.flatten(1)))
+        assert ("scale" in assumed(adapter)) == (alpha is None)
+
+    def test_alpha_in_the_header_alone(self, tmp_path: Path) -> None:
+        tensors = {"lora_unet_q.lora_down.weight": normal(4, 8), "lora_unet_q.lora_up.weight": normal(6, 4)}
+        save_file(tensors, tmp_path / "x.safetensors", {"ss_network_alpha": "1", "ss_network_dim": "4"})
+        adapter = load_adapter(tmp_path)
+        assert adapter["lora_unet_q"].scaling == 1.0
+        assert "training had the alpha 1" in str(adapter.assumptions[0])
 
 
 def test_diffusers_header_of_one_component(tmp_path: Path) -> None:
