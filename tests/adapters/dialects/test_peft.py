@@ -518,3 +518,90 @@ def test_other_kinds_are_refused_by_name(kind: str, tmp_path: Path, read_folder:
     model.save_pretrained(tmp_path)
     with pytest.raises(NotAnAdapterError, match=kind):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["LORA", "ADALORA", "LOHA", "LOKR", "GRALORA"])
+def test_a_config_without_alpha_has_the_default_of_peft(kind: str) -> None:
+    from asym_analysis.adapters.dialects.peft.config import PeftConfig
+
+    defaults = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)].__dataclass_fields__
+    expected = defaults["lora_alpha" if kind in ("LORA", "ADALORA") else "alpha"].default
+    config = PeftConfig({"peft_type": kind, "r": 4})
+    assert config.alpha == expected
+    assert config.scaling("q", 4) == expected / 4
+    assert config.scaling_source == f"PEFT's default, alpha {expected}: the adapter config gives none"
+    assert config.records_alpha
+    assert PeftConfig({"r": 4}).alpha is None
+
+
+def test_vera_on_towers_of_two_widths(tmp_path: Path, read_folder: Callable[..., Adapter], randomized: Any) -> None:
+    """The text tower of a CLIP is narrower than the vision tower: neither width may be taken for the other's."""
+    from asym_analysis import load_adapter
+    from asym_analysis.errors import AdapterError
+
+    def tower(width: int) -> nn.Module:
+        layer = nn.ModuleDict({"self_attn": nn.ModuleDict({"q_proj": nn.Linear(width, width)})})
+        return nn.ModuleDict({"layers": nn.ModuleList([layer])})
+
+    def build_towers(text: int) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.ModuleDict({"text_model": tower(text), "vision_model": tower(12)})
+
+    for text in (8, 12):
+        base = build_towers(text)
+        before = {name: value.clone() for name, value in base.state_dict().items()}
+        model = peft.get_peft_model(base, peft.VeraConfig(r=3, target_modules=["q_proj"]))
+        randomized(model)
+        folder = tmp_path / str(text)
+        model.save_pretrained(folder)
+        expected = deltas(model)
+        assert_same(load_adapter(folder, base=before), expected)
+        assert_same(load_adapter(folder, in_features={"text_model.*": text, "vision_model.*": 12}), expected)
+        assert_same(load_adapter(model), expected)
+        if text == 12:
+            assert_same(read_folder(folder), expected)
+        else:
+            with pytest.raises(AdapterError, match="no input size and the modules' may differ"):
+                read_folder(folder)
+
+
+def test_lora_xs(read: Callable[..., Adapter]) -> None:
+    """LoRA-XS trains a matrix between frozen factors, which its code adds to PEFT's layers."""
+    torch.manual_seed(0)
+    A, R, B = torch.randn(3, 8), torch.randn(3, 3), torch.randn(5, 3)
+    prefix = "base_model.model.layers.0.q_proj"
+    tensors = {
+        f"{prefix}.lora_A.weight": A,
+        f"{prefix}.lora_B.weight": B,
+        f"{prefix}.default_lora_latent_mapping.weight": R,
+    }
+    adapter = read(tensors, {"peft_type": "LORA", "r": 3, "lora_alpha": 6})
+    torch.testing.assert_close(adapter["layers.0.q_proj"].delta(), 2 * B @ R @ A)
+    assert list(adapter.source("layers.0.q_proj").trained_parts()) == ["R"]
+    assert not adapter.extras
+
+
+def test_modules_that_adalora_pruned_to_rank_zero(read: Callable[..., Adapter]) -> None:
+    from asym_analysis.errors import AdapterError
+
+    def module(name: str, rank: int) -> dict[str, torch.Tensor]:
+        prefix = f"base_model.model.{name}.lora_"
+        shapes = {"A": (rank, 6), "B": (4, rank), "E": (rank, 1)}
+        return {f"{prefix}{part}": torch.ones(shape) for part, shape in shapes.items()}
+
+    config = {"peft_type": "ADALORA", "init_r": 3, "lora_alpha": 3}
+    adapter = read({**module("q", 2), **module("v", 0)}, config)
+    assert list(adapter) == ["q"]
+    assert adapter.coverage.complete
+    assert set(adapter.coverage.ignored.values()) == {"AdaLoRA pruned this module to rank 0: its update is zero"}
+    with pytest.raises(AdapterError, match="pruned this module to rank 0"):
+        read(module("v", 0), config)
+
+
+def test_a_complex_alpha_is_refused_in_one_sentence(read: Callable[..., Adapter]) -> None:
+    from asym_analysis.errors import AdapterError
+
+    pair = {"q.lora_A.weight": torch.ones(2, 6), "q.lora_B.weight": torch.ones(4, 2)}
+    for alpha in (torch.tensor(1 + 2j), torch.ones(3)):
+        with pytest.raises(AdapterError, match=r"q\.alpha (holds a complex number|should hold one number)"):
+            read({**pair, "q.alpha": alpha}, dialect="peft")
