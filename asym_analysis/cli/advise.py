@@ -1,4 +1,4 @@
-"""`asym advise`: which modules of a trained adapter could have done with a frozen A."""
+"""`asym advise`: which modules of a trained adapter can freeze A."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def advise(
     """Say which modules could freeze A at random, at what predicted cost, and what that saves.
 
     The cost is the part of the trained update's output, on these data, that a random A of that rank could not carry. A
-    causal language model has a loss on plain text: there an output counts by how much the loss feels it, and so does
-    what a random B would keep; otherwise every direction of the output counts the same.
+    causal language model has a loss on plain text: there each direction of the output counts by the sensitivity of the
+    loss, for A and B alike; otherwise every direction counts the same.
     """
     if not 0 <= tolerance <= 1:
         fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
@@ -68,6 +68,13 @@ def advise(
         covariances = input_covariances(network, batches, list(read))
         felt = output_sensitivities(network, map(next_token_labels, batches), list(read)) if has_loss else None
         result = advise_on(predict_asymmetry(read, covariances, felt, rank=rank), tolerance=tolerance)
+    few = result.frame[~result.frame["enough_inputs"]]
+    if len(few):
+        row = few.iloc[0]
+        call.note(
+            f"Cannot tell for {len(few)} modules: {row['module']} was given {row['inputs']:,} inputs of width "
+            f"{row['d_in']:,}; give more data or more --rows, at least as many inputs as they are wide."
+        )
     whole = result.summary().to_dict(orient="records")[0]
     call.note(
         f"Freezing A in {whole['freeze_A']} of {whole['modules']} modules loses {whole['predicted_cost']:.1%} of the "

@@ -23,8 +23,9 @@ class FreezingAdvice(TableResult):
 
     Columns: those of `AsymmetryPrediction`, and, cumulatively, for this module and all before it frozen:
     `predicted_cost`, the fraction of the whole update's signal that is lost; `saved_parameters`, trained numbers;
-    `saved_bytes`, gradients and Adam's moments; `bound_factor`, what the parameter-count bound is multiplied by; and
-    `freeze_A`, whether that is advised.
+    `saved_bytes`, gradients and Adam's moments; `bound_factor`, what the parameter-count bound is multiplied by;
+    `enough_inputs`, whether at least as many inputs were read as an input is wide; and `freeze_A`, whether freezing is
+    advised. Nothing is advised of a module without enough inputs: its moments miss directions that occur.
     """
 
     def summary(self) -> pd.DataFrame:
@@ -76,11 +77,15 @@ def advise(prediction: AsymmetryPrediction, *, tolerance: float = 0.1) -> Freezi
     .. [1] Zhu et al. (2024), "Asymmetry in low-rank adapters of foundation models", Lemma 4.5.
     """
     finite(tolerance, "tolerance", least=0, most=1)
-    frame = prediction.frame.sort_values("lost_signal", ignore_index=True)
+    # Modules of which nothing can be said come last, so that the others' costs do not count them.
+    known = prediction.frame["inputs"] >= prediction.frame["d_in"]
+    frame = prediction.frame.assign(unknown=~known).sort_values(["unknown", "lost_signal"], ignore_index=True)
+    frame = frame.drop(columns="unknown")
     parameters = int((frame["rank"] * (frame["d_in"] + frame["d_out"])).sum())
     frame["predicted_cost"] = frame["lost_signal"].cumsum() / (frame["signal"].sum() or 1.0)
     frame["saved_parameters"] = (frame["rank"] * frame["d_in"]).cumsum()
     frame["saved_bytes"] = OPTIMIZER_BYTES * frame["saved_parameters"]
     frame["bound_factor"] = np.sqrt(1 - frame["saved_parameters"] / parameters)
-    frame["freeze_A"] = frame["predicted_cost"] <= tolerance
+    frame["enough_inputs"] = frame["inputs"] >= frame["d_in"]
+    frame["freeze_A"] = (frame["predicted_cost"] <= tolerance) & frame["enough_inputs"]
     return FreezingAdvice(frame, {**prediction.settings, "tolerance": tolerance, "parameters": parameters})

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.load import Source, as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance.retention import random_retention
@@ -32,7 +33,8 @@ MOST_COMPONENTS = 11_000
 class AsymmetryPrediction(TableResult):
     """One row a module: how much of the update a frozen random A, a frozen random B and other choices of A would keep.
 
-    Columns: `module, layer, projection, d_in, d_out, rank`; `inputs_rank`, the number of input directions with any
+    Columns: `module, layer, projection`; `inputs`, from how many the moments were estimated; `d_in, d_out, rank`;
+    `inputs_rank`, the number of input directions with any
     variance; `signal`, the mean squared output of the update on the module's inputs, weighted by the loss's sensitivity
     if given; the kept fractions of it, `random_A`, `random_A_std` (over draws of A), `random_B`, `principal_A` (A
     frozen at the first principal components of the input) and `best_A` (A trained); `asymmetry_index`, random_A over
@@ -57,7 +59,7 @@ class AsymmetryPrediction(TableResult):
 
 
 def predict_asymmetry(
-    adapter: Adapter,
+    adapter: Adapter | Source,
     covariances: InputCovariances | Mapping[str, InputMoment | TokenFrequencies],
     sensitivities: OutputSensitivities | Mapping[str, Tensor] | None = None,
     *,
@@ -77,7 +79,7 @@ def predict_asymmetry(
     Parameters
     ----------
     adapter
-        The trained adapter.
+        The trained adapter, or anything that `load_adapter` reads.
     covariances
         From `input_covariances`, for every module of the adapter.
     sensitivities
@@ -114,6 +116,7 @@ def predict_asymmetry(
     """
     if rank is not None:
         whole(rank, "rank", least=1)
+    adapter = as_adapter(adapter)
     for what, known in (("input covariance", covariances), ("output sensitivity", sensitivities)):
         missing = [module for module in adapter if known is not None and module not in known]
         if missing:
@@ -128,7 +131,8 @@ def predict_asymmetry(
             )
         weights = None if sensitivities is None else sensitivities[module]
         components = moment.in_components(update.A, centred=centred)
-        rows.append(place(module) | _predict_module(update, components, weights, rank or update.A.shape[0]))
+        seen = {"inputs": moment.inputs}
+        rows.append(place(module) | seen | _predict_module(update, components, weights, rank or update.A.shape[0]))
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
     frame["training_A_rank"] = frame["lost_signal"].rank(ascending=False, method="first").astype("Int64")
     weighted = sensitivities is not None

@@ -47,7 +47,7 @@ def test_a_sweep_is_trained_resumed_and_advised_on(tiny_roberta: Path, tiny_glue
     assert "seed-1: step 2 of 2" in redone.err, "a line a run on a pipe"
 
     texts, saved = tmp_path / "texts.txt", tmp_path / "advice.csv"
-    texts.write_text("the cat sat\na dog ran in the park\n")
+    texts.write_text("the cat sat\na dog ran in the park\n" * 4)
     arguments = ("--model", tiny_roberta, "--data", texts, "--tolerance", "1")
     said = asym("advise", out / "seed-0", *arguments, "--out", saved)
     assert said.code == 0
@@ -69,7 +69,7 @@ def test_a_language_model_is_advised_on_by_what_its_loss_feels(
     moved = asym("finetune", plan, "--data", tiny_data, "--out", out)  # as it was called before --runs
     assert moved.code == 0
     assert "--out FOLDER is now --runs FOLDER" in moved.err
-    texts.write_text("the cat sat\na dog ran in the park\n")
+    texts.write_text("the cat sat\na dog ran in the park\n" * 4)
     done = asym("advise", out / "run", "--model", tiny_llama, "--data", texts, "--json")
     advice = pd.DataFrame(done.records("modules"))
     # Were every output direction alike, a random B would keep rank / d_out of the signal.
@@ -93,3 +93,26 @@ def test_mistakes_are_told_in_one_sentence(arguments: tuple[str, ...], reason: s
     error = " ".join(done.err.split())
     assert reason.format(tmp=tmp_path.name) in error
     assert "Traceback" not in error
+
+
+def test_advice_on_unfit_data_is_refused_in_one_sentence(
+    tiny_roberta: Path, tiny_vit: Path, tiny_llama: Path, tmp_path: Path, asym
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    model = get_peft_model(AutoModel.from_pretrained(tiny_roberta), LoraConfig(r=2, target_modules=["query"]))
+    model.save_pretrained(tmp_path / "adapter")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the cat sat\n")
+    images = asym("advise", tmp_path / "adapter", "--model", tiny_vit, "--data", texts)
+    assert images.code == 1
+    assert "is a model of images: give a folder of images" in " ".join(images.err.split())
+    texts.write_text("zwölf Boxkämpfer jagen Viktor quer\n" * 3)
+    unknown = asym("advise", tmp_path / "adapter", "--model", tiny_roberta, "--data", texts)
+    assert unknown.code == 1
+    assert "does not know" in " ".join(unknown.err.split())
+    texts.write_text("the cat sat\n")
+    few = asym("advise", tmp_path / "adapter", "--model", tiny_roberta, "--data", texts)
+    assert few.code == 0
+    assert "Cannot tell for 2 modules" in " ".join(few.err.split())

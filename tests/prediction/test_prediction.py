@@ -88,7 +88,7 @@ def problem(power: float, seed: int, d_in: int = 40, d_out: int = 24, rank: int 
 
 
 def isotropic(width: int) -> InputMoment:
-    return InputMoment(torch.eye(width).double(), torch.zeros(width).double(), 9)
+    return InputMoment(torch.eye(width).double(), torch.zeros(width).double(), 900)
 
 
 @given(power=st.floats(0.3, 1.5), seed=st.integers(0, 50), rank=st.integers(2, 12))
@@ -386,3 +386,26 @@ def test_prediction_needs_no_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_advised_from_fewer_inputs_than_they_are_wide() -> None:
+    factors = {f"layer.{i}.query": (torch.ones(1, 10), torch.ones(6, 1)) for i in range(2)}
+    few = InputMoment(torch.eye(10).double(), torch.zeros(10).double(), 9)
+    prediction = predict_asymmetry(
+        Adapter.from_factors(factors), {"layer.0.query": few, "layer.1.query": isotropic(10)}
+    )
+    frame = advise(prediction, tolerance=1.0).frame.set_index("module")
+    assert frame["enough_inputs"].to_dict() == {"layer.0.query": False, "layer.1.query": True}
+    assert frame["freeze_A"].to_dict() == {"layer.0.query": False, "layer.1.query": True}
+    assert frame.index.tolist() == ["layer.1.query", "layer.0.query"], "what cannot be told comes last"
+
+
+def test_an_adapter_is_given_by_its_path() -> None:
+    from asym_analysis.samples import _FOLDER
+
+    covariances = {
+        module: InputMoment(torch.eye(384).double(), torch.zeros(384).double(), 1000)
+        for module in ("bert.encoder.layer.0.attention.self.query",)
+    }
+    with pytest.raises(AdapterError, match="no input covariance for 11 modules"):
+        predict_asymmetry(_FOLDER / "mrpc-0", covariances)
