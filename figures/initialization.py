@@ -1,4 +1,4 @@
-"""Draw figures/drift, spectra and sharing from the shipped samples.
+"""Draw figures/drift from benchmarks/results, and spectra and sharing from the shipped samples.
 
     python figures/initialization.py [folder]
 
@@ -15,70 +15,82 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from asym_analysis import (
-    Adapter,
     AdapterSet,
     adapter_spectra,
-    initialization_drift,
     intruder_dimensions,
     sample_adapters,
     shared_energy,
 )
-from asym_analysis.plots.drift import plot_drift
 from asym_analysis.plots.intruders import plot_intruders
 from asym_analysis.plots.sharing import plot_sharing
 from asym_analysis.plots.spectra import plot_spectra
-from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, save_figure, styled
+from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, save_figure, styled
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def without_start(run: Adapter) -> Adapter:
-    """The same adapter as a user finds it, with the start of A not saved."""
-    factors = {module: (run[module].A, run[module].B) for module in run}
-    return Adapter.from_factors(factors, name=run.name, metadata=dict(run.metadata))
-
-
-def draw_drift(samples: AdapterSet, folder: Path) -> None:
-    """One run by layer, exact and inferred; and inferred against true over all runs."""
-    run = samples[0]
+def draw_drift(folder: Path) -> None:
+    """Inferred against true movements of trainings, the calibration of their errors, and when a movement is told."""
+    trained = pd.read_csv(RESULTS / "drift_trained.csv").query("not recorded")
+    simulated = pd.read_csv(RESULTS / "drift_simulated.csv").query("own and not recorded")
     with styled():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(DOUBLE_COLUMN, 2.5))
-        plot_drift(initialization_drift(run), left)
-        plot_drift(initialization_drift(without_start(run)), middle)
-        top = max(left.get_ylim()[1], middle.get_ylim()[1])
-        for ax, title in ((left, "a  start known"), (middle, "b  start inferred")):
-            ax.set_ylim(0, top)
+        _inferred_against_true(left, trained)
+        _calibration(middle, trained.dropna(subset=["value"]))
+        _told_by_movement(right, simulated)
+        for ax, title in ((left, "a"), (middle, "b"), (right, "c")):
             ax.set_title(title, loc="left")
-        middle.set_ylabel("")
-        draw_truth(samples, right)
-        right.set_title("c  all samples, A", loc="left")
     save_figure(figure, folder / "drift")
     plt.close(figure)
 
 
-def draw_truth(samples: AdapterSet, ax: plt.Axes) -> None:
-    """Inferred against true relative distance, every module of every run, with two standard errors."""
-    parts = []
-    for run in samples:
-        truth = initialization_drift(run).frame.query("factor == 'A'").value.to_numpy()
-        parts.append(initialization_drift(without_start(run)).frame.query("factor == 'A'").assign(true=truth))
-    frame = pd.concat(parts).dropna(subset=["value"])
-    ax.errorbar(
-        frame.true, frame.value, yerr=2 * frame.std_error, fmt=".", color=COLORS["A"], markersize=3, elinewidth=0.4
-    )
-    ends = np.array([frame.true.min(), frame.true.max()])
-    ax.plot(ends, ends, color=COLORS["theory"], linewidth=0.8)
-    ax.set_xlabel("true")
-    ax.set_ylabel("inferred")
+def _inferred_against_true(ax: plt.Axes, trained: pd.DataFrame) -> None:
+    samples = trained.adapter.str.startswith("sample")
+    for rows, color, label in ((trained[~samples], "A", "60 trainings"), (trained[samples], "B", "13 samples")):
+        known = rows.dropna(subset=["value"])
+        ax.errorbar(
+            known.true, known.value, 2 * known.std_error,
+            fmt=".", color=COLORS[color], markersize=2.5, elinewidth=0.4, label=label,
+        )  # fmt: skip
+    ax.plot([0, 1.4], [0, 1.4], color=COLORS["theory"], linewidth=0.8, label="equal")
+    ax.set(xlim=(0, 1.4), ylim=(0, 1.6), xlabel="true movement of A", ylabel="inferred, ± 2 stated errors")
+    ax.legend(loc="upper left")
+
+
+def _calibration(ax: plt.Axes, known: pd.DataFrame) -> None:
+    scores = np.sort(((known.value - known.true) / known.std_error).abs())
+    share = np.arange(1, len(scores) + 1) / len(scores)
+    ax.plot(scores, share, color=COLORS["A"], label="inferred")
+    errors = np.linspace(0, 3, 100)
+    ax.plot(errors, 2 * ndtr(errors) - 1, color=COLORS["theory"], linewidth=0.8, label="normal errors")
+    ax.set(xlim=(0, 3), ylim=(0, 1.02), xlabel="stated errors from the truth", ylabel="share of the modules")
+    ax.legend(loc="lower right")
+
+
+def _told_by_movement(ax: plt.Axes, simulated: pd.DataFrame) -> None:
+    edges = np.array([0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.2, 1.5])
+    entries = simulated["rank"] * simulated.width
+    bands = ((0, 1000), (1000, 10_000), (10_000, 10**6))
+    for (low, high), color, marker in zip(bands, SERIES, "os^", strict=False):
+        rows = simulated[(entries > low) & (entries <= high)]
+        rows = rows.groupby(pd.cut(rows.true, edges), observed=True)[["told", "modules", "true"]]
+        label = f"up to {high:,} entries" if high < 10**6 else f"more than {low:,}"
+        share = rows.told.sum() / rows.modules.sum()
+        ax.plot(rows.true.median(), share, color=color, marker=marker, markersize=3, label=label)
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="true movement of A", ylabel="share of the modules that is told")
+    ax.legend(loc="lower center")
 
 
 def draw_sharing(samples: AdapterSet, folder: Path) -> None:
-    """Four tasks from one start, and from four: energy in a common subspace."""
+    """Four tasks from one initialization, and from four: energy in a common subspace."""
     ranks, quantities = [1, 2, 4, 8, 16], ["A", "A - A0", "B", "outputs"]
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.6), sharey=True)
         for ax, family, title in zip(
-            axes, ("shared_start", "independent_start"), ("a  one start", "b  a start for each"), strict=True
+            axes, ("shared_start", "independent_start"), ("a  one initialization", "b  one for each"), strict=True
         ):
             runs = samples.select(samples.table["family"] == family)
             plot_sharing(shared_energy(runs, ranks), ax, quantities=quantities)
@@ -96,7 +108,7 @@ def main() -> None:
     parser.add_argument("--base", help="The base model's folder or safetensors file.")
     options = parser.parse_args()
     samples = sample_adapters()
-    draw_drift(samples, options.folder)
+    draw_drift(options.folder)
     draw_sharing(samples, options.folder)
     save_figure(plot_spectra(adapter_spectra(samples[0])), options.folder / "spectra")
     if options.base is not None:

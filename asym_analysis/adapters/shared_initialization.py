@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from asym_analysis.adapters.initialization import (
     pairs_evidence,
     random_factors,
 )
+from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.module_names import place
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import FACTORS, Factor
@@ -158,7 +160,9 @@ class SharedInitialization(Result):
         return f"SharedInitialization({len(self.names)} adapters, {len(self.groups)} groups)"
 
 
-def shared_initialization(adapters: AdapterSet | Iterable[Adapter]) -> SharedInitialization:
+def shared_initialization(
+    adapters: AdapterSet | str | os.PathLike[str] | Iterable[Adapter | str | os.PathLike[str]],
+) -> SharedInitialization:
     """Find the adapters that share the random initialization of A (or B, where B was random), from the files alone.
 
     Recorded initial factors stand in for the trained ones where an adapter has them. The rule is the one of
@@ -168,12 +172,17 @@ def shared_initialization(adapters: AdapterSet | Iterable[Adapter]) -> SharedIni
     Parameters
     ----------
     adapters
-        The trained adapters.
+        The trained adapters, or anything that `load_adapters` reads.
 
     Returns
     -------
     SharedInitialization
         The marks of every module, and groups of adapters.
+
+    Raises
+    ------
+    AdapterError
+        If a path cannot be read.
 
     Examples
     --------
@@ -184,7 +193,7 @@ def shared_initialization(adapters: AdapterSet | Iterable[Adapter]) -> SharedIni
     >>> shared_initialization([run("a", start), run("b", start), run("c", other)]).groups
     (('a', 'b'),)
     """
-    runs = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
+    runs = as_adapters(adapters)
     randomly = [random_factors(adapter) for adapter in runs]
     cosines: dict[tuple[str, str], np.ndarray] = {}
     evidence: dict[Factor, dict[str, Evidence]] = {"A": {}, "B": {}}

@@ -266,7 +266,7 @@ def _told(movement: Movement, recorded: bool) -> dict[str, Any]:
         "std_error": movement.std_error,
         "correlation": movement.correlation,
         "verdict": INFERRED,
-        "reason": f"the edge of the {'recorded' if recorded else 'recognized'} uniform law, and what lies beyond it",
+        "reason": f"inferred from the edge of the {'recorded' if recorded else 'recognized'} uniform law",
     }
 
 
