@@ -27,7 +27,7 @@ class LorasymDialect:
 
     References
     ----------
-    [1] Zhu et al. (2024), "Asymmetry in Low-Rank Adapters of Foundation Models", ICML, section 4.
+    .. [1] docs/theory.md, section 2.
     """
 
     name = "lorasym"
