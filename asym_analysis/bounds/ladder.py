@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds import information
@@ -20,7 +21,6 @@ from asym_analysis.vocabulary import TUNED, Tuned, choose
 
 __all__ = ["Ladder", "bits_of_dtype"]
 
-_BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 _FROZEN = {
     "B": "A was fixed before the data, or drawn without them",
     "A": "B was fixed before the data, or drawn without them",
@@ -34,13 +34,12 @@ def bits_of_dtype(dtype: str) -> int:
 
     Examples
     --------
-    >>> bits_of_dtype("bfloat16"), bits_of_dtype("float8_e4m3fn")
-    (16, 8)
+    >>> bits_of_dtype("bfloat16"), bits_of_dtype("float8_e4m3fn"), bits_of_dtype("int64")
+    (16, 8, 64)
     """
-    if dtype in _BITS:
-        return _BITS[dtype]
-    if dtype.startswith(("float8", "int8", "uint8")):
-        return 8
+    known = getattr(torch, dtype, None)
+    if isinstance(known, torch.dtype):
+        return 8 * known.itemsize
     raise ValueError(f"no number of bits is known for dtype {dtype!r}: give it with bits=")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 
@@ -197,10 +198,7 @@ class Losses:
 
 
 def _head_times(adapter: Adapter, factor: float) -> Adapter:
-    extras = {
-        name: replace(extra, read=partial(lambda read: factor * read(), extra.read))
-        for name, extra in adapter.extras.items()
-    }
+    extras = {name: replace(extra, read=partial(_times, factor, extra.read)) for name, extra in adapter.extras.items()}
     return Adapter(
         {module: adapter.source(module) for module in adapter},
         name=f"{adapter.name}, head changed",
@@ -210,3 +208,13 @@ def _head_times(adapter: Adapter, factor: float) -> Adapter:
         initial=adapter.initial,
         assumptions=adapter.assumptions,
     )
+
+
+def _times(factor: float, read: Callable[[], Tensor]) -> Tensor:
+    """A stored tensor times a factor, in its own dtype; torch cannot multiply fp8, nor keep booleans as they are."""
+    stored = read()
+    if stored.dtype.is_floating_point or stored.dtype.is_complex:
+        wide = stored.float() if stored.dtype.itemsize == 1 else stored
+    else:
+        wide = stored.double()
+    return (factor * wide).to(stored.dtype)
