@@ -1,15 +1,24 @@
-"""Updates that are formed from the base weight: they have no smaller factors than the update itself."""
+"""Updates that are formed from the base weight, some of low rank, the others as large as the weight itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from asym_analysis.adapters.factorizations.pairs import whole
 
-__all__ = ["BlockAffine", "GatedSum", "HadamardOfBase", "SparsePair"]
+__all__ = [
+    "BlockAffine",
+    "GatedSum",
+    "HadamardOfBase",
+    "ReflectedBase",
+    "RemovedSubspace",
+    "ReplacedTail",
+    "SparsePair",
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,6 @@ class GatedSum:
 
     Examples
     --------
-    >>> import torch
     >>> parts = {"W0": torch.tensor([[1.0, 2.0]]), "A.X": torch.tensor([3.0]), "B.X": torch.tensor([10.0])}
     >>> A, B = GatedSum()(parts)
     >>> (B @ A).tolist()
@@ -40,7 +48,6 @@ class HadamardOfBase:
 
     Examples
     --------
-    >>> import torch
     >>> A, B = HadamardOfBase()({"W0": torch.tensor([[2.0, 3.0]]), "A": torch.ones(1, 2), "B": torch.ones(1, 1)})
     >>> (B @ A).tolist()
     [[2.0, 3.0]]
@@ -55,6 +62,89 @@ class HadamardOfBase:
 
 
 @dataclass(frozen=True)
+class ReflectedBase:
+    """HRA's W0·H_1...H_r - W0 with Householder reflections H_i = I - 2 u_i u_i^T, of rank r.
+
+    Parts: W0 (d_out, d_in), u (d_in, r) (Yuan, Liu and Xu, 2024). With `orthogonal` the columns of u are made
+    orthonormal first, one after the other.
+
+    Examples
+    --------
+    >>> A, B = ReflectedBase()({"W0": torch.tensor([[1.0, 2.0]]), "u": torch.tensor([[5.0], [0.0]])})
+    >>> (B @ A).tolist()
+    [[-2.0, 0.0]]
+    """
+
+    orthogonal: bool = False
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B) = (U^T, W0·C), where H_1...H_r = I + C·U^T."""
+        W0, u = tensors["W0"], tensors["u"]
+        directions: list[Tensor] = []
+        moved: list[Tensor] = []
+        for direction in u.unbind(1):
+            if self.orthogonal:
+                for other in directions:
+                    direction = direction - (other @ direction) * other
+            direction = direction / direction.norm()
+            product = direction
+            for other, column in zip(directions, moved, strict=True):
+                product = product + (other @ direction) * column
+            directions.append(direction)
+            moved.append(-2 * product)
+        return torch.stack(directions), W0 @ torch.stack(moved, dim=1)
+
+
+@dataclass(frozen=True)
+class RemovedSubspace:
+    """DEFT's Q·(scale·R - P^T·W0): a subspace of the outputs is removed and written anew.
+
+    Parts: W0 (d_out, d_in), P (d_out, rank) and, except for PaRa, R (rank, d_in). Q is P and P^T its positive part, or
+    with `orthogonal` both are P's orthonormal factor (PEFT's `DeftLayer`).
+
+    Examples
+    --------
+    >>> parts = {"W0": torch.tensor([[1.0], [2.0]]), "P": torch.tensor([[1.0], [0.0]]), "R": torch.tensor([[5.0]])}
+    >>> A, B = RemovedSubspace()(parts)
+    >>> (B @ A).tolist()
+    [[4.0], [0.0]]
+    """
+
+    scale: float = 1.0
+    orthogonal: bool = False
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (scale·R - P^T·W0, Q)."""
+        Q = torch.linalg.qr(tensors["P"]).Q if self.orthogonal else tensors["P"]
+        removed = (Q if self.orthogonal else Q.relu()).mT @ tensors["W0"]
+        return (self.scale * tensors["R"] - removed if "R" in tensors else -removed), Q
+
+
+@dataclass(frozen=True)
+class ReplacedTail:
+    """OSF's U·diag(S)·V minus the base weight's own smallest singular components, as many as U has columns.
+
+    Parts: W0 (d_out, d_in), U (d_out, k), S (k), V (k, d_in) (PEFT's `OSFLayer`). The components do not depend on the
+    signs of singular vectors.
+
+    Examples
+    --------
+    >>> parts = {"U": torch.tensor([[0.0], [1.0]]), "S": torch.tensor([5.0]), "V": torch.tensor([[0.0, 1.0]])}
+    >>> A, B = ReplacedTail()(parts | {"W0": torch.diag(torch.tensor([3.0, 1.0]))})
+    >>> (B @ A).round(decimals=5).abs().tolist()
+    [[0.0, 0.0], [0.0, 4.0]]
+    """
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B), of rank 2k."""
+        U, S, V = tensors["U"], tensors["S"], tensors["V"]
+        of_base, values, rows = torch.linalg.svd(tensors["W0"], full_matrices=False)
+        first = values.shape[0] - S.shape[0]
+        tail = of_base[:, first:] * values[first:]
+        return torch.cat([V, rows[first:]]), torch.cat([U * S, -tail], dim=1)
+
+
+@dataclass(frozen=True)
 class BlockAffine:
     """MiSS's "bat": each r x r block w of W0 changes by (w + I)·b, b being that of its row of blocks.
 
@@ -63,7 +153,6 @@ class BlockAffine:
 
     Examples
     --------
-    >>> import torch
     >>> A, B = BlockAffine()({"W0": torch.tensor([[1.0, 2.0]]), "block": torch.tensor([[[10.0]]])})
     >>> (B @ A).tolist()
     [[20.0, 30.0]]
@@ -86,7 +175,6 @@ class SparsePair:
 
     Examples
     --------
-    >>> import torch
     >>> parts = {"values": torch.tensor([5.0]), "indices": torch.tensor([1])}
     >>> A, B = SparsePair(scale=2.0)(parts | {"A": torch.ones(1, 2), "B": torch.ones(1, 1)})
     >>> (B @ A).tolist()

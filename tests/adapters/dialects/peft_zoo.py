@@ -78,6 +78,8 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "PSOFT": {"": {"r": 2}},
     "ADAMSS": {"": {"r": 2}},
     "ROAD": {"": {"group_size": 2}},
+    "HRA": {"": {"r": 3}, "orthogonal": {"r": 2, "apply_GS": True}},
+    "DEFT": {"": {"r": 3}, "qr": {"r": 3, "decomposition_method": "qr", "alpha": 5}, "PaRa": {"r": 2, "para": True}},
 }
 #: Methods that wrap a whole language model rather than its layers: known by their config alone.
 WHOLE_MODEL = (XLoraConfig, PolyConfig, AdaptionPromptConfig, peft.ShadowConfig)

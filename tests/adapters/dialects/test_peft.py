@@ -500,7 +500,6 @@ OTHER_KINDS: dict[str, Any] = {
     "IA3": lambda: peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
     "OFT": lambda: peft.OFTConfig(r=0, oft_block_size=4, target_modules=["q_proj"]),
     "BOFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
-    "HRA": lambda: peft.HRAConfig(r=4, target_modules=["q_proj"]),
     "FOURIERFT": lambda: peft.FourierFTConfig(n_frequency=10, target_modules=["q_proj"]),
     "C3A": lambda: peft.C3AConfig(block_size=4, target_modules=["q_proj"]),
     "SHIRA": lambda: peft.ShiraConfig(r=2, target_modules=["q_proj"]),

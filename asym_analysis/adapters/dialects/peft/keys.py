@@ -16,9 +16,9 @@ _KEY = re.compile(
 )
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.(?=.)")
 _PREFIX = "base_model.model."
-#: What may follow the name of a part: a layer's own parameter, or the parameters of GLoRA's paths.
+#: What may follow the name of a part: a layer's own parameter, or the parameters of GLoRA's paths and OSF's parts.
 _LEAVES = frozenset({"weight", "bias"})
-_PATH_LEAVES = frozenset({"Xd", "Xu", "X", "zeros"})
+_PATH_LEAVES = frozenset({"Xd", "Xu", "X", "zeros", "U_low", "S_low", "V_low"})
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def parse_key(key: str) -> PeftKey | None:
             part = f"{part}.{rest.pop()}"
     elif rest and rest[-1] in _LEAVES:
         leaf = rest.pop()
-    elif name.startswith("glora_") and rest and rest[-1] in _PATH_LEAVES:
+    elif name.startswith(("glora_", "osf_")) and rest and rest[-1] in _PATH_LEAVES:
         part = f"{part}.{rest.pop()}"
     if len(rest) > 1:
         return None

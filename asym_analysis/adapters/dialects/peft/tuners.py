@@ -23,7 +23,15 @@ from asym_analysis.adapters.factorizations.blocks import BlockwisePair
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import NormalizedPair, RoutedPair, TiledPair
 from asym_analysis.adapters.factorizations.shared import BankPair
-from asym_analysis.adapters.factorizations.with_base import BlockAffine, GatedSum, HadamardOfBase, SparsePair
+from asym_analysis.adapters.factorizations.with_base import (
+    BlockAffine,
+    GatedSum,
+    HadamardOfBase,
+    ReflectedBase,
+    RemovedSubspace,
+    ReplacedTail,
+    SparsePair,
+)
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 
@@ -165,6 +173,27 @@ def _hira_transposed(module: PeftModule, named: Mapping[str, str], *, embedding:
     return weight == (d_in, d_out) != (d_out, d_in)
 
 
+def _add_hra(module: PeftModule) -> None:
+    W0 = module.base_weight("HRA changes a weight by W0·H - W0, H being trained reflections")
+    orthogonal = bool(module.config.values.get("apply_GS"))
+    module.add(module.required({"u": "hra_u"}), ReflectedBase(orthogonal), more={"W0": W0})
+
+
+def _add_deft(module: PeftModule) -> None:
+    W0 = module.base_weight("DEFT changes a weight by Q·(R - P^T·W0)")
+    values = module.config.values
+    named = module.required({"P": "deft_P"} | ({} if values.get("para") else {"R": "deft_R"}))
+    alpha = number_or_none(values, "lora_alpha", "alpha")
+    scale = alpha / module.shape("deft_P")[1] if alpha else 1.0
+    module.add(named, RemovedSubspace(scale, values.get("decomposition_method") == "qr"), more={"W0": W0})
+
+
+def _add_osf(module: PeftModule) -> None:
+    named = module.required({part: f"osf_svd_params.{part}_low" for part in "USV"})
+    W0 = module.base_weight("OSF replaces the smallest singular components of W0")
+    module.add(named, ReplacedTail(), more={"W0": W0})
+
+
 def _add_supertuning(module: PeftModule) -> None:
     prefix = "supertuning_"
     if f"{prefix}indices" not in module.parts:
@@ -228,6 +257,9 @@ TUNERS = (
     Tuner(("LILY",), ("lily_A", "lily_B", "lily_router"), _add_lily),
     Tuner(("GLORA",), tuple(f"glora_{path}" for path in "ABCDE"), _add_glora),
     Tuner(("HIRA",), ("hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B"), _add_hira),
+    Tuner(("HRA",), ("hra_u",), _add_hra),
+    Tuner(("DEFT",), ("deft_P", "deft_R"), _add_deft),
+    Tuner(("OSF",), ("osf_svd_params",), _add_osf),
     Tuner(
         ("SUPERTUNING",),
         tuple(f"supertuning_{name}" for name in ("values", "indices", "lora_A", "lora_B")),
