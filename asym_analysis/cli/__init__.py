@@ -14,8 +14,10 @@ __all__ = ["COMMANDS", "build_app", "main"]
 
 #: Heading in the help -> command -> its sentence there. A command is the module of its name in this package.
 COMMANDS: dict[str, dict[str, str]] = {
-    "Read": {
+    "Read and write": {
         "inspect": "What adapters hold: modules, ranks, scale, norms, and what became of every tensor.",
+        "convert": "An adapter in another library's format: PEFT, kohya, diffusers.",
+        "resize": "An adapter of smaller rank.",
     },
     "Measure": {
         "compare": "How similar A and B are over all pairs of adapters, against random subspaces.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,9 @@ def error(message: str) -> None:
     """One sentence on standard error, marked as the reason why the command ended."""
     from rich.markup import escape
 
-    _errors().print(f"[bold red]asym:[/] {escape(message)}", soft_wrap=not sys.stderr.isatty())
+    # What a message tells to write has to work here: "component=" and "overwrite=True" are options.
+    words = re.sub(r"\b([a-z]+(?:_[a-z]+)*)=(?:True)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", message)
+    _errors().print(f"[bold red]asym:[/] {escape(words)}", soft_wrap=not sys.stderr.isatty())
 
 
 def fail(message: str) -> NoReturn:

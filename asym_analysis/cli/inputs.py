@@ -95,6 +95,8 @@ def _account(call: Call, adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for tensor, reason in adapter.coverage.refused.items():
             call.refuse(f"{adapter.name}: {tensor}", reason)
+        if adapter.base_changed:
+            call.note(f"{adapter.name}: {adapter.base_changed}")
         for assumption in adapter.assumptions:
             assumed.setdefault(str(assumption), []).append(adapter.name)
     for sentence, names in assumed.items():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from asym_analysis import load_adapters
+from asym_analysis import load_adapter, load_adapters
 
 
 @pytest.fixture
@@ -171,3 +171,34 @@ def test_quiet_leaves_only_results_and_refusals(runs: Path, asym) -> None:
     done = asym("drift", runs / "run-0", "--quiet", "--out", runs / "t.csv")
     assert done.err == ""
     assert "median" in done.out
+
+
+@pytest.mark.parametrize("to", ["peft", "kohya", "diffusers"])
+def test_convert_writes_what_reads_back_the_same(runs: Path, asym, to: str) -> None:
+    if to == "diffusers":
+        asked = asym("convert", runs / "run-0", runs / "converted", "--to", to)
+        assert asked.code == 1
+        assert "give --component, one of unet" in " ".join(asked.err.split())
+    component = ("--component", "transformer") if to == "diffusers" else ()
+    done = asym("convert", runs / "run-0", runs / "converted", "--to", to, *component, "--json")
+    assert done.code == 0, done.err
+    rows = done.records("modules")
+    assert len(rows) == 2
+    assert max(row["relative_error"] for row in rows) < 1e-6
+    assert {row["scaling"] for row in rows} == {2.0}
+    again = asym("convert", runs / "run-0", runs / "converted", "--to", to, *component)
+    assert again.code == 1
+    assert "--overwrite" in again.err
+
+
+def test_resize_keeps_the_leading_directions(runs: Path, asym) -> None:
+    done = asym("resize", runs / "run-0", runs / "smaller", "--rank", 2, "--json")
+    assert done.code == 0, done.err
+    for row in done.records("modules"):
+        values = load_adapter(runs / "run-0")[row["module"]].singular_values().double().square()
+        assert row["rank"] == 2
+        assert row["kept"] == pytest.approx((values[:2].sum() / values.sum()).item(), rel=1e-6)
+    assert load_adapter(runs / "smaller").ranks == (2,)
+    assert asym("resize", runs / "run-0", runs / "other").code == 1
+    assert asym("resize", runs / "run-0", runs / "other", "--rank", 2, "--energy", 0.5).code == 1
+    assert not (runs / "other").exists()
