@@ -32,9 +32,9 @@ def plot_subspace_alignment(
     Returns
     -------
     Axes
-        A line and its 10 to 90 % range over pairs for each factor, without the pairs that share the initialization if
-        there are others; the grey band is the null's mean plus and minus
-        two standard deviations of a single pair. Modules without a layer number stand at the right, as "other".
+        A line and its 10 to 90 % range over pairs for each factor, without the pairs that share the initialization
+        unless most do. The grey band is the null's mean plus and minus two standard deviations of a single pair.
+        Modules without a layer number stand at the right, as "other".
 
     Examples
     --------
@@ -46,8 +46,8 @@ def plot_subspace_alignment(
     if modules is not None:
         frame = frame[frame["module"].isin(set(modules))]
     related = frame["same_initialization"].fillna(False).astype(bool)
-    if not related.all():
-        frame = frame[~related]
+    most = related.groupby(frame["factor"], observed=True).transform("mean") > 0.5
+    frame = frame[~related | most]
     layers = frame["layer"].astype("Int64")
     numbered = sorted(layers.dropna().unique().tolist())
     position = {layer: index for index, layer in enumerate(numbered)}

@@ -56,7 +56,7 @@ def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: li
             label = quantity.replace("A0", "A$_0$").replace(" - ", " \N{MINUS SIGN} ")
             shape = SHAPES[index % len(SHAPES)]
             ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker=shape, markersize=3, label=label)
-        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random directions, of the same dashes")
+        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random (same dashes)")
         ranks = sorted(table["rank"].unique())
         ax.set_xscale("log", base=2)
         ax.set_xticks(ranks, [str(rank) for rank in ranks])

@@ -114,8 +114,8 @@ def legend_below(ax: Axes, *, title: str | None = None, handles: Any = None, lab
         return
     place = ax.get_subplotspec()
     room = place.get_gridspec().ncols if place is not None else 1
-    letters = figure.get_figwidth() / room / 0.075
-    columns = max(1, min(len(labels), int(letters // (max(map(len, labels)) + 5))))
+    letters = figure.get_figwidth() / room / 0.068
+    columns = max(1, min(len(labels), int(letters // (max(map(len, labels)) + 3.5))))
     rows = -(-len(labels) // columns) + (title is not None)
     if figure.get_gid() == _OWN and ax.legend_ is None:
         figure.set_figheight(figure.get_figheight() + 0.165 * rows + 0.1)

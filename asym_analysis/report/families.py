@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.runs import last_of_runs, runs_of
+from asym_analysis.adapters.shared_initialization import shared_initialization
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.report.findings import family_sentences
@@ -54,7 +55,7 @@ def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Fa
     families = []
     for title, members in _families(chosen).items():
         comparison = compare_subspaces(members, progress=progress)
-        sentences = family_sentences(comparison, _what_training_added(members, comparison))
+        sentences = family_sentences(comparison, _what_training_added(members, comparison), _shared(members))
         families.append(Family(title, comparison, tuple(sentences)))
     return families
 
@@ -94,6 +95,12 @@ def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
     column = adapters.table["family"]
     groups = {str(family).replace("_", " "): adapters.select(column == family) for family in column.unique()}
     return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
+
+
+def _shared(members: AdapterSet) -> dict[str, float]:
+    """Share of the pairs and modules that share the initialization of each factor, where it was random."""
+    marks = shared_initialization(members).frame
+    return {str(factor): float((rows["shared"] == "yes").mean()) for factor, rows in marks.groupby("factor")}
 
 
 def _what_training_added(members: AdapterSet, comparison: SubspaceComparison) -> SubspaceComparison | None:

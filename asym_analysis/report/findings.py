@@ -49,7 +49,7 @@ class FactorFinding:
     p_value
         Probability that random subspaces are as similar, from the p-values of all pairs and modules (Stouffer).
     same_initialization
-        Share of the pairs that share the initialization of this factor, where that can be told.
+        Share of the pairs and modules that share the initialization of this factor, where that can be told.
     """
 
     factor: str
@@ -99,7 +99,7 @@ class FactorFinding:
         chance = "p < .001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
         return (
             f"{space[0].upper()}{space[1:]} overlap by {self.mean:.3f} on average, where random subspaces give "
-            f"{self.chance:.3f} ({chance}): {self.excess:.0%} of the way from chance to the same subspace."
+            f"{self.chance:.3f} ({chance}): {max(0.0, self.excess):.0%} of the way from chance to the same subspace."
         )
 
 
@@ -141,13 +141,15 @@ class Difference:
         return f"No difference between A and B is found ({interval})."
 
 
-def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
+def find(frame: pd.DataFrame, shared: Mapping[str, float] | None = None) -> dict[str, FactorFinding]:
     """Sum up rows of a comparison's frame by factor.
 
     Parameters
     ----------
     frame
         Rows of `SubspaceComparison.frame`.
+    shared
+        Factor -> share of the pairs and modules that share its initialization.
 
     Returns
     -------
@@ -164,7 +166,7 @@ def find(frame: pd.DataFrame) -> dict[str, FactorFinding]:
             chance=float(rows["null_mean"].mean()),
             null_error=float(np.sqrt((rows["null_std"] ** 2).sum()) / len(rows)),
             p_value=_together(rows["p_value"].to_numpy(dtype=float)),
-            same_initialization=float(rows["same_initialization"].fillna(False).mean()),
+            same_initialization=(shared or {}).get(str(factor), 0.0),
         )
     return findings
 
@@ -214,7 +216,11 @@ def difference(frame: pd.DataFrame) -> Difference | None:
     return Difference(value, value - reach, value + reach, count)
 
 
-def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison | None = None) -> list[str]:
+def family_sentences(
+    comparison: SubspaceComparison,
+    moved: SubspaceComparison | None = None,
+    shared: Mapping[str, float] | None = None,
+) -> list[str]:
     """Say in plain words what A and B did in one family of adapters: a verdict, then what it rests on.
 
     Pairs that share an initialization are kept apart from those that do not: the one kind would hide the other.
@@ -225,6 +231,8 @@ def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison |
         A and B of the family.
     moved
         A - A0 of the same adapters, where the initialization is known and shared: what training added to it.
+    shared
+        Factor -> share of the pairs and modules that share its initialization.
 
     Returns
     -------
@@ -232,13 +240,11 @@ def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison |
         The verdict first.
     """
     frame = comparison.frame
-    shared = frame["same_initialization"].fillna(False).astype(bool)
     adapters = len(comparison.names)
-    if shared.all() or not shared.any():
-        findings = find(frame)
+    related = _related(frame, frame["same_initialization"].fillna(False).astype(bool))
+    if related.all() or not related.any():
+        findings = find(frame, shared)
         return finding_sentences(findings, adapters, difference(frame), None if moved is None else find(moved.frame))
-    pair = frame[["adapter_i", "adapter_j"]].astype(str).agg(tuple, axis=1)
-    related = pair.isin(set(pair[shared]))
     together, apart = find(frame[related]), find(frame[~related])
     pairs = next(iter(together.values())).pairs
     overlaps = " and ".join(f"{finding.mean:.3f} in {factor}" for factor, finding in together.items())
@@ -246,9 +252,14 @@ def family_sentences(comparison: SubspaceComparison, moved: SubspaceComparison |
         f"{pairs} of {len(comparison.pairs[0])} pairs share an initialization and overlap by {overlaps}: that shows "
         "how they were initialized, not what they learned."
     )
-    if not apart:
-        return [note]
     return [*finding_sentences(apart, adapters, difference(frame[~related])), f"Left out of this: {note}"]
+
+
+def _related(frame: pd.DataFrame, marked: pd.Series) -> pd.Series:
+    """The rows of all pairs that share an initialization in some module."""
+    pairs = frame["adapter_i"].cat.codes.astype("int64") * len(frame["adapter_j"].cat.categories)
+    pairs += frame["adapter_j"].cat.codes
+    return pairs.isin(pairs[marked].unique())
 
 
 def finding_sentences(

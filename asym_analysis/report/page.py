@@ -204,7 +204,7 @@ def _html_table(table: Table, number: int) -> str:
     headings = [table.columns.get(name, str(name).replace("_", " ")) for name in names]
     numeric = [bool(pd.api.types.is_numeric_dtype(table.frame[name])) for name in names]
     lines = [f'<div class="table"><div class="scroll" tabindex="0"><table id="table-{number}">']
-    lines.append(f"<caption>{escape(table.caption)}</caption><thead><tr>")
+    lines.append(f"<caption><span>{escape(table.caption)}</span></caption><thead><tr>")
     lines += [
         f'<th scope="col"{" class=n" if is_number else ""}>{escape(heading)}</th>'
         for heading, is_number in zip(headings, numeric, strict=True)

@@ -184,9 +184,9 @@ def _by_layer(families: Sequence[Family]) -> Section:
             title = ": ".join(filter(None, [family.title if len(families) > 1 else "", part]))
             ax.set_title(title)
             caption = (
-                f"{title or 'All adapters'}. Lines: mean over pairs and projections. Coloured bands: 10 to 90 % of the "
-                "pairs that share no initialization. Grey: a pair of random subspaces, plus and minus two standard "
-                "deviations. The vertical axis is logarithmic."
+                f"{title or 'All adapters'}. Lines: mean over pairs and projections (of pairs that share no "
+                "initialization, unless most do). Coloured bands: 10 to 90 % of them. Grey: a pair of random "
+                "subspaces, plus and minus two standard deviations. The vertical axis is logarithmic."
             )
             stem = f"alignment_by_layer_{number}_{place}"
             figures.append(Drawn(stem, _figure(ax), caption, f"Overlap of A and of B by layer. {title}"))

@@ -137,6 +137,20 @@ def test_checkpoints_of_one_run_are_a_path_and_no_crowd(tmp_path: Path) -> None:
     assert "3 checkpoints of one run" in " ".join(*written.sentences.values())
 
 
+def test_the_factor_whose_initialization_is_shared_is_named(tmp_path: Path) -> None:
+    """Reversed runs: B random and shared, A zero at first."""
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    B = draw(256, 4)
+    config = {"init_lora_weights": True}
+    runs = [
+        Adapter.from_factors({"m.q": (0.1 * draw(4, 96), B + 0.05 * draw(256, 4))}, name=str(n), metadata=config)
+        for n in range(4)
+    ]
+    (sentences,) = write_report(AdapterSet(runs), tmp_path / "r.html").sentences.values()
+    assert "share the initialization of A" not in sentences[0]
+
+
 def test_encoder_decoder_and_cross_attention_are_apart() -> None:
     modules = [
         "model.encoder.layers.0.self_attn.q_proj",
