@@ -66,6 +66,7 @@ from .prediction.output_sensitivities import output_sensitivities as output_sens
 from .samples import sample_adapters as sample_adapters
 from .samples import sample_predictions as sample_predictions
 from .samples import sample_runs as sample_runs
+from .samples import sample_sweep as sample_sweep
 from .subspaces.measures import MEASURES as MEASURES
 
 __version__: str

@@ -1,4 +1,4 @@
-"""Draw figures/variants and learning_rates, and write the tables figures/variants.md, from the shipped runs.
+"""Draw figures/variants, kept_gains and learning_rates, and write figures/variants.md, from the shipped runs.
 
     python figures/variants.py [folder]
 
@@ -15,11 +15,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from asym_analysis import check_claims, paper_results, sample_runs, score_variants
+from asym_analysis import check_claims, kept_gains, paper_results, sample_runs, score_variants
 from asym_analysis.atomic import replacing
+from asym_analysis.finetuning.plan import read_sweep
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
-from asym_analysis.plots.variants import plot_learning_rates, plot_variants
+from asym_analysis.plots.variants import plot_kept_gains, plot_learning_rates, plot_variants
+from asym_analysis.samples import sample_sweep
 
+WINDOW = 64  # tokens in a row of the regime map
 MAIN = ("lora-r8", "b-only-r8", "b-only-r16", "a-only-r8", "a-only-r16")
 WITHDRAWN = """
 The shipped runs were made before the design that the verdicts now follow, and these claims that were made from them
@@ -102,6 +105,30 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(index=frame["run"].unique(), columns=frame["task"].unique()).fillna("")
 
 
+def regime() -> list[str]:
+    """The finished part of the regime map: what one trained factor keeps of LoRA's gain, and what is still missing."""
+    runs, outcomes = sample_sweep("regime-map")
+    planned = read_sweep("regime-map")
+    frame = kept_gains(score_variants(runs, outcomes=outcomes), data_per_row=WINDOW).frame
+    cells = [f"{row.kept:.3f} ({row.low:.3f} to {row.high:.3f})" for row in frame.itertuples(index=False)]
+    shown = frame.assign(kept=cells, numbers=frame["numbers_per_datum"].map("{:.3g}".format))
+    shown = shown.sort_values(["task", "length", "variant"], ascending=[False, True, False])
+    columns = {"task": "task", "length": "length", "variant": "variant", "rank": "rank", "numbers": "numbers a token"}
+    columns |= {"kept": "kept of LoRA's gain (95 %)", "seeds": "seeds"}
+    at_edge = runs[runs["rate_at_edge"].astype(bool)]["run"].unique()
+    edges = f"The best rate of {', '.join(at_edge)} lay at an end of its grid." if len(at_edge) else ""
+    return [
+        "## Regime map, as far as it was run",
+        f"{len(runs)} of {len(planned)} planned runs: stories260K learns dialogue, rank 8 on q and v, at two lengths, "
+        "each variant at its own rate (searched on a seed that is not reported), rows split into halves that tune and "
+        "are reported, intervals over seeds and rows. Gains count from the pretrained model. This is part of a block, "
+        "and scores still moved between the two lengths: no verdict is drawn from it.",
+        markdown(shown[list(columns)].rename(columns=columns).set_index("task")),
+        edges,
+        "    asym finetune regime-map --model MODELS/stories260K --data TEXTS --runs RUNS --only r8-",
+    ]
+
+
 def tables(runs: pd.DataFrame) -> str:
     """The document: the paper's tables with these runs beside them, and a verdict for each claim."""
     of = {str(family): members for family, members in runs.groupby("family")}
@@ -124,6 +151,7 @@ def tables(runs: pd.DataFrame) -> str:
         "## Claims",
         "Differences are in parts of LoRA's gain over the frozen model, pooled over tasks by random effects.",
         markdown(verdicts(runs)),
+        *(part for part in regime() if part),
         "## Trained numbers",
         markdown(counted(runs)),
         "## Table 1: encoder",
@@ -170,6 +198,9 @@ def draw(runs: pd.DataFrame, folder: Path) -> None:
     # Gains from a constant guess are no gains of an adapter: those families are left out.
     known = chosen[chosen["baseline_of"] != "constant guess"]
     save_figure(plot_variants(score_variants(known)), folder / "variants")
+    regime_runs, outcomes = sample_sweep("regime-map")
+    kept = kept_gains(score_variants(regime_runs, outcomes=outcomes), data_per_row=WINDOW)
+    save_figure(plot_kept_gains(kept), folder / "kept_gains")
     tasks = runs.drop_duplicates("family")[["family", "task"]]
     with styled():
         figure, axes = plt.subplots(1, len(tasks), figsize=(DOUBLE_COLUMN + 1.2, 2.3))

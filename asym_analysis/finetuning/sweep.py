@@ -17,7 +17,7 @@ from asym_analysis.finetuning.progress import Reporter, as_reporter
 from asym_analysis.finetuning.storage import is_finished, read_run
 from asym_analysis.finetuning.train import finetune
 
-__all__ = ["best_rate", "results_table", "run_sweep"]
+__all__ = ["best_rate", "changed_runs", "results_table", "run_sweep"]
 
 TABLE = "runs.csv"
 
@@ -118,6 +118,24 @@ def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
     return _table(runs, _finished(runs, Path(folder)))
 
 
+def changed_runs(runs: list[PlannedRun], folder: str | Path) -> dict[str, list[str]]:
+    """Find the finished runs that were made from other inputs than they would be now.
+
+    Parameters
+    ----------
+    runs
+        From `read_sweep`.
+    folder
+        As given to `run_sweep`.
+
+    Returns
+    -------
+    dict
+        Name of a run -> what changed, one entry a setting, a file or the model.
+    """
+    return _changed(runs, _finished(runs, Path(folder)), Path(folder))
+
+
 def best_rate(group: str, runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> float | None:
     """Find the best learning rate of a search by the rows that tune; None until all its runs are finished.
 
@@ -154,6 +172,11 @@ def _changes(
     if at_rate is None:
         at_rate = run.at(stored.get("settings", {}).get("learning_rate", run.config.learning_rate))
     return changed_inputs(stored, inputs_of(at_rate.config))
+
+
+def _changed(runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, list[str]]:
+    checked = ((run.name, _changes(run, runs, finished, folder)) for run in runs if run.name in finished)
+    return {name: found for name, found in checked if found}
 
 
 def _table(runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> pd.DataFrame:

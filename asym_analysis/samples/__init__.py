@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.load import load_adapter
+from asym_analysis.vocabulary import choose
 
-__all__ = ["sample_adapters", "sample_predictions", "sample_runs"]
+__all__ = ["sample_adapters", "sample_predictions", "sample_runs", "sample_sweep"]
 
 _FOLDER = Path(__file__).parent
 
@@ -82,6 +84,34 @@ def sample_predictions() -> pd.DataFrame:
     ['centred inputs', 'inputs', 'inputs and outputs']
     """
     return pd.concat([pd.read_csv(path) for path in _tables("predictions").values()], ignore_index=True)
+
+
+def sample_sweep(name: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    """Give a sweep that ships with the package, with what every development row got.
+
+    Parameters
+    ----------
+    name
+        Of the shipped config that made it. `samples/README.md` lists the sweeps, and says of each what it is part of.
+
+    Returns
+    -------
+    tuple
+        The table of `run_sweep`, and outcomes as `score_variants` takes them: name of a run -> its arrays.
+
+    Raises
+    ------
+    ValueError
+        If there is no such sweep.
+    """
+    folder = _FOLDER / "sweeps"
+    choose(name, sorted(path.name for path in folder.glob("*") if path.is_dir()), "name")
+    outcomes: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(folder / name / "rows.npz") as stored:
+        for key in stored.files:
+            run, array = key.rsplit("/", 1)
+            outcomes.setdefault(run, {})[array] = stored[key]
+    return pd.read_csv(folder / name / "runs.csv"), outcomes
 
 
 def _tables(folder: str, family: str | None = None) -> dict[str, Path]:

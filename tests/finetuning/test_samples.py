@@ -14,6 +14,7 @@ import asym_analysis
 from asym_analysis.finetuning import lora_layers, model_source, read_sweep
 from asym_analysis.finetuning.environment import prepare_training
 from asym_analysis.finetuning.models import adapted_model
+from asym_analysis.samples import sample_sweep
 
 FOLDER = Path(asym_analysis.__file__).parent / "samples"
 
@@ -77,3 +78,18 @@ def test_peft_loads_a_sample_and_it_scores_what_the_table_says(shared_datasets: 
     table = asym_analysis.sample_adapters().table.set_index("name")
     # Storing in float16 may turn a row or two of 408.
     assert accuracy == pytest.approx(table.loc["mrpc-0", "value"], abs=0.006)
+
+
+def test_a_shipped_sweep_scores_what_its_rows_say() -> None:
+    """The table's scores are those of the rows that are reported, computed again."""
+    runs, outcomes = sample_sweep("regime-map")
+    final = runs[runs["stage"] == "final"].set_index("name")
+    assert set(outcomes) == set(final.index)
+    for name, rows in outcomes.items():
+        assert rows["score"][~rows["tuning"]].mean() == pytest.approx(final.loc[name, "value"], rel=1e-4)
+        assert rows["score"][rows["tuning"]].mean() == pytest.approx(final.loc[name, "tune_value"], rel=1e-4)
+    assert not set(final["seed"]) & set(runs.loc[runs["stage"] == "search", "seed"])
+    planned = {run.name for run in read_sweep("regime-map")}
+    assert set(runs["name"]) <= planned
+    with pytest.raises(ValueError, match="name is 'weather-map', which is not one of regime-map"):
+        sample_sweep("weather-map")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -467,3 +468,27 @@ def test_planned_steps_are_those_of_the_trainer(
     assert planned_steps(config, rows) == steps
     if rows == 24:
         assert finetune(replace(config, curve_points=0), tmp_path / "run").metrics["steps"] == steps
+
+
+def test_a_finished_table_ships_as_it_is_and_no_other(config_file: Path, tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "figures" / "ship_runs.py"
+    spec = importlib.util.spec_from_file_location("ship_runs", file)
+    assert spec is not None
+    assert spec.loader is not None
+    ship_runs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ship_runs)
+
+    runs = read_sweep(config_file)
+    run_sweep(runs, tmp_path / "out", only="rate")
+    with pytest.raises(SystemExit, match="2 of 4 runs are not finished, run-best-seed-0 among them"):
+        ship_runs.ship(runs, tmp_path / "out", tmp_path / "shipped")
+    table = run_sweep(runs, tmp_path / "out")
+    ship_runs.ship(runs, tmp_path / "out", tmp_path / "shipped")
+    shipped = pd.read_csv(tmp_path / "shipped" / "runs.csv")
+    assert shipped["name"].tolist() == table["name"].tolist()
+    assert np.allclose(shipped["loss"], table["loss"], rtol=1e-5)
+    with np.load(tmp_path / "shipped" / "rows.npz") as rows:
+        assert {key.split("/")[0] for key in rows.files} == set(FINAL)
+    changed = read_sweep(config_file, model="no/such-model")
+    with pytest.raises(SystemExit, match=r"run-rate-0\.001-seed-7 was finished from other inputs: model"):
+        ship_runs.ship(changed, tmp_path / "out", tmp_path / "shipped")
