@@ -23,7 +23,7 @@ class Assumption:
     Examples
     --------
     >>> print(Assumption("scale", "1, since no alpha is recorded", "give alpha= or scale="))
-    the scale is assumed to be 1, since no alpha is recorded: give alpha= or scale=
+    the scale is assumed to be 1, since no alpha is recorded; give alpha= or scale=
     """
 
     what: str
@@ -31,4 +31,4 @@ class Assumption:
     remedy: str
 
     def __str__(self) -> str:
-        return f"the {self.what} is assumed to be {self.value}: {self.remedy}"
+        return f"the {self.what} is assumed to be {self.value}; {self.remedy}"

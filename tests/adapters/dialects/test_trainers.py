@@ -442,6 +442,12 @@ class TestKohya:
         assert "1 of 2 modules" in str(adapter.assumptions[0])
 
 
+def test_layout_of_gpt2_without_a_config() -> None:
+    state = {f"base_model.model.transformer.h.0.attn.c_attn.lora_{f}.weight": normal(2, 2) for f in "AB"}
+    assert assumed(load_adapter(state, scale=1)) == ["layout"]
+    assert not load_adapter(state, config={"r": 2, "lora_alpha": 4, "fan_in_fan_out": True}).assumptions
+
+
 def test_a_tuner_without_an_alpha_has_no_assumed_scale() -> None:
     state = {"q.vera_lambda_d": normal(4), "q.vera_lambda_b": normal(6)}
     state |= {"vera_A": normal(4, 8), "vera_B": normal(6, 4)}

@@ -16,10 +16,13 @@ from asym_analysis.adapters.dialects.peft.keys import PeftKey, module_name, pars
 from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
 from asym_analysis.adapters.dialects.peft.refusals import REFUSED, refuse_kind
 from asym_analysis.adapters.dialects.peft.tuners import tuner_of
+from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["PeftDialect", "read_peft"]
 
+#: GPT-2's Conv1D layers; models that took over its names have plain linear layers.
+_CONV1D = frozenset({"c_attn", "c_proj", "c_fc"})
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?\.")
 
 
@@ -107,6 +110,12 @@ def read_peft(
     _add_modules(model)
     if (changed := base_change(config.values)) is not None:
         ledger.assume("base weight", f"the one that training started from ({changed})", remedy(config.values))
+    if "fan_in_fan_out" not in config.values and any(projection_of(module) in _CONV1D for module in groups):
+        ledger.assume(
+            "layout",
+            "(d_out, d_in), though the modules are named as GPT-2's, which stores weights as (d_in, d_out)",
+            "give config={'fan_in_fan_out': True, ...} to load_adapter, or --config FILE to asym, if it is GPT-2",
+        )
     ledger.scaling_from(config.scaling_source, recorded=not config.scale_assumed)
     return ledger.reading(config.metadata | _adapters(adapters))
 
