@@ -1,0 +1,32 @@
+"""The public names of this room, each imported when it is first used."""
+
+from .base_alignment import BaseAlignment as BaseAlignment
+from .base_alignment import base_alignment as base_alignment
+from .chains import ChainCoverage as ChainCoverage
+from .chains import FactorMovement as FactorMovement
+from .chains import chain_coverage as chain_coverage
+from .chains import factor_movement as factor_movement
+from .directions import DirectionWorth as DirectionWorth
+from .directions import GradientAlignment as GradientAlignment
+from .directions import IntruderScaling as IntruderScaling
+from .directions import direction_worth as direction_worth
+from .directions import gradient_alignment as gradient_alignment
+from .directions import intruder_scaling as intruder_scaling
+from .initialization_split import InitializationStatistics as InitializationStatistics
+from .initialization_split import initialization_statistics as initialization_statistics
+from .merging import Crowding as Crowding
+from .merging import MergeCompensation as MergeCompensation
+from .merging import crowding as crowding
+from .merging import merge_compensation as merge_compensation
+from .null_space import NullSpaceEnergy as NullSpaceEnergy
+from .null_space import null_space_energy as null_space_energy
+from .projections import ProjectionTerms as ProjectionTerms
+from .projections import projection_terms as projection_terms
+from .rank_allocation import RankAllocation as RankAllocation
+from .rank_allocation import allocate_rank as allocate_rank
+from .sharing import AdapterClusters as AdapterClusters
+from .sharing import ExpertSharing as ExpertSharing
+from .sharing import MeanAdapterBaseline as MeanAdapterBaseline
+from .sharing import clustered_diagonalization as clustered_diagonalization
+from .sharing import expert_sharing as expert_sharing
+from .sharing import mean_adapter_baseline as mean_adapter_baseline
