@@ -13,7 +13,7 @@ import asym_analysis
 
 ROOT = Path(asym_analysis.__file__).parent
 GROUND = {"errors", "atomic", "codec", "results", "vocabulary", "chance"}
-MEASURING = {"adapters", "alignment", "bounds", "least_squares", "finetuning", "prediction"}
+MEASURING = {"questions", "adapters", "alignment", "bounds", "least_squares", "finetuning", "prediction"}
 ALLOWED = {
     "errors": set(),
     "atomic": set(),
@@ -30,6 +30,7 @@ ALLOWED = {
     "alignment": GROUND | {"adapters", "subspaces"},
     "bounds": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds"},
     "prediction": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds"},
+    "questions": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds", "prediction"},
     "finetuning": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds", "prediction"},
     "samples": GROUND | {"adapters"},
     "plots": GROUND | {"adapters", "alignment", "bounds", "least_squares", "finetuning", "prediction", "subspaces"},

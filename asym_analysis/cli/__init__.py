@@ -20,10 +20,12 @@ COMMANDS: dict[str, dict[str, str]] = {
         "resize": "An adapter of smaller rank.",
     },
     "Measure": {
+        "doctor": "Findings that matter for one adapter, worst first.",
         "compare": "How similar A and B are over all pairs of adapters, against random subspaces.",
         "drift": "How far each factor moved from its initialization, recorded or inferred.",
         "intruders": "Singular vectors of W0 + dW that the base model does not have.",
         "share": "What adapters have in common, and what sharing or merging them would cost.",
+        "ask": "One question with its null: will it forget, new directions or old, which ranks, ...",
         "report": "One HTML page with all of it, its figures beside it.",
     },
     "Guarantee": {

@@ -9,3 +9,4 @@ from .input_moments import TokenFrequencies as TokenFrequencies
 from .input_moments import input_covariances as input_covariances
 from .output_sensitivities import OutputSensitivities as OutputSensitivities
 from .output_sensitivities import output_sensitivities as output_sensitivities
+from .weight_gradients import weight_gradients as weight_gradients

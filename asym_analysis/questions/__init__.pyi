@@ -12,6 +12,8 @@ from .directions import IntruderScaling as IntruderScaling
 from .directions import direction_worth as direction_worth
 from .directions import gradient_alignment as gradient_alignment
 from .directions import intruder_scaling as intruder_scaling
+from .doctor import Examination as Examination
+from .doctor import examine as examine
 from .initialization_split import InitializationStatistics as InitializationStatistics
 from .initialization_split import initialization_statistics as initialization_statistics
 from .merging import Crowding as Crowding

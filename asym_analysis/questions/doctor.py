@@ -1,0 +1,218 @@
+"""The few findings that matter for one adapter, worst first, each with its number and the next command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.base_weights import Base
+from asym_analysis.adapters.load import as_adapter, as_adapters
+from asym_analysis.adapters.shared_initialization import shared_initialization
+from asym_analysis.alignment.drift import initialization_drift
+from asym_analysis.alignment.intruders import intruder_dimensions
+from asym_analysis.errors import AdapterError
+from asym_analysis.questions.common import spectrum_of
+from asym_analysis.questions.null_space import null_space_energy
+from asym_analysis.results import TableResult, settings_of
+
+__all__ = ["Examination", "examine"]
+
+UNSPENT = 0.5  # of the rank: half of the modules hold 99 percent of their energy in so few directions
+HARDLY_MOVED = 0.1  # relative movement of A below which freezing it costs little
+INTRUDING = 0.05  # share of the energy of the leading directions that intruders hold
+LOUD = 2.0  # energy on general inputs, relative to a random update
+DEVIATIONS = 4.0
+
+
+class Examination(TableResult):
+    """Findings about one adapter; no row where there is nothing to say.
+
+    Attributes
+    ----------
+    frame
+        One row a finding, worst first:
+
+        - severity: "wrong" (numbers may be wrong), "risk" (the model may behave worse), "saving" (something is unused)
+        - finding: a sentence
+        - value: the number it rests on; chance: what chance or a healthy adapter gives; threshold: where the finding
+          begins
+        - next: a command that shows more
+    settings
+        adapter, what was looked at, versions.
+    """
+
+    def __repr__(self) -> str:
+        worst = "nothing to say" if self.frame.empty else f"{len(self.frame)} findings"
+        return f"Examination({self.settings['adapter']}: {worst})"
+
+
+class Finding(NamedTuple):
+    """One finding."""
+
+    severity: str
+    finding: str
+    value: float
+    chance: float
+    threshold: float
+    next: str
+
+
+SEVERITIES = ("wrong", "risk", "saving")
+
+
+def examine(
+    adapter: Any, *, base: Base | None = None, moments: Mapping[str, Any] | None = None, siblings: Any | None = None
+) -> Examination:
+    """Look an adapter over: what was assumed, what is unused, what may harm.
+
+    Parameters
+    ----------
+    adapter
+        An `Adapter`, or anything that `load_adapter` reads.
+    base
+        Its base model, for intruder dimensions.
+    moments
+        Module -> second moment of its inputs on general text, for what the adapter does to general inputs.
+    siblings
+        Other adapters, for a shared initialization.
+
+    Returns
+    -------
+    Examination
+        Thresholds are calibrated on random and on real adapters (benchmarks/doctor_false_alarms.py).
+
+    Raises
+    ------
+    AdapterError
+        If the adapter cannot be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> healthy = {"q": (torch.randn(4, 64, generator=draw), torch.randn(48, 4, generator=draw))}
+    >>> examine(Adapter.from_factors(healthy)).frame.empty
+    True
+    """
+    read = as_adapter(adapter)
+    found = [*_assumed(read), *_dead(read), *_unspent(read), *_movement(read)]
+    if base is not None:
+        found += _intruders(read, base)
+    if moments is not None:
+        found += _general_inputs(read, moments)
+    if siblings is not None:
+        found += _siblings(read, as_adapters(siblings))
+    found.sort(key=lambda one: SEVERITIES.index(one.severity))
+    frame = pd.DataFrame(found, columns=list(Finding._fields))
+    settings = settings_of(
+        adapter=read.name, modules=len(read), with_base=base is not None, with_inputs=moments is not None,
+        with_siblings=siblings is not None,
+    )  # fmt: skip
+    return Examination(frame, settings)
+
+
+def _assumed(adapter: Adapter) -> Iterator[Finding]:
+    source = str(adapter.metadata.get("source", adapter.name))
+    for assumption in dict.fromkeys(adapter.assumptions):
+        yield Finding("wrong", str(assumption), math.nan, math.nan, math.nan, f"asym inspect {source}")
+    refused = len(adapter.coverage.refused)
+    if refused:
+        tensor, reason = next(iter(adapter.coverage.refused.items()))
+        text = f"{refused} tensors of the file could not be used ({tensor}: {reason})"
+        yield Finding("wrong", text, refused, 0, 0, f"asym inspect {source}")
+    changed = adapter.base_changed
+    if changed:
+        text = f"{changed}; the initial factors beside the file would make it exact"
+        yield Finding("wrong", text, math.nan, math.nan, math.nan, f"asym inspect {source}")
+
+
+def _dead(adapter: Adapter) -> Iterator[Finding]:
+    zero = [module for module in adapter if adapter[module].frobenius_norm() == 0]
+    if zero:
+        text = (
+            f"{len(zero)} of {len(adapter)} modules have a zero update ({zero[0]}): they were not trained, or not saved"
+        )
+        yield Finding("risk", text, len(zero), 0, 0, f"asym inspect {adapter.name}")
+
+
+def _unspent(adapter: Adapter) -> Iterator[Finding]:
+    shares = []
+    for module in adapter:
+        try:
+            strengths = spectrum_of(adapter[module])[1].square().numpy()
+        except AdapterError:
+            continue
+        rank = adapter.source(module).rank
+        needed = int(np.searchsorted(np.cumsum(strengths) / strengths.sum(), 0.99 - 1e-12) + 1)
+        if rank > 1:
+            shares.append(needed / rank)
+    if shares and np.median(shares) <= UNSPENT:
+        text = (
+            f"half of the modules hold 99 % of their energy in {np.median(shares):.0%} of their rank or less: "
+            "a smaller rank would do"
+        )
+        # A product of Gaussian factors needs nearly all of its directions for 99 percent.
+        yield Finding("saving", text, float(np.median(shares)), 1.0, UNSPENT, f"asym ask ranks {adapter.name}")
+
+
+def _movement(adapter: Adapter) -> Iterator[Finding]:
+    frame = initialization_drift(adapter).frame
+    known = frame[(frame["factor"] == "A") & frame["verdict"].isin(["measured", "inferred"])].dropna(subset=["value"])
+    if len(known) < max(1, len(adapter) / 2):
+        return
+    moved = float(known["value"].median())
+    error = float(known["std_error"].median())
+    if moved + 2 * (error if math.isfinite(error) else 0.0) < HARDLY_MOVED:
+        text = f"A moved by {moved:.1%} of its length: freezing it at random would have cost little"
+        yield Finding("saving", text, moved, 0.0, HARDLY_MOVED, f"asym drift {adapter.name}")
+
+
+def _intruders(adapter: Adapter, base: Base) -> Iterator[Finding]:
+    try:
+        modules = intruder_dimensions(adapter, base).modules
+    except AdapterError as error:
+        yield Finding("wrong", str(error), math.nan, math.nan, math.nan, f"asym intruders {adapter.name} --base BASE")
+        return
+    loud = modules[modules["energy_share"] > INTRUDING]
+    # A spike in random directions appears above the threshold of its module only.
+    if len(loud) > len(modules) / 10:
+        share = float(loud["energy_share"].median())
+        text = (
+            f"intruder dimensions hold {share:.0%} of the leading directions' energy in {len(loud)} of {len(modules)} "
+            "modules: a sign of forgetting"
+        )
+        command = f"asym intruders {adapter.name} --base BASE"
+        yield Finding("risk", text, share, 0.0, INTRUDING, command)
+
+
+def _general_inputs(adapter: Adapter, moments: Mapping[str, Any]) -> Iterator[Finding]:
+    frame = null_space_energy(adapter, moments).frame
+    z = (frame["update_energy"] - 1) / frame["update_null_std"]
+    loud = frame[(frame["update_energy"] > LOUD) & (z > DEVIATIONS)]
+    if len(loud) > len(frame) / 10:
+        text = (
+            f"in {len(loud)} of {len(frame)} modules the update acts on general inputs "
+            f"{loud.update_energy.median():.1f} times as much as a random one: it may forget"
+        )
+        command = f"asym ask null-space {adapter.name} --model MODEL --data TEXTS"
+        yield Finding("risk", text, float(loud["update_energy"].median()), 1.0, LOUD, command)
+
+
+def _siblings(adapter: Adapter, others: AdapterSet) -> Iterator[Finding]:
+    own = [adapter, *(other for other in others if other is not adapter)]
+    if len(own) < 2:
+        return
+    family = AdapterSet([Adapter({m: run.source(m) for m in run}, name=f"{i}: {run.name}", metadata=run.metadata,
+                                 initial=run.initial) for i, run in enumerate(own)])  # fmt: skip
+    shared = shared_initialization(family)
+    same = [own[i].name for i in range(1, len(own)) if shared.agreement[0, i] >= 0.5]
+    if same:
+        text = f"it shares its initialization with {', '.join(same[:3])}: a similar A says nothing of what was learned"
+        command = f"asym compare {adapter.name} {same[0]}"
+        yield Finding("risk", text, len(same), 0, 0, command)
