@@ -33,9 +33,8 @@ ALLOWED = {
     "questions": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds", "prediction"},
     "finetuning": GROUND | {"adapters", "subspaces", "alignment", "least_squares", "bounds", "prediction"},
     "samples": GROUND | {"adapters"},
-    "plots": GROUND | {"adapters", "alignment", "bounds", "least_squares", "finetuning", "prediction", "subspaces"},
-    "report": GROUND
-    | {"adapters", "alignment", "bounds", "least_squares", "finetuning", "prediction", "plots", "samples"},
+    "plots": GROUND | MEASURING | {"subspaces"},
+    "report": GROUND | MEASURING | {"plots", "samples"},
 }
 HEAVY_HOMES = {
     "matplotlib": ("plots", "report"),
