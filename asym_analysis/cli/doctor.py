@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def doctor(
     return call.deliver(found, Table("findings", frame, read.name, _ROWS, below))
 
 
-def _moments(base: str, data: Path, column: str, modules: list[str]) -> object:
+def _moments(base: str, data: Path, column: str, modules: list[str]) -> Any:
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, read_batches
     from asym_analysis.prediction.input_moments import input_covariances
