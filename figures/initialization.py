@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 def draw_drift(folder: Path) -> None:
     """Inferred against true movements of trainings, the calibration of their errors, and when a movement is told."""
     trained = pd.read_csv(RESULTS / "drift_trained.csv").query("not recorded")
-    simulated = pd.read_csv(RESULTS / "drift_simulated.csv").query("own and not recorded")
+    simulated = pd.read_csv(RESULTS / "drift_simulated.csv").query("own and recorded")
     with styled():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(DOUBLE_COLUMN, 2.5))
         _inferred_against_true(left, trained)
@@ -76,12 +76,14 @@ def _told_by_movement(ax: plt.Axes, simulated: pd.DataFrame) -> None:
     bands = ((0, 1000), (1000, 10_000), (10_000, 10**6))
     for (low, high), color, marker in zip(bands, SERIES, "os^", strict=False):
         rows = simulated[(entries > low) & (entries <= high)]
-        rows = rows.groupby(pd.cut(rows.true, edges), observed=True)[["told", "modules", "true"]]
+        binned = rows.groupby(pd.cut(rows.true, edges), observed=True)
         label = f"up to {high:,} entries" if high < 10**6 else f"more than {low:,}"
-        share = rows.told.sum() / rows.modules.sum()
-        ax.plot(rows.true.median(), share, color=color, marker=marker, markersize=3, label=label)
-    ax.set(xscale="log", ylim=(0, 1.02), xlabel="true movement of A", ylabel="share of the modules that is told")
-    ax.legend(loc="lower center")
+        share = binned["told"].sum() / binned["modules"].sum()
+        ax.plot(binned["true"].median(), share, color=color, marker=marker, markersize=3, label=label)
+    ax.set(
+        xscale="log", ylim=(0, 1.35), yticks=[0, 0.5, 1], xlabel="true movement of A", ylabel="share of modules told"
+    )
+    ax.legend(loc="upper left", fontsize=6)
 
 
 def draw_sharing(samples: AdapterSet, folder: Path) -> None:

@@ -15,9 +15,9 @@ that the entries off the diagonal show, never with less than 1/sqrt(d) an entry.
 The evidence of all modules. A factor of rank 1 has no entries off the diagonal, and two independent runs on one task
 may well converge to one direction, up to its sign. But the signs of independent runs are independent fair coins, for
 every row of every module. With S the sum of the diagonals K_kk over rows and modules and Q that of their squares,
-S/sqrt(Q) is a normalized Rademacher sum: P(S/sqrt(Q) > 5) < 1e-6, whatever the K_kk [1]_. Where that is exceeded the
-pair shares an initialization, and weaker evidence marks its modules; where one module of rank below 4 stands alone, it
-cannot be told.
+S/sqrt(Q) is a normalized Rademacher sum: P(S/sqrt(Q) > 4.5) < 1.1e-5, whatever the K_kk [1]_ (2^-24 where 24 of them
+are equal). Where that is exceeded the pair shares an initialization, and weaker evidence marks its modules; where one
+module of rank below 4 stands alone, it cannot be told.
 
 Factors that were split anew from their product, by an SVD (extracted, resized or merged LoRA), hold no initialization:
 their rows are orthogonal on both sides. They are compared with nothing.
@@ -56,10 +56,11 @@ __all__ = [
 
 DEVIATIONS = 6.0  # of the null, in one module; two-sided p = 2e-9
 SUGGESTIVE = 3.0  # the same, in a module of a pair that all modules together mark
-POOLED = 5.0  # of the sum over all modules
+POOLED = 4.5  # of the sum over all modules; 24 modules of rank 1 can pass it
 LEAST_COSINE = 0.1  # a factor that moved three times its own length still keeps this much of its initialization
 LEAST_RANK = 4  # below it one module has too few entries off the diagonal to measure its null by
 BALANCED_ENTRIES = 9.0  # sum of squared diagonals from which balanced signs say that a pair shares nothing
+FEW = 12.0  # over the number of entries: how much wider a spread is taken that few entries show (as Student's t is)
 BLOCK = 64  # adapters whose rows are multiplied with all others at once
 FLAT = 0.6  # participation of the singular values above which a factor may have been initialized at random
 MOST_MODULES = 12  # read to judge an adapter's spectra; a training run initializes all its modules in one way
@@ -164,7 +165,7 @@ def _deviation(
         off = crossed.sum((1, 3)) - crossed.diagonal(dim1=1, dim2=3).sum(-1)
         of_block = least[first : first + BLOCK]
         entries = ranks[first : first + BLOCK, None] * ranks[None, :] - of_block
-        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1)).sqrt()
+        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1) * (1 + FEW / entries.clamp_min(1))).sqrt()
         found[first : first + BLOCK] = torch.maximum(found[first : first + BLOCK], spread)
     return found
 

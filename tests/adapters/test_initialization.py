@@ -81,7 +81,7 @@ def test_signs_and_order_of_rows_break_the_match(seed: int, rank: int) -> None:
 
 
 def test_zero_and_rank_deficient_factors_are_values() -> None:
-    start = uniform_start(0, rank=4)
+    start = uniform_start(0)
     deficient = start.clone()
     deficient[3] = deficient[2]
     stack = torch.stack([start, torch.zeros_like(start), deficient])
