@@ -4,8 +4,8 @@
 
 RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one
 seed start from one random factor on every task, so that all three panels of the paper (one task from several starts,
-several tasks from one start, and from several) are pairs of the same runs: with A random and B zero at first (lora-r8),
-and the reverse (both-reversed).
+several tasks from one start, and from several) are pairs of the same runs: with A random and B zero at first (LoRA),
+and the reverse.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import numpy as np
 import pandas as pd
 
 from asym_analysis import AdapterSet, SubspaceComparison, compare_subspaces, load_adapter
+from asym_analysis.finetuning.results import longest_runs
 from asym_analysis.plots.heatmap import plot_figure_one
 from asym_analysis.plots.style import save_figure
 
-DIRECTIONS = {"lora-r8": "A random, B zero at first", "both-reversed": "A zero, B random at first"}
+DIRECTIONS = {"hB_0 hA_Km": "A random, B zero at first", "hB_rand hA_0": "A zero, B random at first"}
+RANK = 8
 
 
-def best_runs(folder: Path, run: str) -> AdapterSet:
+def best_runs(folder: Path, variant: str) -> AdapterSet:
     """The runs of a variant at its best learning rate, seed by seed on the tasks that have it, in order of task."""
-    table = pd.read_csv(folder / "runs.csv").query("run == @run and stage == 'best'")
+    table = longest_runs(pd.read_csv(folder / "runs.csv")).query("variant == @variant and rank == @RANK")
     table = table.sort_values(["task", "seed"], ignore_index=True)
     adapters = [load_adapter(folder / name) for name in table["name"]]
     names = [f"{task} {seed}" for task, seed in zip(table["task"], table["seed"], strict=True)]
@@ -59,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     folders = (options.runs, options.reversed)
     chosen = zip(DIRECTIONS.items(), folders, strict=True)
-    runs = {direction: best_runs(folder, run) for (run, direction), folder in chosen}
+    runs = {direction: best_runs(folder, variant) for (variant, direction), folder in chosen}
     common = set.intersection(*({*each.table["task"]} for each in runs.values()))
     comparisons, tables = {}, []
     for direction, each in runs.items():

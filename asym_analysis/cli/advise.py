@@ -66,8 +66,9 @@ def advise(
         network, has_loss = load_network(model)
         network.to(device)
         covariances = input_covariances(network, batches, list(read))
-        felt = output_sensitivities(network, map(next_token_labels, batches), list(read)) if has_loss else None
-        result = advise_on(predict_asymmetry(read, covariances, felt, rank=rank), tolerance=tolerance)
+        labelled = map(next_token_labels, batches)
+        sensitivities = output_sensitivities(network, labelled, list(read)) if has_loss else None
+        result = advise_on(predict_asymmetry(read, covariances, sensitivities, rank=rank), tolerance=tolerance)
     few = result.frame[~result.frame["enough_inputs"]]
     if len(few):
         row = few.iloc[0]

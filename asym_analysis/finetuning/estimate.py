@@ -1,4 +1,4 @@
-"""What a sweep will take, before it is begun: its runs, their steps, and hours estimated from a few timed steps."""
+"""Estimate a sweep before it starts: its runs, their steps, and hours from a few timed steps."""
 
 from __future__ import annotations
 

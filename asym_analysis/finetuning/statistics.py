@@ -75,12 +75,12 @@ def measure_statistics(
         # PEFT replaces the weight of attention in each forward pass while its adapter is on.
         with model.disable_adapter():
             inputs = input_covariances(model, batches, names).moments if "inputs" in needed else {}
-            felt = output_sensitivities(model, batches, names).moments if "sensitivity" in needed else {}
+            measured = output_sensitivities(model, batches, names).moments if "sensitivity" in needed else {}
             gradients = _gradients(model, batches, layers) if "gradient" in needed else {}
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(states[name])
-    return {name: ModuleStatistics(inputs.get(name), felt.get(name), gradients.get(name)) for name in names}
+    return {name: ModuleStatistics(inputs.get(name), measured.get(name), gradients.get(name)) for name in names}
 
 
 def _gradients(model: nn.Module, batches: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]) -> dict[str, Tensor]:

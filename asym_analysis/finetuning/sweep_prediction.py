@@ -65,10 +65,10 @@ def predict_sweep(
         config, modules = configs[str(task)], list(next(iter(adapters.values())))
         model, batches = pretrained_model(config), list(task_batches(config, rows=rows))
         covariances = input_covariances(model, batches, modules)
-        felt = output_sensitivities(model, batches, modules)
+        measured = output_sensitivities(model, batches, modules)
         for seed, adapter in adapters.items():
             for kind, options in KINDS.items():
-                sensitivities = felt if kind == "inputs and outputs" else None
+                sensitivities = measured if kind == "inputs and outputs" else None
                 prediction = predict_asymmetry(adapter, covariances, sensitivities, **options)
                 frame = pd.concat([prediction.frame, pd.DataFrame([{"module": "all", **prediction.overall()}])])
                 parts.append(frame.assign(task=task, seed=seed, kind=kind))

@@ -11,7 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asym_analysis.finetuning import FinetuneConfig, FinetuneRun, finetune, read_sweep
+from asym_analysis.finetuning import (
+    FinetuneConfig,
+    FinetuneRun,
+    check_claims,
+    finetune,
+    read_outcomes,
+    read_sweep,
+    run_sweep,
+    score_variants,
+)
 from asym_analysis.finetuning.models import adapted_model
 
 
@@ -108,3 +117,44 @@ def test_frozen_a_with_either_optimizer(tiny_roberta: Path, tiny_glue: Path, tmp
     config = planned("roberta-large-glue", tiny_glue, "b-only-r8-CoLA")
     run = finetune(shrunk(config, tiny_roberta, optimizer=optimizer), tmp_path / "run")
     assert_trained(run, A=False, B=True)
+
+
+SHIPPED = {
+    "roberta-large-glue": ("tiny_roberta", "tiny_glue", "MRPC", "epochs"),
+    "bart-large-summarization": ("tiny_bart", "tiny_data", "", "epochs"),
+    "llama-2-7b-alpaca": ("tiny_llama", "tiny_data", "", "epochs"),
+    "vit-base-domains": ("tiny_vit", "tiny_data", "", "max_steps"),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_full_size_configs_follow_one_design(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A frozen run, two lengths and paired seeds, from the plan to a verdict, on a tiny model of the same class."""
+    model, data, only, setting = SHIPPED[name]
+    folder, texts = request.getfixturevalue(model), request.getfixturevalue(data)
+    runs = [run for run in read_sweep(name, data=texts) if only in run.name]
+    lengths = {getattr(run.config, setting) for run in runs if run.config.variant != "frozen"}
+    assert len(lengths) == 2
+    assert any(run.config.variant == "frozen" for run in runs)
+    seed = max(run.config.seed for run in runs)
+    kept = [run for run in runs if run.config.seed == seed and run.stage != "search"]
+    variants = {"frozen", "hB_0 hA_Km", "hB_0 A_rand"}
+    kept = [run for run in kept if run.config.variant in variants and run.stage != "search"]
+    frozen = [run for run in runs if run.config.variant == "frozen" and run.stage != "search"][:1]
+    chosen = list({run.name: run for run in [*frozen, *kept]}.values())
+    small = []
+    for run in chosen:
+        config = run.config
+        if name == "vit-base-domains":
+            config = replace(config, task=replace(config.task, train_domains=("photo",)))  # type: ignore[call-arg]
+        changes = {"rank": 2 * config.rank // min(r.config.rank for r in chosen), "curve_points": 1}
+        changes |= {"max_steps": 1 if getattr(config, setting) == min(lengths) else 2}
+        small.append(replace(run, config=shrunk(config, folder, **changes), stage="given", group=None))
+    table = run_sweep(small, tmp_path)
+    assert len(table) == len(small) >= 3
+    assert table["length"].nunique() >= 2
+    scores = score_variants(table, outcomes=read_outcomes(table, tmp_path))
+    assert (scores.frame["baseline_of"] == "frozen run").all()
+    claims = check_claims(scores).frame
+    assert (claims["verdict"] == "undecided").all(), "one seed decides nothing"
+    assert claims["reason"].str.contains("fewer than 3 seeds").all()
