@@ -19,8 +19,17 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter, ModuleSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.metadata import Metadata
+from asym_analysis.errors import AdapterError
 
-__all__ = ["base_change", "initial_beside", "remedy", "since_the_pretrained_weight", "warn_of_changed_base"]
+__all__ = [
+    "base_change",
+    "initial_beside",
+    "refuse_changed_base",
+    "remedy",
+    "since_the_pretrained_weight",
+    "taken_from",
+    "warn_of_changed_base",
+]
 
 _TAKES_OUT = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
 
@@ -46,19 +55,35 @@ def base_change(config: Mapping[str, Any]) -> str | None:
     return f"{taken}, so scaling·B·A is not the change of the pretrained weight"
 
 
+def taken_from(config: Mapping[str, Any]) -> str | None:
+    """The kind of initialization whose change of the base weight follows from the pretrained weight alone, or None.
+
+    Examples
+    --------
+    >>> taken_from({"init_lora_weights": "pissa"}), taken_from({"init_lora_weights": "pissa_niter_4"})
+    ('pissa', None)
+    """
+    if config.get("kasa_config"):
+        return "kasa"
+    value = str(config.get("init_lora_weights")).lower()
+    return value if value in ("pissa", "olora") else None
+
+
 def remedy(config: Mapping[str, Any]) -> str:
     """What to do where `base_change` says something.
 
     Examples
     --------
-    >>> remedy({"init_lora_weights": "olora"})
-    "put the initial factors beside the file, as initial.safetensors or in olora_init/, or save the adapter with PEFT's
+    >>> remedy({"init_lora_weights": "corda"})
+    "put the initial factors beside the file, as initial.safetensors or in corda_init/, or save the adapter with PEFT's
     path_initial_model_for_weight_conversion"
     """
     kind = _kind(config)
-    if config.get("kasa_config") or kind not in _TAKES_OUT:
+    if taken_from(config) == "kasa":
+        return "give base=, the pretrained model, to load_adapter"
+    if kind not in _TAKES_OUT:
         return "compare the merged weight with the pretrained one for the whole change"
-    return (
+    return ("give base=, the pretrained model, to load_adapter, or " if taken_from(config) else "") + (
         f"put the initial factors beside the file, as initial.safetensors or in {kind}_init/, or save the adapter with "
         "PEFT's path_initial_model_for_weight_conversion"
     )
@@ -89,6 +114,18 @@ def initial_beside(folder: Path, config: Mapping[str, Any]) -> Path | None:
     return None
 
 
+def refuse_changed_base(adapter: Adapter, quantity: str) -> None:
+    """Refuse a quantity that is about W0 + dW where that is not the model.
+
+    Raises
+    ------
+    AdapterError
+        If `adapter.base_changed` says something.
+    """
+    if adapter.base_changed is not None:
+        raise AdapterError(f"{adapter.name}, {quantity}: cannot tell, since {adapter.base_changed}; {_remedy(adapter)}")
+
+
 def warn_of_changed_base(adapter: Adapter, quantity: str) -> None:
     """Warn where a quantity takes scaling·B·A for the change of the pretrained weight and it is not.
 
@@ -105,8 +142,8 @@ def warn_of_changed_base(adapter: Adapter, quantity: str) -> None:
         If `adapter.base_changed` says something.
     """
     if adapter.base_changed is not None:
-        what = next((each.remedy for each in adapter.assumptions if each.what == "base weight"), "convert it first")
-        warnings.warn(f"{adapter.name}, {quantity}: {adapter.base_changed}; {what}", UserWarning, stacklevel=3)
+        message = f"{adapter.name}, {quantity}: {adapter.base_changed}; {_remedy(adapter)}"
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def since_the_pretrained_weight(adapter: Adapter) -> Adapter:
@@ -163,6 +200,10 @@ class _Since:
         A = torch.cat([now.A, first.A.to(now.A)])
         B = torch.cat([now.scaling / scaling * now.B, -first.scaling / scaling * first.B.to(now.B)], dim=1)
         return replace(now, A=A, B=B, scaling=scaling)
+
+
+def _remedy(adapter: Adapter) -> str:
+    return next((each.remedy for each in adapter.assumptions if each.what == "base weight"), "convert it first")
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:

@@ -43,6 +43,9 @@ class Checkpoint:
     base
         The base model's weights (a `BaseWeights`), from the user, for updates that are formed from them or whose file
         does not record the weight's shape.
+    pretrained
+        True where `base` holds the weights from before any initialization changed them (PiSSA, OLoRA, KaSA): those
+        that the user gives, not those under an open model.
     """
 
     tensors: Mapping[str, TensorSource]
@@ -55,6 +58,7 @@ class Checkpoint:
     scale: float | int | None = None
     in_features: Mapping[str, int] = field(default_factory=dict)
     base: Mapping[str, Tensor] | None = None
+    pretrained: bool = False
 
     def beside(self, name: str) -> dict[str, Any]:
         """Read a trainer's config file that lies beside the weights (hyperparameters.yaml); empty if there is none.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.base_change import initial_beside, since_the_pretrained_weight
+from asym_analysis.adapters.base_change import initial_beside, since_the_pretrained_weight, taken_from
 from asym_analysis.adapters.base_weights import Base, BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Dialect, Reading
 from asym_analysis.adapters.config_files import read_config
@@ -76,7 +76,8 @@ class Options:
         one = one_adapter(checkpoint, self.adapter)
         base = checkpoint.base if self.base is None else self.base
         sizes = self.in_features or {}
-        given = replace(one, alpha=self.alpha, scale=self.scale, in_features=sizes, base=base)
+        pretrained = self.base is not None
+        given = replace(one, alpha=self.alpha, scale=self.scale, in_features=sizes, base=base, pretrained=pretrained)
         return read_checkpoint(given, self.dialect)
 
 
@@ -86,7 +87,8 @@ def from_files(files: AdapterFiles, options: Options, name: str) -> Adapter:
     if config is None:
         config = read_config(files.config) if files.config else {}
     initial = None
-    if first := files.initial or initial_beside(files.weights.parent, config):
+    first = files.initial or initial_beside(files.weights.parent, config)
+    if first and not (options.base is not None and taken_from(config)):
         initial = from_files(AdapterFiles(first), replace(options, config=config), f"{name} (initial)")
     checkpoint = replace(
         open_container(files.weights), config=config, source=str(files.weights), folder=files.weights.parent

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.base_change import warn_of_changed_base
+from asym_analysis.adapters.base_change import refuse_changed_base
 from asym_analysis.adapters.base_weights import Base, as_base
 from asym_analysis.adapters.load import Source, as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
@@ -162,7 +162,7 @@ def intruder_dimensions(
     finite(threshold, "threshold", above=0, most=1)
     adapter = as_adapter(adapter)
     weights = as_base(base)
-    warn_of_changed_base(adapter, "intruder dimensions of W0 + dW")
+    refuse_changed_base(adapter, "intruder dimensions of W0 + dW")
     frames, rows, refused = [], [], {}
     for module in tqdm(adapter, disable=not progress, desc="intruders", unit="module"):
         try:

@@ -14,6 +14,7 @@ from torch import nn
 from asym_analysis import adapter_spectra, intruder_dimensions, load_adapter
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.inspection import inspect_modules
+from asym_analysis.errors import AdapterError
 
 LAYERS = ("q_proj", "v_proj")
 
@@ -87,7 +88,7 @@ def test_it_is_said_where_the_initial_factors_are_missing(kind: str, tmp_path: P
         assert "pretrained weight" in adapter.base_changed
         assert [assumption.what for assumption in adapter.assumptions] == ["base weight"]
         assert set(inspect_modules(adapter).note) == {"the base weight was changed too: not the whole change"}
-        with pytest.warns(UserWarning, match="intruder dimensions of W0 .* not the change of the pretrained weight"):
+        with pytest.raises(AdapterError, match=r"W0 .* cannot tell, since .* the pretrained weight"):
             intruder_dimensions(adapter, _model(), top_k=3)
         with pytest.warns(UserWarning, match="norms of dW"):
             adapter_spectra(adapter)
@@ -103,6 +104,20 @@ def test_initial_factors_of_another_model_are_not_subtracted(tmp_path: Path) -> 
     adapter = load_adapter(tmp_path / "run")
     assert adapter.base_changed is not None
     assert adapter.source("q_proj").rank == 3
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora", "kasa"])
+def test_the_pretrained_weights_give_what_was_taken_out_of_them(kind: str, tmp_path: Path) -> None:
+    from peft.tuners.lora.config import KasaConfig
+
+    options = {"kasa_config": KasaConfig()} if kind == "kasa" else {}
+    model, change = _trained(True if kind == "kasa" else kind, tmp_path / f"{kind}_init", **options)
+    model.save_pretrained(tmp_path / "run")
+    for adapter in (load_adapter(tmp_path / "run", base=_model()), load_adapter(model, base=_model())):
+        _assert_is_the_change(adapter, change)
+        assert adapter.base_changed is None
+        assert "subtracted" in adapter.metadata["converted"]
+        assert "W0" not in adapter.source("q_proj").trained_parts()
 
 
 def test_kasa_is_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from asym_analysis.adapters.factorizations.module_source import Factorization
 from asym_analysis.adapters.factorizations.pairs import whole
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ReflectedBase",
     "RemovedSubspace",
     "ReplacedTail",
+    "SincePretrained",
     "SparsePair",
 ]
 
@@ -142,6 +144,43 @@ class ReplacedTail:
         first = values.shape[0] - S.shape[0]
         tail = of_base[:, first:] * values[first:]
         return torch.cat([V, rows[first:]]), torch.cat([U * S, -tail], dim=1)
+
+
+@dataclass(frozen=True)
+class SincePretrained:
+    """A pair minus what its initialization took out of the base weight, as one pair.
+
+    Parts: those of `pair`, and W0 (d_out, d_in), the pretrained weight. What was taken follows from W0 alone and does
+    not depend on signs: for "pissa" its largest singular components (Meng, Wang and Zhang, 2024), as many as the pair
+    has rank, for "kasa" its smallest (Wang et al., 2024), and for "olora" scaling times the first columns of Q times
+    the first rows of R of its QR decomposition (Büyükakyüz, 2024).
+
+    Examples
+    --------
+    >>> from asym_analysis.adapters.factorizations.pairs import Pair
+    >>> parts = {"A": torch.tensor([[4.0, 0.0]]), "B": torch.tensor([[1.0], [0.0]])}
+    >>> since = SincePretrained(Pair(), "pissa", scaling=1.0)
+    >>> A, B = since(parts | {"W0": torch.diag(torch.tensor([3.0, 1.0]))})
+    >>> (B @ A).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+
+    pair: Factorization
+    taken: str
+    scaling: float
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (A, B), of twice the rank."""
+        A, B = self.pair({part: tensor for part, tensor in tensors.items() if part != "W0"})
+        rank = A.shape[0]
+        if self.taken == "olora":
+            Q, R = torch.linalg.qr(tensors["W0"])
+            rows, columns = R[:rank], Q[:, :rank]
+        else:
+            U, S, Vh = torch.linalg.svd(tensors["W0"], full_matrices=False)
+            kept = slice(rank) if self.taken == "pissa" else slice(S.shape[0] - rank, None)
+            rows, columns = Vh[kept], U[:, kept] * S[kept] / self.scaling
+        return torch.cat([A, rows]), torch.cat([B, -columns], dim=1)
 
 
 @dataclass(frozen=True)

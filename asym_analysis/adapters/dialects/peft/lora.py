@@ -11,6 +11,7 @@ from asym_analysis.adapters.dialects.peft.module import PeftModule
 from asym_analysis.adapters.factorizations.blocks import BlockDiagonalPair, MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout
 from asym_analysis.adapters.factorizations.pairs import DiagonalPair, InnerPair, Pair, PooledPair
+from asym_analysis.adapters.factorizations.with_base import SincePretrained
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.errors import AdapterValueError
 
@@ -63,7 +64,11 @@ def add_lora(module: PeftModule) -> None:
     layout = Layout(weight_shape, stored_transposed=weight_shape is None and (embedding or config.fan_in_fan_out))
     also = [tensor for tensor in (ranknum, alpha) if tensor is not None]
     trained = frozenset("A") if config.initialization == "mica" else None
-    module.add(parts, factorize, scaling, layout=layout, trained=trained, also=also, frozen=frozen)
+    more = {}
+    if module.model.taken is not None and weight_shape is None and not embedding and "magnitude" not in parts:
+        more["W0"] = module.base_weight("the initialization took a part of the base weight out of it")
+        factorize = SincePretrained(factorize, module.model.taken, scaling)
+    module.add(parts, factorize, scaling, layout=layout, trained=trained, also=also, more=more, frozen=frozen)
 
 
 def add_loha(module: PeftModule) -> None:

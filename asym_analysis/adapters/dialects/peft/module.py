@@ -47,6 +47,8 @@ class PeftModel:
         Pattern for the end of a module's name -> input size, where the user gives it.
     base
         The base model's weights, where the user gives them.
+    taken
+        What the initialization took out of the base weight, where `base` is the one from before (`taken_from`).
     """
 
     ledger: Ledger
@@ -56,6 +58,7 @@ class PeftModel:
     shared: Mapping[str, str]
     in_features: Mapping[str, int]
     base: BaseWeights | None = None
+    taken: str | None = None
 
     @cached_property
     def order(self) -> tuple[str, ...] | None:

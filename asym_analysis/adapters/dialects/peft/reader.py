@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from asym_analysis.adapters.base_change import base_change, remedy
+from asym_analysis.adapters.base_change import base_change, remedy, taken_from
 from asym_analysis.adapters.base_weights import BaseWeights, as_base
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
 from asym_analysis.adapters.dialects.ledger import Ledger
@@ -68,7 +68,8 @@ class PeftDialect:
             Ledger(checkpoint, self.name),
             config,
             sizes,
-            as_base(checkpoint.base) if checkpoint.base is not None else None,
+            None if checkpoint.base is None else as_base(checkpoint.base),
+            pretrained=checkpoint.pretrained,
         )
 
 
@@ -77,8 +78,24 @@ def read_peft(
     config: PeftConfig,
     in_features: Mapping[str, int] | None = None,
     base: BaseWeights | None = None,
+    *,
+    pretrained: bool = False,
 ) -> Reading:
-    """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own."""
+    """Read the tensors of a ledger as PEFT's, with a config that may come from elsewhere than a file of its own.
+
+    Parameters
+    ----------
+    ledger
+        Of the checkpoint.
+    config
+        What is known of scale and layout.
+    in_features
+        Pattern for the end of a module's name -> input size, where the user gives it.
+    base
+        The base model's weights, where they are at hand.
+    pretrained
+        True where `base` is from before the initialization changed it.
+    """
     parsed = {key: parse_key(key) for key in ledger.tensors}
     adapters = {key.adapter for key in parsed.values() if key is not None and key.adapter is not None}
     groups: dict[str, dict[str, str]] = {}
@@ -104,11 +121,16 @@ def read_peft(
     if config.values.get("bias") in ("all", "lora_only"):
         rest = _keep_biases(ledger, rest)
     _account_for(ledger, rest, groups, whole_model=any(adapters))
-    model = PeftModel(ledger, config, groups, paths, shared, in_features or {}, base)
+    taken = taken_from(config.values) if pretrained else None
+    model = PeftModel(ledger, config, groups, paths, shared, in_features or {}, base, taken)
     if not groups and shared and (alone := tuner_of(shared).alone) is not None:
         alone(model)
     _add_modules(model)
-    if (changed := base_change(config.values)) is not None:
+    metadata = config.metadata | _adapters(adapters)
+    if taken is not None:
+        metadata.pop("base_changed")
+        metadata["converted"] = "what the initialization took out of the base weight is subtracted: the rank is doubled"
+    elif (changed := base_change(config.values)) is not None:
         ledger.assume("base weight", f"the one that training started from ({changed})", remedy(config.values))
     if "fan_in_fan_out" not in config.values and any(projection_of(module) in _CONV1D for module in groups):
         ledger.assume(
@@ -117,7 +139,7 @@ def read_peft(
             "give config={'fan_in_fan_out': True, ...} to load_adapter, or --config FILE to asym, if it is GPT-2",
         )
     ledger.scaling_from(config.scaling_source, recorded=not config.scale_assumed)
-    return ledger.reading(config.metadata | _adapters(adapters))
+    return ledger.reading(metadata)
 
 
 def _add_modules(model: PeftModel) -> None:
