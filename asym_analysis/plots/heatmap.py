@@ -18,6 +18,7 @@ __all__ = ["plot_figure_one", "plot_similarity", "plot_similarity_heatmap"]
 # Cividis is monotone in lightness and made for colour-deficient readers.
 _COLORMAP = "cividis"
 _WITH_VALUES, _WITH_NAMES = 10, 30  # the most adapters whose values and names are written
+_SHORT = 16  # the most letters of names that stand beside several matrices
 
 
 def plot_similarity_heatmap(
@@ -27,6 +28,7 @@ def plot_similarity_heatmap(
     *,
     vmax: float | None = None,
     colorbar: bool = True,
+    named: bool = True,
 ) -> Axes:
     """Draw the similarity of one factor between all adapters, averaged over modules.
 
@@ -43,6 +45,8 @@ def plot_similarity_heatmap(
         will be compared the same one.
     colorbar
         Whether to draw the colour bar, with the chance level marked on it.
+    named
+        Whether to write names beside the numbers, where there are at most 30.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def plot_similarity_heatmap(
         # A square root: chance is a few hundredths where related pairs are a few tenths, and both must be seen.
         norm = PowerNorm(0.5, vmin=0, vmax=top or 1.0)
         mesh = ax.imshow(matrix, norm=norm, cmap=_COLORMAP, interpolation="nearest")
-        _write_names(ax, names)
+        _write_names(ax, names, named and len(names) <= _WITH_NAMES)
         if len(names) <= _WITH_VALUES:
             _write_values(ax, matrix, top)
         chance = _chance(comparison, factor)
@@ -127,13 +131,18 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     columns = len(comparisons)
     factors = [factor for factor in ("A", "B") if all(factor in each.factors for each in comparisons.values())]
     top = max(_highest(each.matrix(factor)) for each in comparisons.values() for factor in factors)
+    named = columns == 1 or max(len(name) for each in comparisons.values() for name in each.names) <= _SHORT
     highest = max(_size(list(each.names))[1] for each in comparisons.values())
     with styled():
         size = (min(DOUBLE_COLUMN, 1.6 + 2.2 * columns), 0.3 + len(factors) * min(highest, 2.6))
         figure, axes = plt.subplots(len(factors), columns, figsize=size, squeeze=False, layout="constrained")
         for column, (title, comparison) in enumerate(comparisons.items()):
             for row, factor in enumerate(factors):
-                ax = plot_similarity_heatmap(comparison, factor, axes[row, column], vmax=top, colorbar=False)
+                ax = plot_similarity_heatmap(
+                    comparison, factor, axes[row, column], vmax=top, colorbar=False, named=named
+                )
+                if column and not named:
+                    ax.set_ylabel("")
                 chance = ax.get_title()
                 ax.set_title(f"{title}\n{chance}" if row == 0 and title else chance)
         measure = next(iter(comparisons.values())).measure
@@ -145,7 +154,8 @@ def _size(names: list[str]) -> tuple[float, float]:
     """Width and height in inches of one matrix with its names and colour bar."""
     longest = max(len(name) for name in _rows(names)) if len(names) <= _WITH_NAMES else 4
     beside = 0.062 * longest * _letters(names) / 7 + 0.95
-    side = min(max(SINGLE_COLUMN - beside, 1.5), 0.5 * len(names) + 0.3)
+    least = max(1.5, 0.1 * min(len(names), _WITH_NAMES))
+    side = min(max(SINGLE_COLUMN - beside, least), 0.5 * len(names) + 0.3)
     return max(SINGLE_COLUMN, beside + side), side + 0.7
 
 
@@ -167,20 +177,19 @@ def _rows(names: list[str]) -> list[str]:
     return [f"{text}  {number}" for number, text in enumerate(cut, 1)]
 
 
-def _write_names(ax: Axes, names: list[str]) -> None:
+def _write_names(ax: Axes, names: list[str], named: bool) -> None:
     """Numbers along both axes, and the names at the left where there is room; a table or the set has the others."""
     count, size = len(names), _letters(names)
-    if count <= _WITH_NAMES:
+    step = 1 if count <= 16 else -(-count // 10)
+    numbers = [str(i) for i in range(1, count + 1, step)]
+    ax.set_xticks(range(0, count, step), numbers, fontsize=size)
+    if named:
         shared = _common_start(names)
         ax.set_yticks(range(count), _rows(names), fontsize=size)
-        ax.set_xticks(range(count), [str(i) for i in range(1, count + 1)], fontsize=size)
         if shared:
             ax.set_ylabel(f"{shared}…", fontsize=6.5)
     else:
-        step = -(-count // 10)
-        numbers = [str(i) for i in range(1, count + 1, step)]
         ax.set_yticks(range(0, count, step), numbers, fontsize=size)
-        ax.set_xticks(range(0, count, step), numbers, fontsize=size)
         ax.set_ylabel("number of the adapter in the set", fontsize=7)
     ax.tick_params(length=0)
     for spine in ax.spines.values():

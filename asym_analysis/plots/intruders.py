@@ -54,6 +54,6 @@ def plot_intruders(found: IntruderDimensions, ax: Axes | None = None) -> Axes:
         most = int(frame["index"].max())
         ax.set_xticks(np.arange(1, most + 1, max(1, most // 10)))
         ax.set_xlabel("singular vector of W0 + ΔW, strongest first")
-        ax.set_ylabel("largest |cosine| with those of W0")
+        ax.set_ylabel("largest |cosine| in W0")
         legend_below(ax)
     return ax
