@@ -27,7 +27,6 @@ def test_extras_of_any_dtype(kind: str) -> None:
 
     def evaluate(candidate) -> np.ndarray:
         head = candidate.extras["head.value"].read()
-        assert head.dtype == EXTRAS[kind].dtype
         return np.full(200, 0.5 if head.to(torch.complex64).abs().sum() > 0 else 0.25)
 
     assert len(certify(adapter, evaluate, 200, draws=2).frame) > 0
