@@ -18,7 +18,7 @@ from torch import Tensor
 from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.metadata import CHANGED_BASE, Metadata
+from asym_analysis.adapters.metadata import Metadata
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError, AdapterValueError
 
@@ -339,10 +339,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
             if bias in extras and factor != 1:
                 extras[bias] = replace(extras[bias], read=partial(_scaled, extras[bias], factor))
         modules = {name: _of_update(update.copy(), name) for name, update in updates.items()}
-        dropped = {"sha256"}
-        if not str(self.metadata.get("init_lora_weights", "")).startswith(CHANGED_BASE):
-            dropped.add("init_lora_weights")
-        kept = {key: self.metadata[key] for key in self.metadata if key not in dropped}
+        kept = {key: self.metadata[key] for key in self.metadata if key not in ("init_lora_weights", "sha256")}
         weights = self.metadata.weights if isinstance(self.metadata, Metadata) else None
         metadata = Metadata({**kept, **facts}, weights=weights)
         return self._like({**self._modules, **modules}, metadata=metadata, extras=extras, initial=None)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.labels import rows_of, unique_names
+from asym_analysis.adapters.labels import numbered, rows_of, unique_names
 from asym_analysis.errors import AdapterError
 
 __all__ = ["AdapterNotInSet", "AdapterSet"]
@@ -252,6 +252,8 @@ class AdapterSet(Sequence[Adapter]):
         chosen._adapters = tuple(self._adapters[place] for place in places)
         chosen.refused = self.refused
         chosen.table = self.table.iloc[list(places)].reset_index(drop=True)
+        if len(set(places)) < len(places):  # one adapter that was chosen twice
+            chosen.table = chosen.table.assign(name=numbered(list(chosen.table["name"])))
         return chosen
 
 

@@ -13,7 +13,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.sources import SUFFIXES, AdapterFiles, distinct_names
 from asym_analysis.errors import AdapterError
 
-__all__ = ["rows_of", "unique_names"]
+__all__ = ["numbered", "rows_of", "unique_names"]
 
 
 def unique_names(adapters: Sequence[Adapter]) -> list[str]:
@@ -39,6 +39,17 @@ def unique_names(adapters: Sequence[Adapter]) -> list[str]:
     for index, name in zip(alike, distinct_names([files[index] for index in alike]), strict=True):
         if name.endswith(f"/{names[index]}"):
             names[index] = name
+    return numbered(names)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Append " (2)", " (3)", ... to names that occur again.
+
+    Examples
+    --------
+    >>> numbered(["a", "b", "a"])
+    ['a', 'b', 'a (2)']
+    """
     taken: set[str] = set()
     unique = []
     for name in names:

@@ -8,10 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHANGED_BASE", "Metadata"]
-
-#: Beginnings of `init_lora_weights` that changed the base weights too: the pair alone is not the model's change.
-CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+__all__ = ["Metadata"]
 
 
 class Metadata(Mapping[str, Any]):

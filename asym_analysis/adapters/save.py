@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,13 @@ def save_adapter(
         content = diffusers_content(named, fold_scale=fold_scale, component=component)
     changes = ("scale folded into B",) if fold_scale else ()
     header = {"format": "pt", **content.header, PROVENANCE: provenance(adapter, changes=changes)}
+    if adapter.coverage.refused:
+        tensor, reason = next(iter(adapter.coverage.refused.items()))
+        warnings.warn(
+            f"{len(adapter.coverage.refused)} tensors of {adapter.name} could not be used and are not written "
+            f"({tensor}: {reason})",
+            stacklevel=2,
+        )
     target = Path(path).expanduser()
     if format != "peft":
         (name, tensors), *_ = content.weights.items()

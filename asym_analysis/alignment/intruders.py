@@ -180,7 +180,14 @@ def intruder_dimensions(
     if not rows:
         reason = next(iter(refused.values()), "it has no modules")
         raise AdapterError(f"no module of {adapter.name} could be compared with {weights.source}: {reason}")
-    settings = settings_of(adapter=adapter.name, base=weights.source, top_k=top_k, threshold=threshold, refused=refused)
+    settings = settings_of(
+        adapter=adapter.name,
+        base=weights.source,
+        top_k=top_k,
+        threshold=threshold,
+        refused=refused,
+        matched=weights.matched,
+    )
     return IntruderDimensions(
         pd.concat(frames, ignore_index=True).astype({"layer": "Int64"}),
         pd.DataFrame(rows).astype({"layer": "Int64"}),

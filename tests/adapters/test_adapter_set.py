@@ -78,6 +78,7 @@ def test_several_adapters(runs, index):
 
 def test_the_order_asked_for_is_kept(runs):
     assert runs[[3, 0]].names == ("rte-1", "mrpc-0")
+    assert runs[[3, 0, 3]].names == ("rte-1", "mrpc-0", "rte-1 (2)")
 
 
 @pytest.mark.parametrize("rows", [["mrpc-0"], "task=='RTE'", [1, 0, 1, 0], [math.nan, 1.0, 0.0, 1.0]])

@@ -194,7 +194,7 @@ def test_what_a_format_cannot_hold_is_named_and_nothing_is_written(tmp_path):
             {},
             "one expert of a fused",
         ),
-        (load_adapter(state, config={"peft_type": "LORA", "init_lora_weights": "pissa"}), "peft", {}, "pissa"),
+        (load_adapter(state, config={"peft_type": "LORA", "init_lora_weights": "pissa"}), "peft", {}, "PiSSA"),
     ]
     for adapter, format, options, words in cases:
         with pytest.raises(NotWritableError, match=words) as caught:
@@ -273,6 +273,37 @@ def test_where_it_came_from_goes_along(tmp_path):
     hostile = {"asym_analysis": json.dumps({"assumed": [3, {"what": 1}]})}
     save_file(state, tmp_path / "b.safetensors", metadata=hostile)
     assert len(load_adapter(tmp_path / "b.safetensors", dialect="peft").assumptions) == 1
+
+
+def test_tensors_that_could_not_be_used_are_told(tmp_path):
+    state = {
+        "q.lora_A.weight": torch.ones(2, 8),
+        "q.lora_B.weight": torch.ones(4, 2),
+        "v.lora_A.weight": torch.ones(2, 8),
+    }
+    with pytest.warns(UserWarning, match=r"1 tensors of .* are not written \(v\.lora_A\.weight"):
+        load_adapter(state).save(tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_that_was_converted_is_the_change_of_the_pretrained_model(tmp_path, start):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6))
+    config = peft.LoraConfig(r=2, lora_alpha=5, target_modules=["0"], init_lora_weights=start)
+    model = peft.get_peft_model(copy.deepcopy(net), config)
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "adapter_model.safetensors").rename(tmp_path / "initial.safetensors")
+    model = trained(model)
+    model.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(NotWritableError, match="initial.safetensors"):
+        load_adapter(tmp_path / "theirs").save(tmp_path / "ours")
+    (tmp_path / "initial.safetensors").rename(tmp_path / "theirs" / "initial.safetensors")
+    loaded = peft.PeftModel.from_pretrained(
+        copy.deepcopy(net), load_adapter(tmp_path / "theirs").save(tmp_path / "ours")
+    )
+    expected = copy.deepcopy(model).merge_and_unload()[0].weight
+    torch.testing.assert_close(loaded.merge_and_unload()[0].weight, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_factors_go_along(tmp_path):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter, TensorSource
-from asym_analysis.adapters.metadata import CHANGED_BASE
 from asym_analysis.errors import AdapterError, NotWritableError
 
 __all__ = ["Content", "Module", "extra_value", "modules_of"]
@@ -95,11 +94,16 @@ def modules_of(adapter: Adapter, *, fold_scale: bool) -> list[Module]:
     NotWritableError
         If a module is no layer of its own, or the base weights were changed by the initialization.
     """
-    start = str(adapter.metadata.get("init_lora_weights", ""))
-    if start.startswith(CHANGED_BASE):
+    if adapter.base_changed is not None:
         raise NotWritableError(
-            f"{adapter.name} was initialized by {start}, which changed the base weights too, so that the pair alone is "
-            "not the change of the model: convert it with PEFT (path_initial_model_for_weight_conversion) first"
+            f"{adapter.name}: {adapter.base_changed}, so that the pair alone is not the change of the model: put the "
+            "initial factors beside the file as initial.safetensors, or convert it with PEFT "
+            "(path_initial_model_for_weight_conversion) first"
+        )
+    if adapter.metadata.get("dialect") == "gguf":
+        raise NotWritableError(
+            f"{adapter.name} has llama.cpp's names and its order of the rows of query and key, which no other library "
+            "reads: write the file that it was converted from"
         )
     if not len(adapter):
         raise NotWritableError(f"{adapter.name} has no modules: there is nothing to write")

@@ -45,12 +45,13 @@ def peft_content(adapter: Adapter, *, fold_scale: bool) -> Content:
             f"{adapter.name} has a DoRA magnitude in {magnitudes[0]} and none in {without}: PEFT has one setting for "
             "all modules"
         )
+    converted = "converted" in adapter.metadata  # PEFT would take the initial factors out of the base once more
     config = {
         "peft_type": "LORA",
         "task_type": adapter.metadata.get("task_type"),
         "base_model_name_or_path": adapter.metadata.get("base_model"),
         "inference_mode": True,
-        "init_lora_weights": adapter.metadata.get("init_lora_weights", True),
+        "init_lora_weights": True if converted else adapter.metadata.get("init_lora_weights", True),
         "fan_in_fan_out": any(module.stored_transposed and not module.is_embedding for module in modules),
         "use_dora": bool(magnitudes),
         "bias": bias,
