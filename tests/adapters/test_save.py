@@ -296,7 +296,7 @@ def test_an_adapter_that_was_converted_is_the_change_of_the_pretrained_model(tmp
     (tmp_path / "theirs" / "adapter_model.safetensors").rename(tmp_path / "initial.safetensors")
     model = trained(model)
     model.save_pretrained(tmp_path / "theirs")
-    with pytest.raises(NotWritableError, match="initial.safetensors"):
+    with pytest.raises(NotWritableError, match=r"initial\.safetensors"):
         load_adapter(tmp_path / "theirs").save(tmp_path / "ours")
     (tmp_path / "initial.safetensors").rename(tmp_path / "theirs" / "initial.safetensors")
     loaded = peft.PeftModel.from_pretrained(
@@ -360,7 +360,7 @@ def test_every_real_file_round_trips(shared_adapters: Path, tmp_path):
             again = load_adapter(path)
             assert again.coverage.complete
             assert len(again) == len(adapter)
-            for ours, theirs in list(zip(again, adapter, strict=True))[:4]:
+            for ours, theirs in [*zip(again, adapter, strict=True)][:: max(len(adapter) - 1, 1)]:
                 one, other = again[ours], adapter[theirs]
                 if format == "peft":
                     assert ours == theirs
