@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report.html
 
-.PHONY: report test lint clean
+.PHONY: report test lint docs clean
 
 report: $(VENV)/.installed
 	$(BIN)/asym report --out $(OUT)
@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell asym_analysis tests benchmarks README.md
+	$(BIN)/codespell asym_analysis tests benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,11 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 $(VENV)/.installed-tests: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster]" --group lint --group test --group samples
 	touch $@
+
+docs: $(VENV)/.installed-tests
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python docs/api_names.py --check
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
