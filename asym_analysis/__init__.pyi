@@ -18,6 +18,9 @@ from .alignment.drift import initialization_drift as initialization_drift
 from .alignment.first_step import first_step_overlap as first_step_overlap
 from .alignment.grids import leading_overlaps as leading_overlaps
 from .alignment.intruders import intruder_dimensions as intruder_dimensions
+from .alignment.neighbours import cluster as cluster
+from .alignment.neighbours import index_adapters as index_adapters
+from .alignment.neighbours import nearest as nearest
 from .alignment.pairwise import compare_subspaces as compare_subspaces
 from .alignment.shared_energy import shared_energy as shared_energy
 from .alignment.sharing import joint_diagonalization as joint_diagonalization

@@ -149,5 +149,8 @@ def _tail_values(
     reach = max(float(beyond[-1] - threshold), POINT)
     while depth(np.array([threshold + reach]))[0] < wanted[-1] and reach < 1e6:
         reach *= 1.5
-    grid = threshold + reach * np.linspace(0, 1, 1001)
+    if isinstance(reference, BetaNull):
+        reach = min(reach, reference.high - threshold)
+    # Fine at the end: a bounded distribution drops there within a small part of its range.
+    grid = threshold + reach * np.union1d(np.linspace(0, 1, 1001), 1 - np.geomspace(1e-12, 1, 500))
     return np.interp(wanted, np.maximum.accumulate(depth(grid)), grid)

@@ -22,6 +22,7 @@ from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.first_step import first_step_overlap
 from asym_analysis.alignment.grids import leading_overlaps
 from asym_analysis.alignment.intruders import intruder_dimensions
+from asym_analysis.alignment.neighbours import cluster, nearest
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.alignment.shared_energy import shared_energy
 from asym_analysis.alignment.sharing import joint_diagonalization
@@ -58,6 +59,8 @@ def made() -> dict[str, Result]:
         "spectra": adapter_spectra(group[0]),
         "trajectories": checkpoint_trajectories(group),
         "first step": first_step_overlap(gradients, 3),
+        "neighbours": nearest(group[0], group, 3, features=64),
+        "clusters": cluster(group, least=0.7, features=64),
         "leading": leading_overlaps(group[0], group[1]),
     }
 
@@ -69,7 +72,7 @@ def results() -> dict[str, Result]:
 
 NAMES = (
     "comparison", "weighted", "contrast", "drift", "averaging", "merging", "energy", "bases", "diagonal", "intruders",
-    "spectra", "trajectories", "first step", "leading",
+    "spectra", "trajectories", "first step", "neighbours", "clusters", "leading",
 )  # fmt: skip
 
 

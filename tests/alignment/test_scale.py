@@ -75,6 +75,44 @@ def test_a_folder_never_mixes_two_comparisons(tmp_path: Path) -> None:
         compare_subspaces(runs(5), store=tmp_path)
 
 
+def test_a_store_refuses_inputs_that_have_changed_by_name(tmp_path: Path) -> None:
+    """Files written anew under their old names, and adapters in memory."""
+    from safetensors.torch import save_file
+
+    def train(name: str, seed: int) -> Path:
+        generator = torch.Generator().manual_seed(seed)
+        A, B = torch.randn(4, 64, generator=generator), torch.randn(48, 4, generator=generator)
+        save_file({"q.lora_A.weight": A, "q.lora_B.weight": B}, tmp_path / f"{name}.safetensors")
+        return tmp_path / f"{name}.safetensors"
+
+    files = [train("a", 0), train("b", 1)]
+    first = compare_subspaces(files, store=tmp_path / "store").frame
+    pd.testing.assert_frame_equal(compare_subspaces(files, store=tmp_path / "store").frame, first)
+    train("b", 2)
+    with pytest.raises(AdapterError, match=r"other weights of b: give an empty folder"):
+        compare_subspaces(files, store=tmp_path / "store")
+    whole = runs(3)
+    compare_subspaces(whole, store=tmp_path / "memory")
+    factors = {module: (update.A + 1e-3, update.B) for module, update in whole[1].items()}
+    changed = AdapterSet([whole[0], Adapter.from_factors(factors, name="run 1"), whole[2]], whole.table)
+    with pytest.raises(AdapterError, match=r"other weights of run 1:"):
+        compare_subspaces(changed, store=tmp_path / "memory")
+
+
+def test_modules_side_by_side_give_the_same_table() -> None:
+    whole, before = runs(), torch.get_num_threads()
+    one = compare_subspaces(whole).frame
+    torch.set_num_threads(3)
+    try:
+        pd.testing.assert_frame_equal(compare_subspaces(whole).frame, one)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(KeyboardInterrupt):
+            compare_subspaces(interrupted(whole))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_values_stay_on_the_disk(tmp_path: Path) -> None:
     comparison = compare_subspaces(runs(), store=tmp_path)
     assert isinstance(comparison.values, np.memmap)

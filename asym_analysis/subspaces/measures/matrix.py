@@ -70,14 +70,14 @@ def _prepare_debiased(rows: Float[Tensor, "n rank d"]) -> Frames:
 
 
 def _debiased_samples(first: Float[np.ndarray, "p"], second: Float[np.ndarray, "q"], d: int) -> Float[np.ndarray, "n"]:
-    """Values for given singular values in random directions: all pairs of 192 matrices and 192 others."""
+    """Values for given singular values in random directions: all pairs in 40 batches of 30 matrices and 30 others."""
     generator = torch.Generator().manual_seed(SEED)
 
     def drawn(strengths: np.ndarray) -> Frames:
-        basis = torch.linalg.qr(torch.randn(192, d, len(strengths), generator=generator, dtype=torch.float64)).Q
+        basis = torch.linalg.qr(torch.randn(30, d, len(strengths), generator=generator, dtype=torch.float64)).Q
         return _prepare_debiased((basis * torch.from_numpy(strengths)).mT)
 
-    return _debiased(drawn(first), drawn(second)).flatten().numpy()
+    return torch.cat([_debiased(drawn(first), drawn(second)).flatten() for _ in range(40)]).numpy()
 
 
 def _independence(product: Tensor, totals: Tensor, mixed: Tensor, n: int) -> Tensor:
