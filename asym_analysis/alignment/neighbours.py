@@ -77,6 +77,7 @@ class AdapterIndex:
         except ImportError as error:
             raise ImportError("neighbours need faiss: pip install 'asym_analysis[neighbours]'") from error
         width = self.vectors.shape[1]
+        built: Any
         if len(self) <= EXHAUSTIVE:
             built = faiss.IndexFlatIP(width)
         else:

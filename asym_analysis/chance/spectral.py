@@ -77,7 +77,7 @@ class ReferenceNull:
 
 
 def overlap_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
-    """Overlap of random subspaces; see `overlap_null`. Its tail is sampled where d < 2 (p + q).
+    """Overlap of random subspaces; see `overlap_null`. Its tail is sampled in few dimensions.
 
     Parameters
     ----------
@@ -93,11 +93,13 @@ def overlap_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNul
     """
     p, q = len(first), len(second)
     exact = overlap_null(p, q, d)
-    if d >= 2 * (p + q):
+    # Subspaces that must meet do so in p + q - d dimensions; beyond these they are like their complements.
+    small, other = (p, q) if p + q <= d else (d - p, d - q)
+    if min(small, other) <= 1 or d >= 2 * (small + other):
         return ReferenceNull(exact)
     samples = np.einsum("nij,nij->n", *(haar_blocks(p, q, d),) * 2) / min(p, q)
-    table = TabulatedNull.of(samples, exact.low, exact.high, reference=exact if exact.std > 0 else None)
-    table = table.moved(exact.mean, exact.std)
+    moments = float(exact.mean), float(exact.std)
+    table = TabulatedNull.of(samples, exact.low, exact.high, reference=exact, moments=moments)
     return ReferenceNull(table, least_p=table.least_p)
 
 
@@ -158,8 +160,8 @@ def trace_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
     ----------
     docs/theory.md, sections 1.2 (e) and 4.2.
     """
-    table = _trace_table(_energy(first, 2), _energy(second, 2), d)
-    return _with_moments(table, partial(_trace_moments, d=d), first, second)
+    moments = partial(_trace_moments, d=d)
+    return _of_traces(_energy(first, 2), _energy(second, 2), d, moments, first, second)
 
 
 def _trace_moments(first: Spectra, second: Spectra, d: int) -> tuple[Number, Number]:
@@ -187,8 +189,8 @@ def regression_reference(first: Spectrum, second: Spectrum, d: int) -> Reference
     ----------
     docs/theory.md, section 1.2 (e).
     """
-    table = _trace_table(_energy(first, 1), np.ones(len(second)), d)
-    return _with_moments(table, partial(_regression_moments, d=d), first, second)
+    moments = partial(_regression_moments, d=d)
+    return _of_traces(_energy(first, 1), np.ones(len(second)), d, moments, first, second)
 
 
 def _regression_moments(first: Spectra, second: Spectra, d: int) -> tuple[Number, Number]:
@@ -225,25 +227,29 @@ def debiased_reference(
     if d < WIDE:
         return _sampled(sampled(first, second, d), -1.0, 1.0, True)
     std = (2.0 / (d * (d - 3))) ** 0.5
-    table = _trace_table(_energy(first, 2), _energy(second, 2), d)
-    return _with_moments(table, lambda x, y: (0.0, std), first, second)
+    law = _of_traces(_energy(first, 2), _energy(second, 2), d, partial(_trace_moments, d=d), first, second)
+    assert isinstance(law.null, TabulatedNull)
+    return ReferenceNull(law.null.moved(0.0, std), lambda x, y: (0.0, std), law.least_p)
 
 
-def _with_moments(table: TabulatedNull, moments: Moments, first: Spectrum, second: Spectrum) -> ReferenceNull:
-    """The shape of a table, with exact moments."""
-    mean, std = (float(np.ravel(part)[0]) for part in moments(_unit(first[None]), _unit(second[None])))
-    return ReferenceNull(table.moved(mean, std), moments, table.least_p)
+def _own(moments: Moments, first: Spectrum, second: Spectrum) -> tuple[float, float]:
+    """Mean and standard deviation of one pair."""
+    mean, std = moments(_unit(first[None]), _unit(second[None]))
+    return float(np.ravel(mean)[0]), float(np.ravel(std)[0])
 
 
-def _trace_table(c: Spectrum, other: Spectrum, d: int) -> TabulatedNull:
+def _of_traces(
+    c: Spectrum, other: Spectrum, d: int, moments: Moments, first: Spectrum, second: Spectrum
+) -> ReferenceNull:
     """Sum c_i G_ij^2 c'_j over the block G of a random rotation."""
     samples = np.einsum("nij,i,j->n", haar_blocks(len(c), len(other), d) ** 2, c, other, optimize=True)
-    mean, std = float(samples.mean()), float(samples.std())
-    skewness = 8**0.5 * _power(c) * _power(other)
-    tail = StrengthNull(mean, std, skewness) if d >= WIDE else None
+    mean, std = _own(moments, first, second)
+    tail = StrengthNull(mean, std, 8**0.5 * _power(c) * _power(other)) if d >= WIDE and std > 0 else None
     low = 0.0 if len(c) + len(other) <= d else float(samples.min())
     high = float(np.sort(c)[::-1][: len(other)] @ np.sort(other)[::-1][: len(c)])
-    return TabulatedNull.of(samples, low, max(high, float(samples.max())), reference=tail)
+    high = max(high, float(samples.max()))
+    table = TabulatedNull.of(samples, low, high, reference=tail, moments=(mean, std))
+    return ReferenceNull(table, moments, table.least_p)
 
 
 def _power(c: Spectrum) -> float:
@@ -274,8 +280,10 @@ def cosine_reference(first: Spectrum, second: Spectrum, d_in: int, d_out: int) -
     samples = np.einsum("nij,nij,i,j->n", inputs, outputs, s, t, optimize=True)
     std = (d_in * d_out) ** -0.5
     terms = max(1, round(1 / float((s**4).sum() * (t**4).sum())))
-    table = TabulatedNull.of(samples, -1.0, 1.0, reference=ProductNull(std, terms))
-    return _with_moments(table, lambda x, y: (0.0, std), first, second)
+    table = TabulatedNull.of(
+        samples, -1.0, 1.0, reference=ProductNull(std, terms) if d_in * d_out >= WIDE else None, moments=(0.0, std)
+    )
+    return ReferenceNull(table, lambda x, y: (0.0, std), table.least_p)
 
 
 def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:

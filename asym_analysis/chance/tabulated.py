@@ -67,6 +67,7 @@ class TabulatedNull:
         *,
         larger_is_more_similar: bool = True,
         reference: Tail | None = None,
+        moments: tuple[float, float] | None = None,
     ) -> TabulatedNull:
         """The distribution of these samples, a thousand or more.
 
@@ -80,11 +81,14 @@ class TabulatedNull:
             Whether the p-value is the probability of a larger value, or of a smaller one.
         reference
             Distribution whose tail has the right form; the Beta distribution on [low, high] by default.
+        moments
+            Mean and standard deviation, where they are known exactly; those of the samples by default. The quantiles
+            stay where the samples have them.
 
         Returns
         -------
         TabulatedNull
-            With the mean and the standard deviation of the samples.
+            With these moments.
         """
         mean, std = float(samples.mean()), float(samples.std())
         count = len(samples)
@@ -100,9 +104,14 @@ class TabulatedNull:
             values = np.concatenate([values, values[-1] + np.maximum(reach[1:] - reach[0], 0.0)])
         else:
             values = np.concatenate([values, np.full(len(tail) - 1, values[-1])])
-        steps = (values - sign * mean) / max(std, POINT)
+        center, width = (mean, std) if moments is None else moments
+        steps = (values - sign * center) / max(width, POINT)
         return cls(
-            mean, std, np.maximum.accumulate(steps), np.log(np.concatenate([body, tail[1:]])), larger_is_more_similar
+            center,
+            width,
+            np.maximum.accumulate(steps),
+            np.log(np.concatenate([body, tail[1:]])),
+            larger_is_more_similar,
         )
 
     @property
