@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.results.kept import KeptGains
@@ -129,6 +130,9 @@ def plot_kept_gains(kept: KeptGains, ax: Axes | None = None) -> Axes:
         for variant, (color, marker) in looks.items():
             ax.plot([], [], marker, color=color, markersize=4, label=variant)
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("trained numbers per datum")
         ax.set_ylabel("kept part of LoRA's gain")
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
