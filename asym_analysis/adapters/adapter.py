@@ -153,19 +153,19 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
     Parameters
     ----------
-    modules
+    modules : mapping of str to ModuleSource
         Module name -> `ModuleSource`.
-    name
+    name : str
         How tables and figures call this adapter.
-    metadata
+    metadata : mapping, optional
         What is known of it: base_model, task_type, dialect, source, sha256, peft_type, step, seed, ...
-    extras
+    extras : mapping of str to TensorSource, optional
         Tensors that were trained but belong to no low-rank pair: heads, biases, embeddings.
-    coverage
+    coverage : Coverage, optional
         What became of every tensor of the file.
-    initial
+    initial : Adapter, optional
         The factors from which training started, where they were recorded.
-    assumptions
+    assumptions : sequence of Assumption, optional
         What the checkpoint leaves open (a scale, an orientation), the value taken, and how to give the right one.
 
     Examples
@@ -294,7 +294,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        modules
+        modules : mapping of str to ModuleSource
             Module name -> `ModuleSource`.
         """
         return self._like({**self._modules, **modules})
@@ -304,7 +304,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        modules
+        modules : mapping of str to str
             Module name -> why it is left out.
 
         Examples
@@ -327,9 +327,9 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        updates
+        updates : mapping of str to LowRankUpdate
             Module name -> update.
-        **facts
+        **facts : object
             What to add to the metadata. Initial factors and their scheme are dropped, since they belong to the
             factors that were replaced. A bias of B is scaled as its factor is.
         """
@@ -359,7 +359,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        names
+        names : mapping of str to str
             Old name -> new name.
 
         Raises

@@ -26,15 +26,15 @@ class AdapterSet(Sequence[Adapter]):
 
     Parameters
     ----------
-    adapters
+    adapters : iterable of Adapter
         At least one adapter. Adapters of one name are told apart by the folders above their files, or else by
         " (2)", " (3)".
-    table
+    table : DataFrame or mapping of str to sequence, optional
         What is known of each: task, seed, rank, step, anything the user gives. One row an adapter in order, or a
         column ``name`` with the adapters' names or paths; where none of its entries names an adapter, they are new
         names, in order. The columns of the adapters' own metadata that hold plain values are added where the table
         has no such column.
-    refused
+    refused : iterable of tuple of (str, str), optional
         What could not be read: (source, sentence) of each, as `load_adapters` collects them.
 
     Raises
@@ -152,7 +152,7 @@ class AdapterSet(Sequence[Adapter]):
 
         Parameters
         ----------
-        rows
+        rows : sequence of bool, array or Series
             One boolean for each adapter, in order.
 
         Raises
@@ -176,7 +176,7 @@ class AdapterSet(Sequence[Adapter]):
 
         Parameters
         ----------
-        condition
+        condition : str
             An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``.
 
         Raises
@@ -203,7 +203,7 @@ class AdapterSet(Sequence[Adapter]):
 
         Parameters
         ----------
-        by
+        by : str or sequence of str
             Column, or columns.
 
         Returns

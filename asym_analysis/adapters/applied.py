@@ -113,11 +113,11 @@ def apply_to(adapter: Adapter, model: torch.nn.Module, *, head: bool = True) -> 
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         The adapter.
-    model
+    model : Module
         Its base model; changed in place.
-    head
+    head : bool, default True
         Also put the trained tensors outside the modules into the model.
 
     Returns

@@ -28,7 +28,7 @@ class BaseWeights(Mapping[str, Tensor]):
 
     Parameters
     ----------
-    source
+    source : path, mapping of str to Tensor or Module
         A folder with weights or an index of shards, one file of weights, a Hugging Face id, an open model
         (`torch.nn.Module`), or a mapping of names to tensors (a `state_dict()`). Files are read by the readers of
         adapters, headers only. Tensors in memory are used as they are, not copied.
@@ -100,9 +100,9 @@ class BaseWeights(Mapping[str, Tensor]):
 
         Parameters
         ----------
-        module
+        module : str
             Name of the module in the adapter.
-        shape
+        shape : tuple of (int, int), optional
             (d_out, d_in) of its update, to choose between weights whose names fit equally well.
 
         Returns
@@ -122,11 +122,11 @@ class BaseWeights(Mapping[str, Tensor]):
 
         Parameters
         ----------
-        module
+        module : str
             Name of the module in the adapter.
-        shape
+        shape : tuple of (int, int)
             (d_out, d_in) of the adapter's update.
-        transposed
+        transposed : bool, default False
             True where the model keeps the weight as (d_in, d_out), as GPT-2's Conv1D does.
 
         Returns

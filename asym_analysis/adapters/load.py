@@ -46,33 +46,33 @@ def load_adapter(
 
     Parameters
     ----------
-    source
+    source : source
         A folder, a file, the id of a model on the Hugging Face Hub ("owner/name"), an open PEFT model (its active
         adapter), or a state dict (parameter name -> tensor). Models and state dicts are copied as they are now.
-    dialect
+    dialect : str or Dialect, default "auto"
         The key grammar: "auto", the name of one, or a `PatternDialect` of your own.
-    config
+    config : mapping or path, optional
         The adapter's config (PEFT's keys: r, lora_alpha, ...), as a mapping or as the path of a JSON or YAML file of
         any name. Replaces a config that lies beside the weights.
-    alpha
+    alpha : float or int, optional
         Alpha of every module, instead of what the file records: the scale is then alpha/rank, or whatever the
         dialect makes of an alpha.
-    scale
+    scale : float or int, optional
         The factor of B·A in every module, instead of what the file records.
-    in_features
+    in_features : int or mapping of str to int, optional
         Input size of the modules: one number, or pattern for the end of a module's name -> number. Only for files
         that do not record it (VeRA).
-    base
+    base : path, mapping, Module or BaseWeights, optional
         The base model's weights: a folder, a file, a hub id, an open model or a state dict. Only for updates that are
         formed from them (GLoRA, HiRA, MiSS's "bat") or whose files do not record the shape of the weight (VeRA,
         RandLoRA, MiSS, LoHa and LoKr of convolutions); an open PEFT model brings its own.
-    revision
+    revision : str, optional
         Branch, tag or commit on the hub.
-    subfolder
+    subfolder : str, optional
         Folder in the repository, or in `source`, that holds the adapter.
-    name
+    name : str, optional
         How tables and figures call it; otherwise the folder's or the file's name.
-    adapter
+    adapter : str, optional
         Name of the adapter in a file or model that holds several.
 
     Returns
@@ -121,17 +121,17 @@ def load_adapters(
 
     Parameters
     ----------
-    sources
+    sources : source or iterable of these
         What `load_adapter` takes, or several of them. A glob pattern stands for its matches; a training run for its
         ``checkpoint-*`` folders in the order of their steps and then the adapter that it holds itself; any other folder
         for every adapter in it and in its subfolders; an open PEFT model, and a file of several adapters, for each of
         its adapters.
-    metadata
+    metadata : DataFrame or mapping of str to sequence, optional
         A table that comparisons should know (task, seed, ...): one row an adapter in order, or a column ``name``
         that holds the adapters' names or paths.
-    dialect, config, alpha, scale, in_features, base
+    dialect, config, alpha, scale, in_features, base : see `load_adapter`, optional
         As for `load_adapter`, for all of them.
-    on_error
+    on_error : {"raise", "collect"}, default "raise"
         "raise" stops at the first adapter that cannot be opened. "collect" leaves out what cannot be read, and says
         so in the set's `refused`: whole adapters, and single modules that hold NaN or infinity (for this every
         tensor is read once).

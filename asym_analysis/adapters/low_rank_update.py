@@ -24,18 +24,18 @@ class LowRankUpdate:
 
     Parameters
     ----------
-    A
+    A : float Tensor of shape (rank, d_in)
         Shape (rank, d_in), float32 or float64.
-    B
+    B : float Tensor of shape (d_out, rank)
         Shape (d_out, rank), same dtype.
-    scaling
+    scaling : float, default 1.0
         The number that multiplies B·A: alpha/r, or alpha/sqrt(r) for rank-stabilized LoRA.
-    magnitude
+    magnitude : float Tensor of shape (d_out,), optional
         DoRA's trained column norms, one for each output. The effective change of the weight is then
         magnitude · (W0 + dW)/||W0 + dW|| - W0, which is not low rank: `delta` is still scaling · B·A alone.
-    weight_shape
+    weight_shape : tuple of int, optional
         Shape of the adapted weight where it is not (d_out, d_in): a convolution's (d_out, channels, height, width).
-    stored_transposed
+    stored_transposed : bool, default False
         True where the model keeps the weight as (d_in, d_out): GPT-2's Conv1D, embeddings.
 
     Raises

@@ -48,24 +48,24 @@ def save_adapter(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         The adapter. Updates that another library keeps as something else (LoHa, LoKr, AdaLoRA, VeRA, ...) are written
         as the pair of their factors.
-    path
+    path : path
         PEFT: the folder. kohya and diffusers: a file that ends in .safetensors, or the folder for a file of the
         library's usual name.
-    format
+    format : {"peft", "kohya", "diffusers"}, default "peft"
         "peft" (adapter_config.json and adapter_model.safetensors, with rank and alpha patterns, trained heads and
         biases), "kohya" (lora_down, lora_up, alpha; also what LyCORIS reads) or "diffusers"
         (pytorch_lora_weights.safetensors with the LoraConfig in its header).
-    fold_scale
+    fold_scale : bool, default False
         Multiply the scaling into B, so that alpha is the rank and every loader's scale is 1.
-    component
+    component : str, optional
         "unet", "transformer", "text_encoder", ...: the part of the pipeline, for module names that do not say it.
-    base
+    base : path, mapping, Module or BaseWeights, optional
         The base model, as `BaseWeights` reads it, whose names replace flattened ones
         ("lora_unet_mid_block_attentions_0_proj_in").
-    overwrite
+    overwrite : bool, default False
         Replace an adapter that is already there.
 
     Returns

@@ -171,7 +171,7 @@ def shared_initialization(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, path or iterable of Adapter or path
         The trained adapters, or anything that `load_adapters` reads.
 
     Returns

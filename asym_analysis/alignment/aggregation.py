@@ -94,7 +94,7 @@ def aggregation_error(adapters: AdapterSet | Adapter | Source | Iterable[Adapter
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         Adapters of one rank, or anything that `load_adapters` reads.
 
     Returns
@@ -142,9 +142,9 @@ def merge_interference(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         Adapters, or anything that `load_adapters` reads; ranks may differ.
-    weights
+    weights : sequence of float, optional
         Weight of each update in the sum; 1 by default.
 
     Returns

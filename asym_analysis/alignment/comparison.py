@@ -155,19 +155,19 @@ class SubspaceComparison(Result):
 
         Parameters
         ----------
-        by
+        by : str, default "task"
             A column of `adapters`, or "initialization".
-        within
+        within : str, optional
             Another of these: labels are permuted only among adapters that agree in it. With "initialization", what a
             shared initialization explains is not counted as an effect of `by`.
-        resamples
+        resamples : int, default 2000
             Number of random permutations of the adapters' labels, where there are more groupings than this; where
             there are not, all are listed and p-values are exact.
-        confidence
+        confidence : float, default 0.95
             Of the intervals, between 0 and 1.
-        correction
+        correction : {"max-t", "bh"}, default "max-t"
             Over the modules and factors: "max-t" for the family-wise error, "bh" for the false discovery rate.
-        seed
+        seed : int, default 0
             Of the random permutations.
 
         Returns
@@ -364,7 +364,7 @@ class SubspaceComparison(Result):
 
         Parameters
         ----------
-        factor
+        factor : str
             One of `factors`.
 
         Returns

@@ -121,9 +121,9 @@ def initialization_drift(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, path or iterable of these
         A trained adapter or several, or anything that `load_adapters` reads.
-    initial
+    initial : Adapter or path, optional
         The initial factors of all of them, or where `load_adapter` finds them; by default those that each adapter
         recorded, if any.
 

@@ -64,11 +64,11 @@ def first_step_overlap(
 
     Parameters
     ----------
-    gradients
+    gradients : mapping of str to float Tensor of shape (d_out, d_in)
         Module -> gradient of the loss in the weight, at the start.
-    rank
+    rank : int
         Of both adapters.
-    others
+    others : mapping of str to float Tensor of shape (d_out, d_in), optional
         Gradients of another task; those of the same one by default.
 
     Returns

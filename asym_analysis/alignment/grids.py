@@ -54,7 +54,7 @@ def leading_overlaps(first: Adapter | AdapterSet | Source, second: Adapter | Ada
 
     Parameters
     ----------
-    first, second
+    first, second : Adapter, AdapterSet or source
         Adapters, or anything that `load_adapter` reads.
 
     Returns

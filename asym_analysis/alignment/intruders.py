@@ -123,18 +123,18 @@ def intruder_dimensions(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter, AdapterSet or source
         An adapter, or anything that `load_adapter` reads. DoRA modules are refused, since their change of the weight
         is not of low rank.
-    base
+    base : path, mapping, Module or BaseWeights
         What `BaseWeights` reads: a folder, a file, a hub id, an open model or a mapping.
-    top_k
+    top_k : int, default 10
         Leading singular vectors examined in each module.
-    threshold
+    threshold : float, default 0.5
         Cosine below which a vector is an intruder.
-    cache
+    cache : path, optional
         Folder that keeps the singular vectors of the base weights between calls; two d x d matrices a module.
-    progress
+    progress : bool, default False
         Show a bar, one step a module.
 
     Returns

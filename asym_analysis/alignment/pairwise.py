@@ -55,26 +55,26 @@ def compare_subspaces(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         At least two adapters, aligned by module name: a set, or anything that `load_adapters` reads.
-    factors
+    factors : tuple of str, optional
         "A" (row space, of the input) and "B" (column space, of the output), as stored; "right" and "left", the same of
         the update B·A in its balanced gauge; "update", the product itself. By default the measure's own: A and B for
         measures of subspaces, right and left where the gauge would change the value, update for "cosine".
-    measure
+    measure : str, default "overlap"
         A name of `asym_analysis.subspaces.measures.MEASURES`; by default the paper's, the mean squared cosine of the
         principal angles.
-    subtract_initial
+    subtract_initial : bool, default False
         Compare A - A0 and B - B0, what training added, instead of A and B. The initialization of an adapter is its own
         recorded one, or that of an adapter with which it shares it.
-    executor
+    executor : executor, optional
         Any `concurrent.futures.Executor`, such as `dask.distributed.Client(...).get_executor()`; modules are shared
         out over it. None computes here, modules side by side, each on one of torch's threads.
-    device
+    device : str, optional
         Where to multiply; the CPU by default.
-    progress
+    progress : bool, default False
         Show a bar, one step a module.
-    store
+    store : path, optional
         A folder to write every module to as it is done, so that thousands of adapters never fill the memory. Called
         again with the same folder, an interrupted comparison goes on where it stopped; the folder is refused where an
         adapter has changed since.

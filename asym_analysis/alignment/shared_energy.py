@@ -86,15 +86,15 @@ def shared_energy(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         Two or more, or anything that `load_adapters` reads. "A - mean" needs one rank.
-    ranks
+    ranks : sequence of int, optional
         The k, each at least 1.
-    initial
+    initial : Adapter, AdapterSet or source, optional
         The common initial factors, where they are known and the adapters did not record them.
-    draws
+    draws : int, default 20
         Draws of the null distribution, at least two.
-    seed
+    seed : int, default 0
         Of the draws.
 
     Returns

@@ -133,15 +133,15 @@ def joint_diagonalization(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         One or more, or anything that `load_adapters` reads; ranks may differ.
-    rank
+    rank : int
         Columns k of U and V; cut to the number of directions that the updates have, in the full form.
-    diagonal
+    diagonal : bool, default False
         Fit diagonal cores.
-    iterations
+    iterations : int, default 100
         Most pairs of half-steps.
-    tolerance
+    tolerance : float, default 1e-08
         Stop when an iteration captures less than this share more of the energy.
 
     Returns

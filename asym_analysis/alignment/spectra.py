@@ -111,10 +111,10 @@ def adapter_spectra(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter, AdapterSet or source
         The trained adapter, or anything that `load_adapter` reads. For DoRA the spectrum is that of scaling · B·A
         alone, without the magnitude.
-    initial
+    initial : Adapter, AdapterSet or source, optional
         The initial factors; by default those that the adapter recorded, if any.
 
     Returns

@@ -64,13 +64,13 @@ def checkpoint_trajectories(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, source or iterable of these
         Checkpoints in any order: a set, or anything that `load_adapters` reads.
-    step
+    step : str, default "step"
         Column of their table that orders them, a number of steps.
-    run
+    run : str, optional
         Column that says which run a checkpoint belongs to; all belong to one by default.
-    progress
+    progress : bool, default False
         Show a bar, one step a module.
 
     Returns

@@ -61,52 +61,52 @@ def certify(
 
     Parameters
     ----------
-    checkpoint
+    checkpoint : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    evaluate
+    evaluate : callable, optional
         Gives the losses of an adapter on the n samples: shape (n_samples,), each in [0, 1]. It gets a copy of each
         candidate and must use the candidate's factors and its `extras` (the trained head). Not needed with `model`.
-    n_samples
+    n_samples : int, optional
         Number of samples; with `prior`, of those that the prior has not seen. Not needed with `model`.
-    model, data, loss
+    model, data, loss : Module or iterable of mapping or str, optional
         In place of `evaluate`, `evaluate_some` and `n_samples`: an open classifier (any module whose output has
         `logits`), its batches with "labels", and the loss, as in `ModelLosses`. Factors and head of each candidate are
         put into the model, which is as before afterwards.
-    methods
+    methods : collection of str, optional
         "coded": quantize, code, decode, evaluate; certifies the coded adapter. "gaussian": evaluate adapters drawn
         from a posterior; certifies the Gibbs posterior. "one draw": evaluate one adapter drawn from each posterior;
         certifies that adapter.
-    confidence
+    confidence : float, default 0.95
         1 - delta.
-    tuned, include_head
+    tuned, include_head : {"B", "A", "both"} or str or bool, optional
         As in `compute_bound`. Leaving the head out certifies only for a head that was fixed beforehand.
-    levels
+    levels : sequence of int, optional
         Numbers of levels to try; the message says which, so that the search is paid for.
-    relative_noise
+    relative_noise : sequence of float, optional
         Sizes of the noise to try, as shares of the update's norm; paid for by the price of the scales.
-    draws
+    draws : int, optional
         Adapters drawn from the Gibbs posterior. By default as many as a sampling margin of at most .005 takes: about
         2,000 evaluations, or a few passes over the data with `evaluate_some`.
-    posterior
+    posterior : GaussianPosterior, optional
         A posterior trained for the bound, in place of `relative_noise`.
-    prior
+    prior : Adapter, optional
         An adapter trained on other samples than these n. Messages then carry the difference from it, the Gaussian
         prior is centred on it, and the row "hold-out" gives what the samples certify for the prior itself.
-    evaluate_some
+    evaluate_some : callable, optional
         Gives the losses on the samples with the given indices. With it, each drawn adapter is evaluated on its own
         block of samples: one pass over the data in place of one pass a draw, at equal validity.
-    groups
+    groups : array, optional
         One label a sample: samples that share a source (reviews, documents, copies) count as one, with their mean
         loss, and the bound is for the mean loss of a new group.
-    samples, prior_samples
+    samples, prior_samples : sequence of str or array, optional
         Texts or arrays of the n samples, and of those that the prior was trained on. Copies and near copies among
         them are measured; above one percent, and without `groups`, no row is a certificate.
-    tried
+    tried : int, default 1
         How many codes or priors the data chose from: sets of modules, ranks, seeds of a frozen factor, settings of a
         prior. Learning rates and checkpoints need no charge: the bounds hold for all adapters at once.
-    seed
+    seed : int, default 0
         Of the draws. Each use has its own stream.
-    progress
+    progress : bool, default False
         Show progress bars.
 
     Returns

@@ -48,35 +48,35 @@ def compute_bound(
 
     Parameters
     ----------
-    checkpoint
+    checkpoint : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    n_samples
+    n_samples : int
         Number of training samples.
-    tuned
+    tuned : {"B", "A", "both"} or str, default "auto"
         Factors that training changed: "B", "A", "both", or "auto" to read it from the config or the recorded
         initialization. Rows for the other sets are there for comparison, as diagnostics.
-    bits
+    bits : float or int, optional
         Bits of one entry, at least 1; by default those of each tensor's own dtype. Fewer than that speak of another
         adapter, and the row is a diagnostic.
-    sub_gaussian
+    sub_gaussian : float, default 0.5
         Sub-Gaussian parameter of the loss: half its range for a bounded loss, so 0.5 for the 0-1 loss.
-    include_head
+    include_head : bool, default True
         Also give each bound with the trained tensors outside the modules charged. Without them a bound holds only for
         a head that was fixed beforehand.
-    mutual_information
+    mutual_information : float, sequence of float or mapping of str to float, optional
         I(trained factors; training data) in nats: a number for this checkpoint's trained factors, a mapping from
         "B", "A", "both" to numbers, or a sequence with I(trained factors; Z_i) for each training sample.
-    empirical_risk
+    empirical_risk : float, optional
         Training loss in [0, 2 sub_gaussian], to bound the risk as well as the gap.
-    confidence
+    confidence : float, default 0.95
         1 - delta of the bounds that hold with probability.
-    rungs
+    rungs : collection of str, optional
         Which of `RUNGS` to compute; "description length" takes minutes on a billion-parameter model's adapter.
-    levels, placement
+    levels, placement : int or {"even", "k-means"}, optional
         Quantizer of rung 3, as in `encode_adapter`.
-    relative_noise
+    relative_noise : float, default 1.0
         Size of the noise of rung 4, as a share of the update's norm.
-    progress
+    progress : bool, default False
         Show progress bars.
 
     Raises

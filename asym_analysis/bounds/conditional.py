@@ -75,16 +75,16 @@ def train_on_supersamples(
 
     Parameters
     ----------
-    pairs
+    pairs : callable
         Labels, shape (n, 2), of the supersample of that number.
-    train
+    train : callable
         Given the supersample's number and coins of shape (trainings, n): trains once for each row of coins, and gives
         the labels predicted for both members of every pair.
-    supersamples, trainings
+    supersamples, trainings : int
         How many of either; below some 300 trainings the floor of "f" exceeds .1.
-    seed
+    seed : int, default 0
         Of the coins.
-    progress
+    progress : bool, default False
         Show a progress bar.
 
     Examples
@@ -132,7 +132,7 @@ def conditional_information(supersamples: Sequence[Supersample]) -> ConditionalI
 
     Parameters
     ----------
-    supersamples
+    supersamples : sequence of Supersample
         From `train_on_supersamples`, or made by hand.
 
     Returns

@@ -79,19 +79,19 @@ def encode_adapter(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         What to encode.
-    tuned
+    tuned : {"B", "A", "both"}, default "both"
         Factors that the message carries; the other is known to the receiver.
-    include_head
+    include_head : bool, default True
         Also carry the trained tensors that belong to no module; without them the bound is for a head fixed beforehand.
-    levels
+    levels : int, default 16
         Number of levels, at least 2.
-    placement
+    placement : {"even", "k-means"}, default "k-means"
         "even": from minus to plus the largest entry of each tensor; "k-means": where the entries are.
-    shared
+    shared : bool, default True
         One codebook and one table of counts for all tensors (each with its own scale), or one for each tensor.
-    progress
+    progress : bool, default False
         Show a progress bar.
 
     Raises
@@ -157,9 +157,9 @@ def decode_adapter(message: bytes, known: Adapter) -> Adapter:
 
     Parameters
     ----------
-    message
+    message : bytes
         From `encode_adapter`; further bytes after its end change nothing.
-    known
+    known : Adapter
         An adapter with the same modules and shapes, frozen factors and recorded initialization. Its trained tensors
         are never read.
 

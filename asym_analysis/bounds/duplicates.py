@@ -58,11 +58,11 @@ def find_duplicates(
 
     Parameters
     ----------
-    samples
+    samples : sequence of str or array
         Texts, or an array with one sample a row.
-    others
+    others : sequence of str or array, optional
         Samples that a prior was trained on, to compare with as well.
-    threshold
+    threshold : float, default 0.8
         For texts, the share of common runs of five words (of all words, in shorter texts) above which one of two is a
         near copy: Jaccard similarity, estimated by MinHash. Arrays repeat each other where they are equal to six
         digits.

@@ -76,15 +76,15 @@ def mutual_information_of_family(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet or sequence of Adapter
         At least 2 subsets with at least 2 seeds each, all with the same modules and shapes.
-    subset, seed
+    subset, seed : str or sequence
         A column of the set's table, or one value for each adapter.
-    directions
+    directions : int, default 3
         Number of principal directions; few, for there are few adapters.
-    shuffles
+    shuffles : int, default 500
         Shuffled assignments for the zero point. Subsets are shuffled within each seed.
-    random_state
+    random_state : int, default 0
         Seed of the shuffles.
 
     Raises

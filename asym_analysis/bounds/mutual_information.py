@@ -97,15 +97,15 @@ def estimate_mutual_information(
 
     Parameters
     ----------
-    x, y
+    x, y : float array or int array
         Shape (n,) or (n, dimension), finite numbers. For "plug-in" whole numbers of shape (n,).
-    method
+    method : str, default "ksg"
         "ksg": nearest neighbours after each column is replaced by its normal scores; also for columns with ties.
         "gaussian": exact for jointly Gaussian pairs, with its bias removed. "plug-in": discrete values, with the
         Miller-Madow correction over occupied cells.
-    neighbours
+    neighbours : int, default 3
         Number of nearest neighbours of "ksg".
-    seed
+    seed : int, default 0
         Of the partitions and the calibration of "ksg".
 
     Returns

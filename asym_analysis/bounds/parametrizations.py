@@ -107,11 +107,11 @@ def parameter_count(method: str, shapes: Iterable[Shape], rank: int) -> int:
 
     Parameters
     ----------
-    method
+    method : str
         A name of `PARAMETRIZATIONS`.
-    shapes
+    shapes : iterable of tuple of (int, int)
         (d_out, d_in) of each adapted module.
-    rank
+    rank : int
         r, at least 1.
 
     Returns
@@ -163,15 +163,15 @@ def compare_parametrizations(
 
     Parameters
     ----------
-    shapes
+    shapes : iterable of tuple of (int, int)
         (d_out, d_in) of each adapted module; `[adapter[m].shape for m in adapter]` gives those of an adapter.
-    rank
+    rank : int
         r of every method.
-    n_samples
+    n_samples : int
         Number of training samples.
-    bits
+    bits : float or int, default 16
         Bits of one trained number.
-    sub_gaussian
+    sub_gaussian : float, default 0.5
         Half the range of the loss.
 
     Returns

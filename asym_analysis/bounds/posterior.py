@@ -65,7 +65,7 @@ class GaussianPosterior:
 
         Parameters
         ----------
-        generator
+        generator : Generator
             Of the noise.
 
         Returns
@@ -80,7 +80,7 @@ class GaussianPosterior:
 
         Parameters
         ----------
-        generator
+        generator : Generator
             Of the noise.
 
         Returns
@@ -112,16 +112,16 @@ def gaussian_posterior(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         The trained adapter. Where both factors were trained and no initialization is recorded, the posterior is
         centred on the balanced factors of each update, with the prior at zero.
-    tuned
+    tuned : {"B", "A", "both"}
         The trained factors.
-    include_head
+    include_head : bool, default True
         Also perturb and charge the trained tensors outside the modules.
-    relative_noise
+    relative_noise : float, default 1.0
         Size of the noise; positive.
-    prior
+    prior : Adapter, optional
         An adapter made without the samples that the bound counts: the prior's centre in place of the initialization.
 
     Returns
@@ -176,15 +176,15 @@ def fitted_posterior(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         The posterior's centre.
-    stds
+    stds : mapping of TensorKey to float or Tensor
         Standard deviation of each trained tensor, by its key.
-    tuned
+    tuned : {"B", "A", "both"}
         The trained factors.
-    include_head
+    include_head : bool, default True
         Also perturb and charge the trained tensors outside the modules.
-    prior
+    prior : Adapter, optional
         An adapter made without the samples that the bound counts; by default the recorded initialization, or zero.
 
     Returns

@@ -151,9 +151,9 @@ class BoundReport(Result):
 
         Parameters
         ----------
-        kind
+        kind : str, default "certificate"
             "certificate" or "diagnostic".
-        predictor
+        predictor : {"adapter", "coded adapter", "Gibbs posterior", "one draw", "prior"}, optional
             What the row should speak of. By default any, where the report's headline rows hold together
             (`certify`); the adapter itself where each row holds alone (`compute_bound`).
 

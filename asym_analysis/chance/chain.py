@@ -19,11 +19,11 @@ def chain_residual(
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d,)
         Eigenvalues of the input covariance, shape (d,), any order; zeros allowed.
-    energy
+    energy : float array of shape (d,)
         Signal in each input component, m_i, shape (d,); zero where the spectrum is.
-    rank, blocks
+    rank, blocks : int
         Rows of each A, and how many there are.
 
     Returns

@@ -32,17 +32,17 @@ def mean_sketch_overlap(
 
     Parameters
     ----------
-    singular_values
+    singular_values : float array of shape (n,)
         Of G, shape (n,), any order.
-    rank
+    rank : int
         Rows of A. A sketch of more rows than G has singular values above rounding spans the whole column space of G,
         and nothing else.
-    other, squared_cosines
+    other, squared_cosines : float array, optional
         For sketches of two matrices: the singular values of the second, shape (m,), and the squared cosines between
         the left singular vectors of the two, shape (n, m).
-    tolerance
+    tolerance : float, optional
         Singular values up to this times the largest are rounding, and count as zero.
-    corrected
+    corrected : bool, default True
         Include the first correction to the deterministic equivalent; without it this is (1/r) sum p_i^2.
 
     Returns

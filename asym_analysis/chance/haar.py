@@ -17,11 +17,11 @@ def rotated_trace_moments(
 
     Parameters
     ----------
-    trace, square_trace
+    trace, square_trace : float or array of shape (n,)
         Tr C and Tr C^2 of the first symmetric matrix; numbers, or arrays of shape (n,) for n pairs.
-    other_trace, other_square_trace
+    other_trace, other_square_trace : float or array of shape (n,)
         Tr C' and Tr C'^2 of the second.
-    dimension
+    dimension : int
         Of the space.
 
     Returns
@@ -56,9 +56,9 @@ def captured_energy_moments(
 
     Parameters
     ----------
-    gram_trace, gram_square_trace
+    gram_trace, gram_square_trace : float
         Tr K and Tr K^2 of the symmetric matrix K.
-    dimension, rank
+    dimension, rank : int
         Of the space, and of the random subspace.
 
     Returns

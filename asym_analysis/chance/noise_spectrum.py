@@ -19,9 +19,9 @@ def top_noise_energy(rows: int, columns: int, count: int) -> tuple[float, float]
 
     Parameters
     ----------
-    rows, columns
+    rows, columns : int
         Shape of the matrix.
-    count
+    count : int
         How many singular values; from min(rows, columns) on the sum is rows times columns.
 
     Returns

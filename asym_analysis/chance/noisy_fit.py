@@ -17,11 +17,11 @@ def gaussian_channel_information(
 
     Parameters
     ----------
-    features
+    features : float array of shape (samples, p)
         The regressors Z, shape (samples, p), of full column rank.
-    output_variances
+    output_variances : float array of shape (outputs,)
         Eigenvalues of the covariance over outputs of what the features leave unexplained, shape (outputs,); Gaussian.
-    noise_scale
+    noise_scale : float or int
         Standard deviation tau of the noise added to every entry of W, the (outputs, p) coefficients.
 
     Returns

@@ -76,7 +76,7 @@ class BetaNull:
 
         Parameters
         ----------
-        values
+        values : float array of shape (n,)
             Shape (n,).
 
         Returns
@@ -93,7 +93,7 @@ class BetaNull:
 
         Parameters
         ----------
-        level
+        level : float or array of shape (n,)
             Probability, between 0 and 1.
 
         Returns
@@ -112,7 +112,7 @@ def probability_of_more(first: BetaNull, second: BetaNull) -> float:
 
     Parameters
     ----------
-    first, second
+    first, second : BetaNull
         Their distributions, with scalar moments. One whose standard deviation is below 1e-9 of its support is a point.
 
     Returns

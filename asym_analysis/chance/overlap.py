@@ -30,9 +30,9 @@ def overlap_null(p: int, q: int, d: int) -> BetaNull:
 
     Parameters
     ----------
-    p, q
+    p, q : int
         Dimensions of the two subspaces.
-    d
+    d : int
         Dimension of the space.
 
     Returns
@@ -86,7 +86,7 @@ class StrengthNull:
 
         Parameters
         ----------
-        values
+        values : float array of shape (n,)
             Shape (n,).
 
         Returns
@@ -103,7 +103,7 @@ class StrengthNull:
 
         Parameters
         ----------
-        level
+        level : float
             Probability, between 0 and 1.
 
         Returns
@@ -147,7 +147,7 @@ class ProductNull:
 
         Parameters
         ----------
-        values
+        values : float array of shape (n,)
             Shape (n,).
 
         Returns
@@ -163,7 +163,7 @@ class ProductNull:
 
         Parameters
         ----------
-        level
+        level : float
             Probability, between 0 and 1.
 
         Returns

@@ -66,7 +66,7 @@ class Retention:
 
         Parameters
         ----------
-        gram
+        gram : float array of shape (d, d)
             K, shape (d, d), in the order of `spectrum`.
 
         Returns
@@ -103,9 +103,9 @@ def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d,)
         Eigenvalues of the input covariance, any order, shape (d,); zeros allowed.
-    rank
+    rank : int
         Rows of A, at least one. Only the row space of A matters, so orthonormal, Gaussian and (to the precision of
         universality) Kaiming-uniform rows behave alike.
 
@@ -162,9 +162,9 @@ def effective_dimension_penalty(spectrum: Float[np.ndarray, " d"], dimension: fl
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d,)
         Eigenvalues, shape (d,), any order; zeros do not count.
-    dimension
+    dimension : float or int
         The effective dimension, above 0; it need not be whole.
 
     Returns
@@ -204,7 +204,7 @@ def rank_one_retention(spectrum: Float[np.ndarray, " d"]) -> Float[np.ndarray, "
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d,)
         Eigenvalues of the input covariance, shape (d,), any order; zeros allowed.
 
     Returns

@@ -63,7 +63,7 @@ class ReferenceNull:
 
         Parameters
         ----------
-        first, second
+        first, second : Spectra
             Singular values of the first and of the second matrix of each pair, shapes (n, p) and (n, q), any scale.
 
         Returns

@@ -73,13 +73,13 @@ class TabulatedNull:
 
         Parameters
         ----------
-        samples
+        samples : float array of shape (n,)
             Independent values, any order.
-        low, high
+        low, high : float, optional
             The range of possible values.
-        larger_is_more_similar
+        larger_is_more_similar : bool, default True
             Whether the p-value is the probability of a larger value, or of a smaller one.
-        reference
+        reference : null distribution, optional
             Distribution whose tail has the right form; the Beta distribution on [low, high] by default.
         moments
             Mean and standard deviation, where they are known exactly; those of the samples by default. The quantiles
@@ -130,7 +130,7 @@ class TabulatedNull:
 
         Parameters
         ----------
-        mean, std
+        mean, std : float or array of shape (n,)
             Numbers, or arrays of shape (n,).
 
         Returns

@@ -22,9 +22,9 @@ def lora_layers(peft_model: nn.Module, adapter: str = "default") -> dict[str, An
 
     Parameters
     ----------
-    peft_model
+    peft_model : Module
         A model from `peft.get_peft_model`.
-    adapter
+    adapter : str, default "default"
         PEFT's name for the adapter.
 
     Returns
@@ -63,19 +63,19 @@ def apply_variant(
 
     Parameters
     ----------
-    peft_model
+    peft_model : Module
         A model from `peft.get_peft_model` with LoRA on linear maps, embeddings, convolutions or
         `torch.nn.MultiheadAttention`.
-    variant
+    variant : Variant
         Which factor is trained, and how each is initialized.
-    seed
+    seed : int
         Of the random values. The same seed gives a module of the same name and shape the same values, whatever the
         task.
-    adapter
+    adapter : str, default "default"
         PEFT's name for the adapter.
-    storage_dtype
+    storage_dtype : dtype, optional
         The initial values are rounded to this dtype, so that a file of it holds them exactly.
-    statistics
+    statistics : mapping of str to ModuleStatistics, optional
         Module -> what `measure_statistics` found, for variants that place a factor by data.
 
     Returns
@@ -117,9 +117,9 @@ def initial_factors(peft_model: nn.Module, adapter: str = "default") -> dict[str
 
     Parameters
     ----------
-    peft_model
+    peft_model : Module
         A model from `peft.get_peft_model`.
-    adapter
+    adapter : str, default "default"
         PEFT's name for the adapter.
 
     Returns

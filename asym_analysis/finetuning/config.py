@@ -33,55 +33,55 @@ class FinetuneConfig:
 
     Parameters
     ----------
-    model
+    model : str
         A Hugging Face id, a folder, a .gguf file, or "package:NAME/PATH" for weights that an installed package carries.
-    task
+    task : Task or str
         The task, with its data.
-    target_modules
+    target_modules : tuple of str or str
         What to adapt: names of modules, each also the end of a longer name; or one regular expression for whole names.
-    variant
+    variant : str, default "hB_0 hA_Km"
         Which factor is trained and how each is initialized, in the notation of `Variant.parse`. Two kinds of run have
         no adapter: "frozen" trains the task's head alone (nothing where the task has none), and "full" all weights.
-    rank, alpha, dropout
+    rank, alpha, dropout : int or float, optional
         Of the adapter; the update is alpha/rank · B·A.
-    seed
+    seed : int, default 0
         Of the head's initial values, the order of the data and dropout.
-    init_seed
+    init_seed : int, optional
         Of the factors' initial values; `seed` if None.
-    learning_rate, epochs, max_steps
+    learning_rate, epochs, max_steps : float or int, optional
         AdamW with a linear schedule; `max_steps` overrides `epochs` where given.
-    head_learning_rate
+    head_learning_rate : float, optional
         Of the task's head; `learning_rate` if None.
-    batch_size, gradient_accumulation
+    batch_size, gradient_accumulation : int, optional
         Rows a device and step, and steps an update.
-    warmup
+    warmup : float, default 0.06
         Fraction of the steps in which the learning rate rises.
-    weight_decay
+    weight_decay : float, default 0.0
         Of AdamW; zero by default, so that a factor moves by its gradient alone.
-    group_by_length
+    group_by_length : bool, default False
         Batches of rows of like length, which saves padding.
-    optimizer
+    optimizer : {"adamw", "lorafa"}, default "adamw"
         "adamw", or "lorafa": PEFT's LoRA-FA optimizer, for variants with A frozen.
-    bf16, device_map
+    bf16, device_map : bool or str, optional
         Mixed precision, and how the model is laid over devices, as transformers and accelerate take them.
-    dtype
+    dtype : {"float32", "float16", "bfloat16"}, default "float32"
         The pretrained weights are loaded in it, whatever their file holds: float16 is slow, and trains badly, on a CPU.
-    storage_dtype
+    storage_dtype : {"float32", "float16", "bfloat16"}, default "float32"
         The factors' initial values are rounded to this dtype, and the factors are stored in it.
-    base_model
+    base_model : str, optional
         The name that the adapter records for its base model; `model` if None.
-    save_steps
+    save_steps : int, optional
         A checkpoint every so many steps, from which an interrupted run resumes; once an epoch if None.
-    reported
+    reported : {"half", "all"}, default "half"
         The development rows that the deciding score is computed on. "half": the set is split once, with `split_seed`;
         one half tunes the learning rate and the other is reported. "all": every row, for runs without tuning.
-    split_seed
+    split_seed : int, default 0
         Of that split, which all runs to be compared share.
-    curve_points
+    curve_points : int, default 5
         How often in a run the development rows are scored, at equal distances; 0 for the end alone.
-    statistics_rows
+    statistics_rows : int, default 64
         Training rows from which variants are initialized that place a factor by data.
-    general_text
+    general_text : path, optional
         For the same, a text file to be read instead of the training rows: general inputs, as LoRA-Null uses them.
 
     Examples
@@ -141,11 +141,11 @@ class FinetuneConfig:
 
         Parameters
         ----------
-        settings
+        settings : mapping
             The settings; the task is a table with its `kind` and its own settings.
-        folder
+        folder : path, optional
             Relative paths are taken from it.
-        where
+        where : str, default "settings"
             The path of the settings in their file, for messages.
 
         Returns
@@ -185,7 +185,7 @@ def model_source(model: str) -> tuple[str, dict[str, Any]]:
 
     Parameters
     ----------
-    model
+    model : str
         As in `FinetuneConfig`.
 
     Returns

@@ -63,11 +63,11 @@ def estimate_sweep(runs: Iterable[PlannedRun], folder: str | Path | None = None,
 
     Parameters
     ----------
-    runs
+    runs : iterable of PlannedRun
         From `read_sweep`.
-    folder
+    folder : path, optional
         As given to `run_sweep`: runs that are finished there are marked.
-    steps
+    steps : int, default 20
         Steps that are timed for each task with an adapter, and for each further kind of run ("frozen", "full").
 
     Returns

@@ -16,9 +16,9 @@ class FactorInitialization:
 
     Parameters
     ----------
-    initialization
+    initialization : str
         A name of `asym_analysis.finetuning.initializations.INITIALIZATIONS`, such as "zero" or "orthonormal".
-    trained
+    trained : bool
         Whether the factor is trained.
 
     Raises

@@ -27,11 +27,11 @@ class ModuleStatistics:
 
     Parameters
     ----------
-    inputs
+    inputs : InputMoment or TokenFrequencies, optional
         Moments of the module's inputs; None where not measured.
-    sensitivity
+    sensitivity : float Tensor of shape (d_out, d_out), optional
         Second moment of the gradients of its outputs, shape (d_out, d_out).
-    gradient
+    gradient : float Tensor of shape (d_out, d_in), optional
         Gradient of the loss in the module's weight, shape (d_out, d_in).
     """
 
@@ -194,17 +194,17 @@ def initial_factor(
 
     Parameters
     ----------
-    factor
+    factor : {"A", "B"}
         "A" gives shape (rank, d_in), "B" gives shape (d_out, rank).
-    initialization
+    initialization : str
         A name of `INITIALIZATIONS`.
-    weight
+    weight : float Tensor of shape (d_out, d_in)
         The pretrained weight, of shape (d_out, d_in); only its shape matters unless singular vectors are asked for.
-    rank
+    rank : int
         Number of rows of A, or columns of B; at most min(d_out, d_in) for singular vectors.
-    generator
+    generator : Generator
         Source of random values.
-    statistics
+    statistics : ModuleStatistics, optional
         For the initializations that place a factor by data.
 
     Returns

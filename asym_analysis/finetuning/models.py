@@ -171,13 +171,13 @@ def task_batches(
 
     Parameters
     ----------
-    config
+    config : FinetuneConfig
         The run's settings.
-    rows
+    rows : int, default 512
         At most so many.
-    data
+    data : TaskData, optional
         The task's data; read if None.
-    training
+    training : bool, default False
         Take training rows in place of development rows.
 
     Yields

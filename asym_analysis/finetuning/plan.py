@@ -28,19 +28,19 @@ class PlannedRun:
 
     Parameters
     ----------
-    name
+    name : str
         Also the name of its folder.
-    config
+    config : FinetuneConfig
         Its settings. The learning rate of a final run is the one that the search finds.
-    labels
+    labels : mapping
         Further columns of the table. Where a listed run is multiplied, by tasks, a grid, lengths or a search, the label
         `run` keeps its own name.
-    stage
+    stage : {"given", "search", "final"}, default "given"
         "given": at a given learning rate. "search": tries a learning rate on the tuning seed. "final": at the best
         learning rate of the runs of its group.
-    group
+    group : str, optional
         The name of the search that a run belongs to, or whose best rate it takes over; None for given runs.
-    grid
+    grid : tuple of float, optional
         The learning rates of that search.
     """
 
@@ -131,11 +131,11 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
 
     Parameters
     ----------
-    source
+    source : path
         A path, or the name of a shipped config.
-    data
+    data : path, optional
         Replaces the task's `data_folder`.
-    model
+    model : str, optional
         Replaces the model of every run.
 
     Returns

@@ -49,13 +49,13 @@ def measure_statistics(
 
     Parameters
     ----------
-    peft_model
+    peft_model : Module
         A model from `peft.get_peft_model`, run without its adapter; its output has a `loss` where one is needed.
-    variant
+    variant : Variant
         Decides what is measured.
-    batches
+    batches : sequence of mapping
         Keyword arguments of the model, with labels.
-    adapter
+    adapter : str, default "default"
         PEFT's name for the adapter.
 
     Returns

@@ -30,11 +30,11 @@ class FinetuneRun:
 
     Parameters
     ----------
-    folder
+    folder : path
         Where it is stored.
-    metrics
+    metrics : dict
         Its scores, numbers trained, seconds and, as `curve`, its scores in the course of training.
-    inputs
+    inputs : dict
         What it was made from, as `inputs_of` describes it.
     """
 

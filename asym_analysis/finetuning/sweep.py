@@ -37,15 +37,15 @@ def run_sweep(
 
     Parameters
     ----------
-    runs
+    runs : list of PlannedRun
         From `read_sweep`.
-    folder
+    folder : path
         Each run gets a folder of its name in it.
-    only
+    only : str, default ""
         Run only what has this text in its name; the table has the other finished runs as well.
-    redo
+    redo : bool, default False
         Train again the finished runs whose inputs have changed, in place of refusing them.
-    progress
+    progress : bool or Reporter, default False
         True shows a bar a run; a function is called with a `TrainingState` after every step.
 
     Returns
@@ -100,9 +100,9 @@ def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    runs
+    runs : list of PlannedRun
         From `read_sweep`.
-    folder
+    folder : path
         As given to `run_sweep`.
 
     Returns

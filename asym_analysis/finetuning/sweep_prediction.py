@@ -30,11 +30,11 @@ def predict_sweep(
 
     Parameters
     ----------
-    runs, folder
+    runs, folder : list of PlannedRun or path
         As given to `run_sweep`, which has finished.
-    variant, rank
+    variant, rank : str or int, optional
         Of the runs whose adapters stand for the change that each task asks for.
-    rows
+    rows : int, default 512
         Development rows whose inputs are measured, in the pretrained model.
 
     Returns

@@ -31,11 +31,11 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
 
     Parameters
     ----------
-    config
+    config : FinetuneConfig
         The settings.
-    folder
+    folder : path
         Where the run is written.
-    progress
+    progress : bool or Reporter, default False
         True shows a bar; a function is called with a `TrainingState` after every step.
 
     Returns

@@ -18,7 +18,7 @@ class Variant:
 
     Parameters
     ----------
-    B, A
+    B, A : FactorInitialization
         The two factors.
 
     Raises

@@ -27,11 +27,11 @@ def chain_path(problem: LeastSquaresProblem, rank: int, blocks: int, tuned: Fact
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem.
-    rank, blocks
+    rank, blocks : int
         Of each block, and how many there are.
-    tuned
+    tuned : {"A", "B"}, default "B"
         The trained factor of every block, "B" or "A".
 
     Returns
@@ -77,11 +77,11 @@ def compare_chain(
 
     Parameters
     ----------
-    problem, rank, blocks
+    problem, rank, blocks : LeastSquaresProblem or int
         As in `chain_path`.
-    tuned
+    tuned : {"A", "B"} or sequence of {"A", "B"}, optional
         The trained factor of every block: "A", "B", or both in turn of the table.
-    draws, seed
+    draws, seed : int, optional
         Chains that are simulated, and the seed.
 
     Returns
@@ -152,13 +152,13 @@ def alternating_path(
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         The problem, and the rank of the update.
-    half_steps
+    half_steps : int, default 10
         How many times a factor is trained to its optimum.
-    A
+    A : float Tensor of shape (rank, d_in), optional
         The initial A, shape (rank, d_in); random when omitted.
-    seed
+    seed : int, default 0
         Of the random initial A.
 
     Returns

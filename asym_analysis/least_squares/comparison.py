@@ -66,14 +66,14 @@ def compare_theory(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem.
-    ranks
+    ranks : int or sequence of int
         Of the update, one or several.
-    tuned
+    tuned : {"B", "A", "both"} or sequence of these, optional
         The trained factors: "A", "B", "both" or several of them. "both" takes at most 20 draws: all end in the same
         optimum.
-    draws, seed, device
+    draws, seed, device : int or device or str, optional
         As in `simulate`.
 
     Returns
@@ -137,11 +137,11 @@ def sweep(
 
     Parameters
     ----------
-    parameter
+    parameter : str
         Name of the varied quantity, which becomes a column: "exponent", "d_in", "alignment", ...
-    problems
+    problems : mapping of float or int to LeastSquaresProblem
         One problem for each of its values.
-    rank, tuned, draws, seed
+    rank, tuned, draws, seed : int or {"B", "A", "both"} or sequence of these, optional
         As in `compare_theory`.
 
     Returns

@@ -62,11 +62,11 @@ def descent_path(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem; descent follows half its loss.
-    learning_rate, steps
+    learning_rate, steps : float or int
         Of plain gradient descent.
-    A, B
+    A, B : float Tensor, optional
         The frozen factor, shape (rank, d_in) or (d_out, rank): give one of the two.
 
     Returns
@@ -157,7 +157,7 @@ def initialization_scales(d_out: int, rank: int) -> InitializationScales:
 
     Parameters
     ----------
-    d_out, rank
+    d_out, rank : int
         Shape of B.
 
     Returns

@@ -56,11 +56,11 @@ def expected_finite_sample_loss(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         Its inputs are taken as N(0, covariance) and its noise as N(0, noise_variance I).
-    rank, samples
+    rank, samples : int
         Of the update, and of the training set.
-    tuned
+    tuned : {"B", "A", "both"}
         The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of
         U^T y on x, exact for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic
         covariance); "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
@@ -127,13 +127,13 @@ def compare_finite_samples(
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         As in `expected_finite_sample_loss`.
-    samples
+    samples : int or sequence of int
         Sizes of the training set, one or several.
-    tuned
+    tuned : {"B", "A", "both"} or sequence of these, optional
         The trained factors: "A", "B", "both" or several of them.
-    draws, seed
+    draws, seed : int, optional
         Data sets for each row, and the seed.
 
     Returns

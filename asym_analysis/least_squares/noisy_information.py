@@ -53,15 +53,15 @@ def noisy_fit_information(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         Gaussian inputs, Gaussian noise.
-    inputs
+    inputs : float Tensor or array of shape (samples, d_in)
         The training inputs, shape (samples, d_in), of full column rank for `tuned="A"`.
-    frozen
+    frozen : float Tensor or array of shape (rows, columns)
         A, shape (rank, d_in), when B is tuned; an orthonormal B, shape (d_out, rank), when A is tuned.
-    tuned
+    tuned : {"A", "B"}
         The trained factor, "B" or "A".
-    noise_scale
+    noise_scale : float or int
         Standard deviation of the noise on every entry of the trained factor; above 0.
 
     Returns
@@ -125,15 +125,15 @@ def information_against_gap(
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         The problem, and the rank of the update.
-    samples
+    samples : int or sequence of int
         Sizes of the training set, one or several.
-    noise_scale
+    noise_scale : float or int
         As in `noisy_fit_information`.
-    clip
+    clip : float or int
         Squared error that counts as 1; above 0.
-    draws, seed
+    draws, seed : int, optional
         Data sets for each row, and the seed.
 
     Returns

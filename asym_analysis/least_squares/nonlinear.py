@@ -82,27 +82,27 @@ def train_beyond_linear(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         Supplies delta and the covariance; both are rescaled to `strength`.
-    rank
+    rank : int
         Rank of the update.
-    output
+    output : {"linear", "logistic", "softmax", "two-layer"}
         "linear": squared error in z (the theory is then exact up to samples and steps); "logistic": one Bernoulli for
         each output, excess loss in nats; "softmax": one categorical over the outputs, in nats; "two-layer": squared
         error after max(z, 0) and a fixed random second layer.
-    tuned
+    tuned : {"B", "A", "both"} or sequence of these, optional
         The trained factors: "A", "B", "both" or several of them. A frozen factor is orthonormal and random, a trained
         one beside it is initialized at zero.
-    strength
+    strength : float or int, default 2.0
         Root mean square of the change that delta makes in each z. The logistic and softmax losses are quadratic, and
         agree with the linear theory, where it is well below 1; at 2 many outputs saturate.
-    samples
+    samples : int, default 2048
         Inputs to train on, and as many fresh ones to measure on.
-    draws
+    draws : int, default 8
         Random frozen factors (for "both", random initializations of A), all trained in one batch.
-    steps, learning_rate
+    steps, learning_rate : int or float, optional
         Of full-batch Adam, annealed to zero by a cosine. The rate is multiplied by `strength`.
-    seed
+    seed : int, default 0
         For inputs, W0 and factors; the same seed gives the same table.
 
     Returns

@@ -50,14 +50,14 @@ class LeastSquaresProblem:
 
     Parameters
     ----------
-    delta
+    delta : float Tensor or array of shape (d_out, d_in)
         W_target - W0, shape (d_out, d_in); a torch tensor or a numpy array.
-    covariance
+    covariance : float Tensor or array of shape (d_in, d_in) or (d_in,)
         Covariance of the inputs, shape (d_in, d_in), symmetric and positive semi-definite; it may be singular. A
         vector of length d_in stands for a diagonal covariance.
-    noise_variance
+    noise_variance : float or int, default 0.0
         Variance of the output noise in every coordinate; at least 0.
-    floor
+    floor : float or int, default 0.0
         Loss that no linear map removes. Zero unless a frozen bias is wrong, see `with_frozen_bias`.
 
     Raises
@@ -140,11 +140,11 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        delta, covariance, noise_variance
+        delta, covariance, noise_variance : float Tensor or float array or float or int
             As for the class; `covariance` is about the mean.
-        mean
+        mean : float Tensor or array of shape (d_in,)
             Mean of the inputs, shape (d_in,).
-        bias_offset
+        bias_offset : float Tensor or array of shape (d_out,)
             Target bias minus the frozen bias, shape (d_out,).
 
         Returns
@@ -200,7 +200,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        device
+        device : device or str
             As for `torch.Tensor.to`.
 
         Returns
@@ -279,7 +279,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        update
+        update : float Tensor of shape (d_out, d_in)
             Shape (d_out, d_in).
 
         Returns
@@ -303,7 +303,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        Q
+        Q : float Tensor or array of shape (rank, d_in)
             The frozen A, shape (rank, d_in).
 
         Returns
@@ -346,7 +346,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        U
+        U : float Tensor or array of shape (d_out, rank)
             The frozen B, shape (d_out, rank).
 
         Returns
@@ -384,7 +384,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        rank
+        rank : int
             Of the update, at most min(d_in, d_out).
 
         Returns
@@ -416,7 +416,7 @@ class LeastSquaresProblem:
 
         Parameters
         ----------
-        rank
+        rank : int
             How many components, at most d_in.
 
         Returns

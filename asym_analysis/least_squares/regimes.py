@@ -89,14 +89,14 @@ def regime_map(
 
     Parameters
     ----------
-    d_in, d_out, rank
+    d_in, d_out, rank : int
         Shape and rank of the update.
-    exponents
+    exponents : sequence of float
         Of the input spectrum.
-    alignments
+    alignments : sequence of float
         1 is an update that knows nothing of the inputs, 0 equal signal in every component, below 0 one hidden where
         the inputs vary least.
-    draws, seed
+    draws, seed : int, optional
         Random frozen factors for each cell and factor, and the seed.
 
     Returns
@@ -168,7 +168,7 @@ def simulated_win_probability(
 
     Parameters
     ----------
-    problem, rank, draws, seed
+    problem, rank, draws, seed : LeastSquaresProblem or int, optional
         As in `simulate`.
 
     Returns
@@ -200,9 +200,9 @@ def compare_strategies(problem: LeastSquaresProblem, ranks: int | Sequence[int])
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem.
-    ranks
+    ranks : int or sequence of int
         Of the update, one or several.
 
     Returns

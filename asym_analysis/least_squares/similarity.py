@@ -37,14 +37,14 @@ def first_step_similarity(
 
     Parameters
     ----------
-    gradient
+    gradient : float Tensor or array of shape (d_out, d_in)
         Gradient of the loss by the full weight, shape (d_out, d_in). For the mirror experiment (B frozen at random, A
         trained) pass its transpose: the prediction is the same, only chance differs.
-    rank
+    rank : int
         Of the adapter.
-    other
+    other : float Tensor of shape (d_out, other_d_in) or float array, optional
         Gradient of a second task, when the two runs train on different tasks.
-    corrected
+    corrected : bool, default True
         Include the first correction to the deterministic equivalent; without it this is (1/r) sum p_i^2.
 
     Returns
@@ -86,9 +86,9 @@ def trained_similarity(problem: LeastSquaresProblem, rank: int, tuned: Factor) -
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         The problem, and the rank of the adapter.
-    tuned
+    tuned : {"A", "B"}
         Which factor was trained: "B" or "A".
 
     Returns
@@ -125,9 +125,9 @@ def simulate_first_step_similarity(
 
     Parameters
     ----------
-    gradient
+    gradient : float Tensor or array of shape (d_out, d_in)
         Shape (d_out, d_in), of rank at least `rank`.
-    rank, pairs, seed
+    rank, pairs, seed : int, optional
         Of the adapter; how many pairs; of the random numbers.
 
     Returns
@@ -159,9 +159,9 @@ def simulate_trained_similarity(
 
     Parameters
     ----------
-    problem, rank, tuned
+    problem, rank, tuned : LeastSquaresProblem, int or {"A", "B"}
         As in `trained_similarity`.
-    pairs, seed
+    pairs, seed : int, optional
         How many pairs; of the random numbers.
 
     Returns

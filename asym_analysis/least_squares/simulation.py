@@ -70,18 +70,18 @@ def simulate(
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem.
-    rank
+    rank : int
         Rank of the update.
-    tuned
+    tuned : {"B", "A", "both"}
         The trained factors. "B": A has uniformly random row space and B is fitted; "A": B has uniformly random column
         space and A is fitted; "both": B is initialized at random and the factors are fitted in turn, 200 times, as
         alternating least squares.
-    draws, seed
+    draws, seed : int, optional
         How many, and of which stream. Random numbers are drawn on the CPU, so the losses do not depend on the device;
         "A" and "B" with one seed are independent.
-    device
+    device : device or str, optional
         Where to multiply; the problem's own device when omitted.
 
     Returns

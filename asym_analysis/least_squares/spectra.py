@@ -26,7 +26,7 @@ def isotropic(d_in: int) -> Float[np.ndarray, " d_in"]:
 
     Parameters
     ----------
-    d_in
+    d_in : int
         How many.
 
     Returns
@@ -47,7 +47,7 @@ def power_law(d_in: int, exponent: float | int) -> Float[np.ndarray, " d_in"]:
 
     Parameters
     ----------
-    d_in, exponent
+    d_in, exponent : int or float
         How many eigenvalues, and how fast they fall.
 
     Returns
@@ -68,7 +68,7 @@ def exponential(d_in: int, rate: float | int) -> Float[np.ndarray, " d_in"]:
 
     Parameters
     ----------
-    d_in, rate
+    d_in, rate : int or float
         How many eigenvalues, and how fast they fall.
 
     Returns
@@ -89,9 +89,9 @@ def spiked(d_in: int, spikes: int, height: float | int) -> Float[np.ndarray, " d
 
     Parameters
     ----------
-    d_in
+    d_in : int
         How many eigenvalues.
-    spikes, height
+    spikes, height : int or float
         How many stand out, and their value, above 0.
 
     Returns
@@ -113,7 +113,7 @@ def low_rank(d_in: int, rank: int) -> Float[np.ndarray, " d_in"]:
 
     Parameters
     ----------
-    d_in, rank
+    d_in, rank : int
         How many eigenvalues, and how many of them are one.
 
     Returns
@@ -135,7 +135,7 @@ def covariance_from_data(inputs: Float[np.ndarray, "samples d_in"]) -> Float[np.
 
     Parameters
     ----------
-    inputs
+    inputs : float array of shape (samples, d_in)
         Shape (samples, d_in).
 
     Returns
@@ -174,16 +174,16 @@ def synthetic_problem(
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d_in,)
         Eigenvalues of the input covariance, shape (d_in,).
-    d_out
+    d_out : int
         Number of outputs.
-    alignment
+    alignment : float or int, default 1.0
         1 is an update that knows nothing of the inputs (i.i.d. entries); above 1 it leans towards directions of high
         variance; 0 is equal energy in each; below 0 it hides where the inputs vary least.
-    delta_rank
+    delta_rank : int, optional
         Rank of the update; full when omitted.
-    noise_variance, seed
+    noise_variance, seed : float or int, optional
         Of the outputs; and of the random directions of the update and of the input principal components.
 
     Returns
@@ -228,11 +228,11 @@ def problem_from_energy(
 
     Parameters
     ----------
-    spectrum
+    spectrum : float array of shape (d_in,)
         Eigenvalues of the input covariance, shape (d_in,).
-    energy
+    energy : array
         The loss that lies in each input principal component, shape (d_in,); where the spectrum is zero it is zero.
-    d_out, delta_rank, noise_variance, seed
+    d_out, delta_rank, noise_variance, seed : int or float, optional
         As in `synthetic_problem`.
 
     Returns

@@ -53,11 +53,11 @@ def expected_loss(problem: LeastSquaresProblem, rank: int, tuned: Tuned) -> Expe
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The least-squares problem.
-    rank
+    rank : int
         Rank of the update.
-    tuned
+    tuned : {"B", "A", "both"}
         The trained factors. "B": A is frozen at random rows; "A": B is frozen at random orthonormal columns; "both":
         nothing is frozen.
 
@@ -118,7 +118,7 @@ def asymmetry_index(problem: LeastSquaresProblem, rank: int) -> float:
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         The problem, and the rank of the update.
 
     Returns
@@ -157,7 +157,7 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
 
     Parameters
     ----------
-    problem, rank
+    problem, rank : LeastSquaresProblem or int
         The problem, and the rank of the update.
 
     Returns
@@ -196,7 +196,7 @@ def overtaking_rank(problem: LeastSquaresProblem) -> int | None:
 
     Parameters
     ----------
-    problem
+    problem : LeastSquaresProblem
         The problem.
 
     Returns

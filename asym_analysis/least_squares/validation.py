@@ -82,11 +82,11 @@ def validate(draws: int = 2000, seed: int = 0, *, progress: bool = False) -> Val
 
     Parameters
     ----------
-    draws
+    draws : int, default 2000
         Random factors for each population setting; finite-sample settings use a quarter, similarities a fifth.
-    seed
+    seed : int, default 0
         Of all random numbers; the same seed gives the same table.
-    progress
+    progress : bool, default False
         Show a progress bar.
 
     Returns

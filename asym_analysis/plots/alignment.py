@@ -22,11 +22,11 @@ def plot_subspace_alignment(
 
     Parameters
     ----------
-    comparison
+    comparison : SubspaceComparison
         What `compare_subspaces` returned.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
-    modules
+    modules : collection of str, optional
         Only these modules, such as those of the encoder; all by default.
 
     Returns

@@ -18,11 +18,11 @@ def plot_asymmetry_index(table: pd.DataFrame, ax: Axes | None = None, *, kind: s
 
     Parameters
     ----------
-    table
+    table : DataFrame
         As `sample_predictions` gives it: family, task, module, kind, asymmetry_index, advantage, advantage_error.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
-    kind
+    kind : str, default "inputs and outputs"
         Which prediction to draw: one of the table's.
 
     Returns

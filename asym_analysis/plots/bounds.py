@@ -24,9 +24,9 @@ def plot_bounds(report: BoundReport, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    report
+    report : BoundReport
         From `compute_bound`.
-    ax
+    ax : Axes, optional
         Axes to draw on; a new double-column figure without it.
 
     Raises

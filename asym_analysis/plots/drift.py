@@ -21,9 +21,9 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    drift
+    drift : InitializationDrift
         What `initialization_drift` returned, of one adapter or several.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
 
     Returns

@@ -34,16 +34,16 @@ def plot_similarity_heatmap(
 
     Parameters
     ----------
-    comparison
+    comparison : SubspaceComparison
         What `compare_subspaces` returned.
-    factor
+    factor : str, default "A"
         A factor that was compared: "A", "B", ...
-    ax
+    ax : Axes, optional
         Where to draw; a new figure if None.
-    vmax
+    vmax : float, optional
         Top of the colour scale, which begins at 0; the largest value off the diagonal by default. Give panels that
         will be compared the same one.
-    colorbar
+    colorbar : bool, default True
         Whether to draw the colour bar, with the chance level marked on it.
     named
         Whether to write names beside the numbers, where there are at most 30.
@@ -115,7 +115,7 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
 
     Parameters
     ----------
-    comparisons
+    comparisons : mapping of str to SubspaceComparison
         Title of the column -> comparison of that family. Titles may hold line breaks.
 
     Returns

@@ -16,9 +16,9 @@ def plot_intruders(found: IntruderDimensions, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    found
+    found : IntruderDimensions
         What `intruder_dimensions` returned.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
 
     Returns

@@ -38,11 +38,11 @@ def plot_least_squares(
 
     Parameters
     ----------
-    result
+    result : TheoryComparison or DataFrame
         From `compare_theory`, `sweep` or `compare_finite_samples`; or its frame, or several joined.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure when omitted.
-    x
+    x : str, optional
         Column along the horizontal axis; what the result varies when omitted. Ranks, dimensions and sample sizes are
         drawn on a logarithmic scale.
 

@@ -32,11 +32,11 @@ def plot_regimes(result: RegimeMap | pd.DataFrame, ax: Axes | None = None, *, li
 
     Parameters
     ----------
-    result
+    result : RegimeMap or DataFrame
         From `regime_map`, or its frame.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure when omitted.
-    limit
+    limit : float, optional
         Largest log2 ratio of gains that the colours show, to give several maps one scale; the table's own when omitted.
 
     Returns

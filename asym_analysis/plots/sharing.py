@@ -25,11 +25,11 @@ def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: li
 
     Parameters
     ----------
-    energy
+    energy : SharedEnergy
         What `shared_energy` returned.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
-    quantities
+    quantities : list of str, optional
         Which to draw, of `energy.frame.quantity`; all by default.
 
     Returns

@@ -15,9 +15,9 @@ def plot_spectra(spectra: AdapterSpectra, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    spectra
+    spectra : AdapterSpectra
         What `adapter_spectra` returned.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
 
     Returns

@@ -26,11 +26,11 @@ def plot_variants(
 
     Parameters
     ----------
-    scores
+    scores : VariantScores
         From `score_variants`, with baselines; of each task the greatest length is drawn.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width, as high as the tasks need, if None.
-    reference
+    reference : str or tuple of (str, int), optional
         The run whose gain is 1, by name or as variant and rank; LoRA at the smallest rank if None.
 
     Returns
@@ -144,11 +144,11 @@ def plot_learning_rates(runs: pd.DataFrame, ax: Axes | None = None, *, task: str
 
     Parameters
     ----------
-    runs
+    runs : DataFrame
         The table of a sweep with a search, from `run_sweep`, its runs.csv or `sample_runs`.
-    ax
+    ax : Axes, optional
         Where to draw; a new figure of one column's width if None.
-    task
+    task : str, optional
         One of its tasks; the first that was searched if None.
 
     Returns

@@ -52,9 +52,9 @@ def advise(prediction: AsymmetryPrediction, *, tolerance: float = 0.1) -> Freezi
 
     Parameters
     ----------
-    prediction
+    prediction : AsymmetryPrediction
         From `predict_asymmetry`.
-    tolerance
+    tolerance : float, default 0.1
         The largest fraction of the whole update's signal that may be lost.
 
     Returns

@@ -78,16 +78,16 @@ def predict_asymmetry(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         The trained adapter, or anything that `load_adapter` reads.
-    covariances
+    covariances : InputCovariances or mapping of str to InputMoment or TokenFrequencies
         From `input_covariances`, for every module of the adapter.
-    sensitivities
+    sensitivities : OutputSensitivities or mapping of str to Tensor, optional
         From `output_sensitivities`, for every module; every output direction counts the same if None.
-    rank
+    rank : int, optional
         Rank of the frozen factor; each module's own if None. A rank above the adapter's is allowed: B-only at rank 2r
         trains as many numbers as LoRA at rank r.
-    centred
+    centred : bool, default False
         Use the covariance of the inputs in place of their second moment: a constant output is then no signal. Hidden
         states often have a large mean, which any A sees; in queries' and keys' inputs it moves attention little.
 
@@ -210,15 +210,15 @@ def measured_capture(
 
     Parameters
     ----------
-    update
+    update : LowRankUpdate
         The trained update of one module.
-    inputs
+    inputs : float Tensor of shape (samples, d_in)
         Its inputs, one a row.
-    rank
+    rank : int
         Rows of A.
-    draws
+    draws : int
         How many A's are drawn.
-    seed
+    seed : int
         Of the draws.
 
     Returns

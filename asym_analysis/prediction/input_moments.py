@@ -31,11 +31,11 @@ class InputMoment:
 
     Parameters
     ----------
-    second_moment
+    second_moment : float Tensor of shape (d_in, d_in)
         E[x x^T], shape (d_in, d_in), float64.
-    mean
+    mean : float Tensor of shape (d_in,)
         E[x], shape (d_in,), float64.
-    inputs
+    inputs : int
         How many inputs both were estimated from.
 
     References
@@ -78,9 +78,9 @@ class TokenFrequencies:
 
     Parameters
     ----------
-    mean
+    mean : float Tensor of shape (tokens,)
         The fraction of positions at which each token stood, shape (tokens,), float64.
-    inputs
+    inputs : int
         How many positions were counted.
     """
 
@@ -168,16 +168,16 @@ def input_covariances(
 
     Parameters
     ----------
-    model
+    model : Module
         Any torch model; it is run in evaluation mode on the device where it lies, and the moments are summed there.
-    batches
+    batches : iterable of mapping
         Keyword arguments of the model. Padding is left out: positions that the `attention_mask` hides and, in the
         decoder of an encoder-decoder model, positions without a label.
-    modules
+    modules : sequence of str
         Names of modules as the model, or the adapter of it, calls them: linear maps, embeddings (whose inputs are
         one-hot, so that their second moment is the frequency of each token), convolutions in one or two dimensions
         (whose inputs are patches) and `torch.nn.MultiheadAttention` over one input.
-    max_bytes
+    max_bytes : int, optional
         Memory for the sums, at 8 bytes an entry (float64; 4 on devices without it). Modules that do not fit are done
         in further passes, for which `batches` must be a sequence.
 

@@ -64,11 +64,11 @@ def output_sensitivities(
 
     Parameters
     ----------
-    model
+    model : Module
         A model whose output has a `loss`; its parameters get no gradients. It is run in evaluation mode.
-    batches
+    batches : iterable of mapping
         Keyword arguments of the model, with labels. Padding is left out as `input_covariances` does.
-    modules
+    modules : sequence of str
         Names of modules as the model, or the adapter of it, calls them.
 
     Returns

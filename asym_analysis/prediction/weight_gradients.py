@@ -22,12 +22,12 @@ def weight_gradients(
 
     Parameters
     ----------
-    model
+    model : Module
         A model whose output has a `loss`; run in evaluation mode, with its weights as they are. Before training the
         result is the first full gradient; with an adapter in the weights (`apply_to`), that at the adapter.
-    batches
+    batches : iterable of mapping
         Keyword arguments of the model, with labels.
-    modules
+    modules : sequence of str
         Names of modules as the model, or the adapter of it, calls them.
 
     Returns

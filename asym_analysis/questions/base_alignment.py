@@ -83,15 +83,15 @@ def base_alignment(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    base
+    base : path, mapping, Module or BaseWeights
         The base model, as `BaseWeights` reads it.
-    k
+    k : int, default 16
         Number of leading, and of last, singular directions.
-    cache
+    cache : path, optional
         Folder that keeps the singular vectors of the base weights between calls.
-    progress
+    progress : bool, default False
         Show a bar, one step a module.
 
     Returns

@@ -52,7 +52,7 @@ def chain_coverage(blocks: Any) -> ChainCoverage:
 
     Parameters
     ----------
-    blocks
+    blocks : AdapterSet, sequence of Adapter, or sources
         The adapters in the order in which they were trained and merged: an `AdapterSet`, adapters, or sources.
 
     Returns
@@ -154,7 +154,7 @@ def factor_movement(checkpoints: Any) -> FactorMovement:
 
     Parameters
     ----------
-    checkpoints
+    checkpoints : AdapterSet, sequence of Adapter, or sources
         The checkpoints in order: an `AdapterSet`, adapters, or sources such as a training run's folder.
 
     Returns

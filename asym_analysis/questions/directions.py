@@ -62,9 +62,9 @@ def direction_worth(adapter: Any, gradients: Mapping[str, Tensor]) -> DirectionW
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    gradients
+    gradients : mapping of str to Tensor
         Module -> gradient of the loss by the module's weight, shape (d_out, d_in), mean over a calibration set.
 
     Returns
@@ -136,11 +136,11 @@ def gradient_alignment(adapter: Any, gradients: Mapping[str, Tensor], *, k: int 
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    gradients
+    gradients : mapping of str to Tensor
         Module -> gradient of the loss by the module's weight before training, shape (d_out, d_in).
-    k
+    k : int, optional
         Leading directions of the gradient; by default the adapter's rank.
 
     Returns
@@ -248,15 +248,15 @@ def intruder_scaling(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    base
+    base : path, mapping, Module or BaseWeights
         The base model, as `BaseWeights` reads it.
-    scales
+    scales : sequence of float, optional
         Values of lambda, at least 0.
-    moments
+    moments : mapping, optional
         Module -> second moment of its inputs on general text: a proxy for forgetting.
-    top_k, threshold
+    top_k, threshold : int or float, optional
         As in `intruder_dimensions`.
 
     Returns

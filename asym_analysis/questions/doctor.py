@@ -73,13 +73,13 @@ def examine(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    base
+    base : path, mapping, Module or BaseWeights, optional
         Its base model, for intruder dimensions.
-    moments
+    moments : mapping, optional
         Module -> second moment of its inputs on general text, for what the adapter does to general inputs.
-    siblings
+    siblings : object, optional
         Other adapters, for a shared initialization.
 
     Returns

@@ -82,11 +82,11 @@ def initialization_statistics(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    initial
+    initial : object, optional
         The factors that training began from; by default those that the adapter recorded.
-    moments
+    moments : mapping, optional
         Module -> second moment of its inputs, for `feature_change`.
 
     Returns

@@ -55,9 +55,9 @@ def merge_compensation(adapters: Any, weights: Sequence[float] | None = None) ->
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, sequence of Adapter, or sources
         Two or more adapters of one base: an `AdapterSet`, adapters, or sources.
-    weights
+    weights : sequence of float, optional
         Weight of each update in the merge; by default 1/N each, the mean.
 
     Returns
@@ -159,15 +159,15 @@ def crowding(adapters: Any, *, side: str = "B", directions: int = 16, draws: int
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, sequence of Adapter, or sources
         Two or more adapters of one base.
-    side
+    side : str, default "B"
         "B" for output directions, "A" for input directions.
-    directions
+    directions : int, default 16
         The most used directions reported for each module.
-    draws
+    draws : int, default 100
         Random families for the null distribution.
-    seed
+    seed : int, default 0
         Of the draws.
 
     Returns

@@ -76,13 +76,13 @@ def null_space_energy(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    moments
+    moments : mapping
         Module -> second moment E[x x^T] of the module's inputs on general text, as `input_covariances` gives it.
-    weak
+    weak : float, default 0.5
         Share of the directions that count as weak: k = round(weak · d), at least 1.
-    task_moments
+    task_moments : mapping, optional
         The same on the task's inputs, for `task_ratio`.
 
     Returns

@@ -43,9 +43,9 @@ def projection_terms(adapter: Any, base: Base | None = None) -> ProjectionTerms:
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    base
+    base : path, mapping, Module or BaseWeights, optional
         The base model, for sizes relative to its weights.
 
     Returns

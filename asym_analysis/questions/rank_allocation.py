@@ -69,13 +69,13 @@ def allocate_rank(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    budget
+    budget : int
         Total rank: number of singular directions to keep over all modules.
-    moments
+    moments : mapping, optional
         Module -> second moment S of its inputs; without it S = I, and energy is that of the update itself.
-    sensitivities
+    sensitivities : mapping, optional
         Module -> second moment G of the loss's gradient at its output; without it G = I.
 
     Returns

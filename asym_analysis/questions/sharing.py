@@ -63,13 +63,13 @@ def expert_sharing(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter or source
         An adapter of a mixture of experts: modules named `...experts.N...`.
-    ranks
+    ranks : tuple of int, optional
         Dimensions of the shared space.
-    draws
+    draws : int, default 20
         Random families for the null distribution.
-    seed
+    seed : int, default 0
         Of the draws.
 
     Returns
@@ -161,15 +161,15 @@ def clustered_diagonalization(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, sequence of Adapter, or sources
         Three or more adapters of one base.
-    rank
+    rank : int
         Columns of the shared bases.
-    clusters
+    clusters : tuple of int, optional
         Numbers of clusters to try; the frame is of the last.
-    rounds
+    rounds : int, default 5
         Rounds of assignment and fitting.
-    seed
+    seed : int, default 0
         Of the initial assignment.
 
     Returns
@@ -299,9 +299,9 @@ def mean_adapter_baseline(adapters: Any, rank: int = 8) -> MeanAdapterBaseline:
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, sequence of Adapter, or sources
         Three or more adapters of one base.
-    rank
+    rank : int, default 8
         Dimension of the spaces.
 
     Returns

@@ -42,7 +42,7 @@ def sample_runs(family: str | None = None) -> pd.DataFrame:
 
     Parameters
     ----------
-    family
+    family : str, optional
         One of "encoder", "sequence to sequence", "decoder" and "vision"; all if None.
 
     Returns
@@ -91,7 +91,7 @@ def sample_sweep(name: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarra
 
     Parameters
     ----------
-    name
+    name : str
         Of the shipped config that made it. `samples/README.md` lists the sweeps, and says of each what it is part of.
 
     Returns

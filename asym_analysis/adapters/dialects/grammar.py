@@ -46,48 +46,48 @@ class Grammar:
 
     Parameters
     ----------
-    A, B
+    A, B : str
         Patterns of the two factors.
-    transposed
+    transposed : str, default ""
         The factors that the file keeps the other way round, ``"A"``, ``"B"`` or ``"AB"``: A as (d_in, rank), B as
         (rank, d_out). ``"auto"`` reads it from the shapes of all pairs together.
-    alpha
+    alpha : float, int or str, optional
         A number, or the pattern of the tensor that holds each module's alpha. None: see `alpha_at`.
-    rank_stabilized
+    rank_stabilized : bool, default False
         True for the scale alpha / sqrt(rank) instead of alpha / rank.
-    name
+    name : str, default "patterns"
         The name of the dialect, for messages and `load_adapter(dialect=...)`.
-    magnitude
+    magnitude : str, optional
         Pattern of DoRA's magnitude.
-    refused
+    refused : mapping of str to str, optional
         Pattern -> reason, for tensors of an update that cannot be read.
-    module
+    module : callable, optional
         Gives the module's name from the match of a pattern, where the first group is not that name.
-    alpha_at, scale_at, rank_at
+    alpha_at, scale_at, rank_at : tuple of str, optional
         Where the config, a file of `config_names` or the header has the alpha, the whole factor of B·A, and the rank:
         paths such as ``"model/lora_alpha"``, the first that is there; ``{module}`` in a path of the rank stands for the
         module's name. A rank that differs from the tensors' means that the config belongs to another file.
-    default_scale
+    default_scale : float, optional
         The scale where the library's config is there (`rank_at`) but gives no alpha. None: it is assumed to be 1.
-    zero_alpha
+    zero_alpha : bool, default False
         True where the library takes an alpha of 0 for the rank.
-    known_as
+    known_as : mapping of str to tuple of str, optional
         What to keep of the config: key of the metadata -> paths.
-    config_names
+    config_names : tuple of str, optional
         Files beside the weights, JSON or YAML, that the library writes.
-    experts
+    experts : bool, default False
         True where a pair of three dimensions belongs to a stack of experts: one module for each.
-    embeddings
+    embeddings : str, optional
         Pattern of the projections whose weight the model stores as (d_in, d_out).
-    embeddings_transposed
+    embeddings_transposed : str, optional
         `transposed` for these, where it differs.
-    requires
+    requires : tuple of str, optional
         Paths that must be in the config for a checkpoint to be recognized.
-    whole_file
+    whole_file : bool, default False
         True where every tensor must match for a checkpoint to be recognized.
-    doubt
+    doubt : tuple of (tuple of str, str), optional
         Paths, all of which are in configs whose scale is uncertain, and why.
-    hint
+    hint : str, default ""
         What is known of the scale of files that do not record it.
 
     Raises
@@ -145,7 +145,7 @@ class Grammar:
 
         Parameters
         ----------
-        tensor
+        tensor : str
             Its name in the file.
 
         Returns
@@ -169,7 +169,7 @@ class Grammar:
 
         Parameters
         ----------
-        checkpoint
+        checkpoint : Checkpoint
             What a container holds.
 
         Returns
@@ -189,7 +189,7 @@ class Grammar:
 
         Parameters
         ----------
-        checkpoint
+        checkpoint : Checkpoint
             What a container holds.
 
         Returns
@@ -233,15 +233,15 @@ class Grammar:
 
         Parameters
         ----------
-        ledger
+        ledger : Ledger
             The account that it is added to.
-        facts
+        facts : Facts
             What the config and the header say.
-        module
+        module : str
             The module's name.
-        parts
+        parts : dict of str to str
             Part -> tensor's name.
-        turned
+        turned : str
             The factors that the file keeps the other way round.
 
         Raises
@@ -276,11 +276,11 @@ class Grammar:
 
         Parameters
         ----------
-        ledger, facts, module
+        ledger, facts, module : Ledger or Facts or str
             As for `add`.
-        rank
+        rank : int
             The rank that the tensors have.
-        alpha
+        alpha : str, optional
             Name of the tensor that holds the module's alpha.
 
         Returns

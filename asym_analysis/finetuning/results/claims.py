@@ -70,15 +70,15 @@ def check_claims(
 
     Parameters
     ----------
-    scores
+    scores : VariantScores
         From `score_variants`; where its runs have a column `family`, families are judged apart.
-    claims
+    claims : sequence of Claim, optional
         The paper's, as far as the runs speak to them, if None.
-    margin
+    margin : float, default 0.1
         Of equivalence, in parts of LoRA's gain.
-    confidence
+    confidence : float, default 0.95
         Of the intervals; the tests' level is one less it.
-    least_seeds
+    least_seeds : int, default 3
         With fewer paired seeds on a task nothing is decided.
 
     Returns

@@ -40,13 +40,13 @@ def kept_gains(
 
     Parameters
     ----------
-    scores
+    scores : VariantScores
         From `score_variants`, with adapters' numbers counted.
-    reference_rank
+    reference_rank : int, optional
         Compare with LoRA at this rank; at each variant's own rank if None.
-    data_per_row
+    data_per_row : int, default 1
         Labels or tokens in a training row: the length of a window for language modelling.
-    confidence
+    confidence : float, default 0.95
         Of the intervals, which are those of the paired difference; the error of LoRA's own gain is left out.
 
     Returns

@@ -24,17 +24,17 @@ class Claim:
 
     Parameters
     ----------
-    name
+    name : str
         The claim in a few words.
-    source
+    source : str
         Where it was made.
-    first, second
+    first, second : Arm
         Variant and rank of the two.
-    says
+    says : {"better", "no worse"}
         "better": `first` beats `second`; "no worse": it does not lose to it.
-    reference
+    reference : Arm
         LoRA at the rank whose gain is the unit of differences.
-    primary
+    primary : bool, default False
         Whether the claim is one of the three that the design names beforehand.
     """
 
@@ -52,7 +52,7 @@ def paper_claims(arms: Iterable[tuple[str, int]]) -> list[Claim]:
 
     Parameters
     ----------
-    arms
+    arms : iterable of tuple of (str, int)
         Pairs of variant and rank that were run.
 
     Returns

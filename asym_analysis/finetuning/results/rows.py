@@ -20,9 +20,9 @@ def read_outcomes(runs: pd.DataFrame, folder: str | Path) -> dict[str, Outcomes]
 
     Parameters
     ----------
-    runs
+    runs : DataFrame
         The sweep's table, with the column `name`.
-    folder
+    folder : path
         The sweep's folder.
 
     Returns

@@ -116,13 +116,13 @@ class VariantScores(TableResult):
 
         Parameters
         ----------
-        first, second
+        first, second : str or tuple of (str, int)
             Names of runs, or pairs of variant and rank.
-        confidence
+        confidence : float, default 0.95
             Of the intervals.
-        resamples
+        resamples : int, default 1000
             Of the rows, where they were kept.
-        seed
+        seed : int, default 0
             Of the resamples.
 
         Returns
@@ -198,16 +198,16 @@ def score_variants(
 
     Parameters
     ----------
-    runs
+    runs : DataFrame
         From `run_sweep` or its runs.csv; several tables may be concatenated. Rows whose `stage` is "search" are left
         out, and so are runs on the seed that tuned.
-    metric
+    metric : str, optional
         The column to compare, "loss" or "train_accuracy" for instance; the deciding metric of each task if None.
-    lower_is_better
+    lower_is_better : bool, optional
         Of that column; as the task says if None.
-    outcomes
+    outcomes : mapping of str to Outcomes, optional
         From `read_outcomes`: what was kept of every development row, for errors over rows.
-    reported
+    reported : str, default "half"
         "half" or "all": the rows on which scores were computed, as the runs' settings say.
 
     Returns
@@ -261,7 +261,7 @@ def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    runs
+    runs : DataFrame
         A table of runs.
 
     Returns

@@ -35,7 +35,7 @@ class PeftDialect:
 
     Parameters
     ----------
-    in_features
+    in_features : mapping of str to int, optional
         Pattern for the end of a module's name -> its input size: only for VeRA, PVeRA, RandLoRA and MiSS, whose files
         do not record it.
     """
