@@ -31,7 +31,7 @@ class Call:
         The command's name.
     out, figures, as_json, quiet
         Where and how results are wanted.
-    alpha, scale, config, in_features, metadata, last
+    alpha, scale, config, in_features, base, metadata, last
         How adapters are read.
     refused
         Inputs that could not be used: source and reason.
@@ -48,6 +48,7 @@ class Call:
     scale: float | None = None
     config: Path | None = None
     in_features: int | None = None
+    base: str | None = None
     metadata: Path | None = None
     last: bool = False
     refused: list[dict[str, str]] = field(default_factory=list)

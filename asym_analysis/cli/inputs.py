@@ -80,7 +80,13 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
 
 
 def _options(call: Call) -> dict[str, Any]:
-    return {"config": call.config, "alpha": call.alpha, "scale": call.scale, "in_features": call.in_features}
+    return {
+        "config": call.config,
+        "alpha": call.alpha,
+        "scale": call.scale,
+        "in_features": call.in_features,
+        "base": call.base,
+    }
 
 
 def _last(adapters: Sequence[Adapter]) -> list[Adapter]:

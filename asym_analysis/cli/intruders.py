@@ -45,6 +45,7 @@ def intruders(
     """Count intruder dimensions of an adapter, and the share of energy that they carry."""
     from asym_analysis.alignment.intruders import intruder_dimensions
 
+    call.base = base
     read = read_adapter(call, adapter)
     with arguments_checked():
         found = intruder_dimensions(read, base, top_k=top_k, threshold=threshold, cache=cache, progress=call.progress)

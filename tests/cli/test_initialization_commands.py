@@ -89,3 +89,22 @@ def test_share(tmp_path: Path, asym, question: str, column: str) -> None:
     assert column in done.records("summary")[0]
     assert asym("share", runs[0]).code == 1
     assert asym("share", *runs, "--rank", 0).code == 1
+
+
+def test_intruders_of_an_adapter_whose_initialization_changed_the_base(tmp_path: Path, asym) -> None:
+    """OLoRA took its initial factors out of the base weight: with it given, the change is that of the model."""
+    torch.manual_seed(0)
+    W0 = torch.randn(12, 10)
+    Q, R = torch.linalg.qr(W0)
+    scaling, A, B = 2.0, R[:2] + 0.1 * torch.randn(2, 10), Q[:, :2] + 0.1 * torch.randn(12, 2)
+    change = scaling * (B @ A - Q[:, :2] @ R[:2])
+    folder = tmp_path / "olora"
+    folder.mkdir()
+    tensors = {"base_model.model.q.lora_A.weight": A, "base_model.model.q.lora_B.weight": B.contiguous()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": "olora"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"q.weight": W0}, tmp_path / "base.safetensors")
+    done = asym("intruders", folder, "--base", tmp_path / "base.safetensors", "--top-k", 3, "--json")
+    row = done.records("modules")[0]
+    assert row["update_norm"] == pytest.approx(torch.linalg.matrix_norm(change, 2).item(), rel=1e-4)
