@@ -248,6 +248,16 @@ class Adapter(Mapping[str, LowRankUpdate]):
     def source(self, module: str) -> ModuleSource:
         """What the header says of one module, without reading its tensors.
 
+        Parameters
+        ----------
+        module
+            Name of the module.
+
+        Returns
+        -------
+        ModuleSource
+            Its shapes, rank, dtype, scaling and parts.
+
         Raises
         ------
         AdapterError
@@ -296,6 +306,11 @@ class Adapter(Mapping[str, LowRankUpdate]):
         ----------
         modules : mapping of str to ModuleSource
             Module name -> `ModuleSource`.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
         """
         return self._like({**self._modules, **modules})
 
@@ -306,6 +321,11 @@ class Adapter(Mapping[str, LowRankUpdate]):
         ----------
         modules : mapping of str to str
             Module name -> why it is left out.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
 
         Examples
         --------
@@ -332,6 +352,11 @@ class Adapter(Mapping[str, LowRankUpdate]):
         **facts : object
             What to add to the metadata. Initial factors and their scheme are dropped, since they belong to the
             factors that were replaced. A bias of B is scaled as its factor is.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
         """
         extras = dict(self.extras)
         for name, update in updates.items():
@@ -345,12 +370,39 @@ class Adapter(Mapping[str, LowRankUpdate]):
         return self._like({**self._modules, **modules}, metadata=metadata, extras=extras, initial=None)
 
     def truncate(self, *, rank: int | None = None, energy: float | None = None, budget: int | None = None) -> Adapter:
-        """Keep the leading singular directions of every update: see `asym_analysis.adapters.resize.truncate`."""
+        """Keep the leading singular directions of every update: see `asym_analysis.adapters.resize.truncate`.
+
+        Parameters
+        ----------
+        rank
+            Largest rank of every module.
+        energy
+            Share of ||dW||_F^2 that every module keeps at least, in (0, 1].
+        budget
+            Most numbers in all pairs together.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+
+        Examples
+        --------
+        >>> adapter = Adapter.from_factors({"q": (torch.eye(3, 5), torch.eye(4, 3))})
+        >>> adapter.truncate(rank=2).ranks
+        (2,)
+        """
         smaller: Adapter = _verb("resize:truncate")(self, rank=rank, energy=energy, budget=budget)
         return smaller
 
     def balanced(self) -> Adapter:
-        """Give the same updates with balanced factors, B^T B = A A^T, and scaling 1."""
+        """Give the same updates with balanced factors, B^T B = A A^T, and scaling 1.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+        """
         even: Adapter = _verb("resize:balanced")(self)
         return even
 
@@ -361,6 +413,11 @@ class Adapter(Mapping[str, LowRankUpdate]):
         ----------
         names : mapping of str to str
             Old name -> new name.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
 
         Raises
         ------
@@ -373,7 +430,13 @@ class Adapter(Mapping[str, LowRankUpdate]):
         return self._like(modules, initial=None if self.initial is None else self.initial.renamed(names))
 
     def without_extras(self) -> Adapter:
-        """Leave out the trained tensors that belong to no pair: heads, biases, embeddings."""
+        """Leave out the trained tensors that belong to no pair: heads, biases, embeddings.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+        """
         return self._like(self._modules, extras={})
 
     def save(
@@ -386,7 +449,33 @@ class Adapter(Mapping[str, LowRankUpdate]):
         base: Any = None,
         overwrite: bool = False,
     ) -> Path:
-        """Write the adapter to disk in PEFT's, kohya's or diffusers' format: see `save_adapter`."""
+        """Write the adapter to disk in PEFT's, kohya's or diffusers' format: see `save_adapter`.
+
+        Parameters
+        ----------
+        path
+            Folder (PEFT), or file or folder (kohya, diffusers).
+        format
+            "peft", "kohya" or "diffusers".
+        fold_scale
+            Multiply the scaling into B.
+        component
+            Part of the pipeline ("unet", ...), for module names that do not say it.
+        base
+            The base model, whose names replace flattened ones.
+        overwrite
+            Replace an adapter that is already there.
+
+        Returns
+        -------
+        Path
+            What was written.
+
+        Raises
+        ------
+        AdapterError
+            If the format has no place for something, or the disk does not take it. Nothing is written then.
+        """
         options = {"fold_scale": fold_scale, "component": component, "base": base, "overwrite": overwrite}
         written: Path = _verb("save:save_adapter")(self, path, format, **options)
         return written

@@ -155,6 +155,11 @@ class AdapterSet(Sequence[Adapter]):
         rows : sequence of bool, array or Series
             One boolean for each adapter, in order.
 
+        Returns
+        -------
+        AdapterSet
+            They, with their rows of the table.
+
         Raises
         ------
         AdapterError
@@ -178,6 +183,11 @@ class AdapterSet(Sequence[Adapter]):
         ----------
         condition : str
             An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``.
+
+        Returns
+        -------
+        AdapterSet
+            They, with their rows of the table.
 
         Raises
         ------

@@ -176,6 +176,11 @@ def as_base(source: Base) -> BaseWeights:
     source
         A `BaseWeights`, or a source for it.
 
+    Returns
+    -------
+    BaseWeights
+        The weights, none of them read yet.
+
     Examples
     --------
     >>> len(as_base({"q.weight": torch.eye(2)}))

@@ -47,6 +47,16 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file of sensible size.
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        The object.
+
     Raises
     ------
     AdapterFormatError

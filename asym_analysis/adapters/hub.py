@@ -45,6 +45,11 @@ def fetch_from_hub(
     names
         Patterns of the files' names. By default those that libraries give to adapters: never a whole model.
 
+    Returns
+    -------
+    Path
+        The folder in the cache.
+
     Raises
     ------
     AdapterError

@@ -252,6 +252,16 @@ def as_adapters(sources: AdapterSet | Adapter | Source | Iterable[Adapter | Sour
 def adapter_paths(source: str | os.PathLike[str]) -> list[Path]:
     """The weights of every adapter that a folder, file, pattern, training run or hub id names, none opened yet.
 
+    Parameters
+    ----------
+    source
+        The path or id.
+
+    Returns
+    -------
+    list of Path
+        Files of weights, or indexes of shards, in the order of `load_adapters`.
+
     Raises
     ------
     AdapterError

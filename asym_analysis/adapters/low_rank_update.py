@@ -104,16 +104,34 @@ class LowRankUpdate:
         return abs(self.scaling) * updates.singular_values(self.A, self.B)
 
     def frobenius_norm(self) -> float:
-        """Frobenius norm of scaling · B·A."""
+        """Frobenius norm of scaling · B·A.
+
+        Returns
+        -------
+        float
+            ||dW||_F.
+        """
         return abs(self.scaling) * updates.frobenius_norm(self.A, self.B).item()
 
     def svd(self) -> tuple[Float[Tensor, "d_out k"], Float[Tensor, "k"], Float[Tensor, "k d_in"]]:
-        """U, S, Vh with scaling · B·A = U diag(S) Vh."""
+        """Singular value decomposition of the update, from its factors.
+
+        Returns
+        -------
+        U, S, Vh
+            With scaling · B·A = U diag(S) Vh; k is the rank.
+        """
         U, S, Vh = updates.thin_svd(self.A, self.B)
         return (U if self.scaling >= 0 else -U), abs(self.scaling) * S, Vh
 
     def copy(self) -> LowRankUpdate:
-        """The same update in tensors of its own."""
+        """The same update in tensors of its own.
+
+        Returns
+        -------
+        LowRankUpdate
+            With copies of A, B and the magnitude.
+        """
         magnitude = None if self.magnitude is None else self.magnitude.detach().clone()
         return replace(self, A=self.A.detach().clone(), B=self.B.detach().clone(), magnitude=magnitude)
 
@@ -135,6 +153,16 @@ class LowRankUpdate:
 
     def inner(self, other: LowRankUpdate) -> float:
         """Frobenius inner product of the two updates, scalings included.
+
+        Parameters
+        ----------
+        other
+            An update of the same shape.
+
+        Returns
+        -------
+        float
+            The sum of the products of their entries.
 
         Raises
         ------

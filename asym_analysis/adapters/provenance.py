@@ -57,6 +57,11 @@ def assumptions_in(header: Mapping[str, Any]) -> tuple[Assumption, ...]:
     ----------
     header
         Text metadata of a file; an entry that is not one of ours counts for nothing.
+
+    Returns
+    -------
+    tuple of Assumption
+        None where the file was not written by this package.
     """
     try:
         record = json.loads(str(header.get(PROVENANCE, "{}")))

@@ -151,6 +151,16 @@ def adapter_at(path: Path) -> AdapterFiles:
 
     A folder that holds none itself but one in its subfolders stands for that one.
 
+    Parameters
+    ----------
+    path
+        File or folder.
+
+    Returns
+    -------
+    AdapterFiles
+        Its files.
+
     Raises
     ------
     AdapterError
@@ -177,6 +187,16 @@ def adapters_at(path: Path) -> list[AdapterFiles]:
 
     A training run gives its checkpoints in the order of their steps, then the adapter that the folder itself holds; a
     folder of several adapters gives its own first, then those of its subfolders by name.
+
+    Parameters
+    ----------
+    path
+        File, folder or glob pattern.
+
+    Returns
+    -------
+    list of AdapterFiles
+        The files of each.
 
     Raises
     ------

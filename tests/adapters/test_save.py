@@ -344,13 +344,13 @@ def test_other_updates_are_written_as_pairs(tmp_path, kind):
 
 
 def test_every_real_file_round_trips(shared_adapters: Path, tmp_path):
-    """In every format that can hold it: the same modules in order of name, and the same dW within 1e-6."""
+    """In PEFT's format, and every third in the others where they can hold it: same modules, same dW within 1e-6."""
     folders = [folder for folder in sorted(shared_adapters.glob("*/*")) if folder.is_dir()]
     adapters = [a for a in load_adapters(folders, on_error="collect") if max(s.d_out for s in map(a.source, a)) < 4000]
     assert len(adapters) > 30
     written = dict.fromkeys(FORMATS, 0)
     for number, adapter in enumerate(adapters):
-        for format in FORMATS:
+        for format in FORMATS if number % 3 == 0 else FORMATS[:1]:
             component = None if format == "peft" else "unet"
             try:
                 path = adapter.save(tmp_path / f"{number}-{format}", format, component=component)
@@ -370,4 +370,4 @@ def test_every_real_file_round_trips(shared_adapters: Path, tmp_path):
                 for name, source in adapter.extras.items():
                     assert again.extras[name].read().equal(source.read())
     assert written["peft"] >= len(adapters) - 2
-    assert written["kohya"] > 5
+    assert written["kohya"] > 2

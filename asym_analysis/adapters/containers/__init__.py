@@ -38,6 +38,16 @@ FOREIGN = {
 def open_container(path: Path) -> Checkpoint:
     """Open a file of any known container, reading no more than its header.
 
+    Parameters
+    ----------
+    path
+        The file, or the index of several.
+
+    Returns
+    -------
+    Checkpoint
+        Its tensors, still in the file, and its own metadata.
+
     Raises
     ------
     NotAnAdapterError

@@ -129,6 +129,16 @@ class _Cursor:
 def open_gguf(path: Path) -> Checkpoint:
     """Read the metadata and the table of tensors of a GGUF file.
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Checkpoint
+        Its tensors, still in the file, and its own metadata.
+
     Raises
     ------
     AdapterFormatError

@@ -51,6 +51,16 @@ BYTES_A_VALUE, ALLOWANCE = 200, 32_000_000
 def open_safetensors(path: Path) -> Checkpoint:
     """Read the header of a safetensors file.
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Checkpoint
+        Its tensors, still in the file, and its own metadata.
+
     Raises
     ------
     AdapterFormatError
