@@ -138,8 +138,8 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
         trace += product
         square += product.square()
     least = torch.minimum(ranks[:, None], ranks[None, :])
-    deviation = _deviation(rows, ranks, trace > LEAST_COSINE * least)
-    score = torch.where(trace > LEAST_COSINE * least, trace / deviation, 0.0)
+    alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
+    score = torch.where(alike, trace / _deviation(rows, ranks, alike), 0.0)
     level = torch.zeros(count, count, dtype=torch.int8)
     level[score > SUGGESTIVE] = SUGGESTED
     level[score > DEVIATIONS] = LONE
@@ -224,21 +224,23 @@ def has_initialization(update: LowRankUpdate) -> bool:
     >>> has_initialization(LowRankUpdate(A, B)), has_initialization(LowRankUpdate(A, A.T.contiguous()).balanced())
     (True, False)
     """
-    if not (update.A.any() and update.B.any()):
+    norms = [update.A.norm().item(), update.B.norm().item()]
+    if not all(norms):
         return True
     if update.rank == 1:
-        norms = [update.A.norm().item(), update.B.norm().item()]
         ratios = [norms[0] / norms[1], *norms]
         return not any(abs(ratio - 1) < 1e-3 for ratio in ratios)
     return not (_orthogonal(update.A) and _orthogonal(update.B.mT))
 
 
 def _orthogonal(rows: Float[Tensor, "rank d"]) -> bool:
-    unit = torch.nn.functional.normalize((rows / rows.abs().max()).double(), dim=1)
-    crossed = unit @ unit.mT
-    square = (crossed.square().sum() - crossed.diagonal().square().sum()).clamp_min(0).item()
+    rows = rows / rows.norm()
+    gram = (rows @ rows.mT).numpy().astype(np.float64)
+    lengths = np.sqrt(gram.diagonal().clip(1e-30))
+    crossed = gram / np.outer(lengths, lengths)
+    np.fill_diagonal(crossed, 0.0)
     rank, size = rows.shape
-    return math.sqrt(square / (rank * (rank - 1))) < ORTHOGONAL / math.sqrt(size)
+    return math.sqrt((crossed**2).sum() / (rank * (rank - 1))) < ORTHOGONAL / math.sqrt(size)
 
 
 def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> dict[str, frozenset[Factor]]:

@@ -64,6 +64,11 @@ class KnownLaws:
         return self.A if factor == "A" else self.B
 
 
+_CLONEOFSIMO = (
+    "gaussian",
+    "zero",
+    "cloneofsimo's default (lora_diffusion/lora.py: normal_(lora_down, std=1/r))",
+)
 # Default of each library, by the name of the dialect that reads its files: A, B, where its source says so.
 _BY_DIALECT: Mapping[str, tuple[str, str, str]] = {
     "peft": ("kaiming_uniform", "zero", "PEFT's default (peft/tuners/lora/layer.py, reset_lora_parameters)"),
@@ -75,12 +80,12 @@ _BY_DIALECT: Mapping[str, tuple[str, str, str]] = {
         "torchtune's default (torchtune/modules/peft/lora.py, _lora_a_init_params)",
     ),
     "mlx": ("kaiming_uniform", "zero", "MLX's default (mlx_lm/tuner/lora.py: uniform on 1/sqrt(input_dims))"),
+    "mlx-vlm": ("random", "zero", "mlx-vlm's default (mlx_vlm/trainer/lora.py)"),
+    "clip-lora": ("kaiming_uniform", "zero", "CLIP-LoRA's default (loralib/layers.py, init_lora_param)"),
+    "sam-lora": ("kaiming_uniform", "zero", "SAM-LoRA's default (sam_lora_image_encoder.py, reset_parameters)"),
     "kohya": ("kaiming_uniform", "zero", "kohya's default (networks/lora.py: kaiming_uniform_(a=sqrt(5)))"),
-    "cloneofsimo": (
-        "gaussian",
-        "zero",
-        "cloneofsimo's default (lora_diffusion/lora.py: normal_(lora_down, std=1/r))",
-    ),
+    "cloneofsimo": _CLONEOFSIMO,
+    "cloneofsimo-list": _CLONEOFSIMO,
     "nemo": (
         "xavier_normal",
         "zero",
