@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from asym_analysis.cli.console import fail
 from asym_analysis.cli.deliver import Call
-from asym_analysis.errors import AdapterError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,18 +64,23 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
     from asym_analysis.adapters.adapter_set import AdapterSet
     from asym_analysis.adapters.load import load_adapters
 
+    table = _metadata(call.metadata) if call.metadata is not None else None
     with arguments_checked():
-        adapters = load_adapters(paths, on_error="collect", **_options(call))
+        later = call.last and table is not None and "name" not in table  # one row for each adapter that is kept
+        adapters = load_adapters(paths, on_error="collect", metadata=None if later else table, **_options(call))
     for source, reason in adapters.refused:
         call.refuse(source, reason)
-    found = _last([*adapters]) if call.last else [*adapters]
-    if len(found) < least:
+    if call.last:
+        from asym_analysis.adapters.runs import last_of_runs
+
+        adapters = adapters.select(last_of_runs(adapters))
+        adapters = AdapterSet([*adapters], table) if later else adapters
+    if len(adapters) < least:
         for refused in call.refused:
             call.tell(f"refused: {refused['reason']}")
-        fail(f"only {found[0].name} could be read, and this needs two adapters")
-    _account(call, found)
-    table = _metadata(call.metadata, found) if call.metadata is not None else None
-    return AdapterSet(found, table, refused=adapters.refused)
+        fail(f"only {adapters.names[0]} could be read, and this needs two adapters")
+    _account(call, [*adapters])
+    return adapters
 
 
 def _options(call: Call) -> dict[str, Any]:
@@ -110,16 +114,10 @@ def _account(call: Call, adapters: Sequence[Adapter]) -> None:
         call.note(f"assumed for {names[0]}{more}: {sentence}")
 
 
-def _metadata(path: Path, adapters: Sequence[Adapter]) -> pd.DataFrame:
+def _metadata(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    from asym_analysis.adapters.labels import rows_of, unique_names
-
     try:
-        table = pd.read_csv(path, dtype={"name": str})
+        return pd.read_csv(path, dtype={"name": str})
     except (OSError, ValueError) as problem:
         fail(f"--metadata {path} is not a readable CSV: {problem}")
-    try:
-        return rows_of(table, adapters, unique_names(adapters))
-    except AdapterError as problem:
-        fail(f"--metadata {path}: {problem}")

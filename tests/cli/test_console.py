@@ -107,7 +107,7 @@ def test_metadata_that_do_not_fit_are_refused(runs: Path, asym) -> None:
     pd.DataFrame({"task": ["y"]}).to_csv(runs / "short.csv", index=False)
     done = asym("compare", runs / "run-0", runs / "run-1", "--metadata", runs / "short.csv")
     assert done.code == 1
-    assert "1 rows for 2 adapters" in " ".join(done.err.split())
+    assert "2 adapters" in " ".join(done.err.split())
 
 
 def test_adapters_have_the_names_that_python_gives_them(runs: Path, asym) -> None:
@@ -159,6 +159,9 @@ def test_what_the_file_does_not_say_is_an_option_and_an_assumption_is_said(runs:
     silent = asym("inspect", runs / "run-0")
     assert silent.code == 0
     assert "the scale is assumed to be" in " ".join(silent.err.split())
+    given = asym("inspect", runs / "run-0", "--alpha", 12, "--json")
+    assert {row["scaling"] for row in given.records("modules")} == {3.0}
+    assert given.document["notes"] == []
     scaled = asym("inspect", runs / "run-0", "--scale", 0.25, "--json")
     assert scaled.document["notes"] == []
     assert {row["scaling"] for row in scaled.records("modules")} == {0.25}
@@ -202,3 +205,46 @@ def test_resize_keeps_the_leading_directions(runs: Path, asym) -> None:
     assert asym("resize", runs / "run-0", runs / "other").code == 1
     assert asym("resize", runs / "run-0", runs / "other", "--rank", 2, "--energy", 0.5).code == 1
     assert not (runs / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tables"),
+    [
+        (("simulate", "--d-in", "8", "--d-out", "8", "--rank", "2", "--draws", "20"), {"losses"}),
+        (("variants",), {"scores", "claims"}),
+        (("report", "{run}/run-0", "{run}/run-2", "--out", "{run}/page.html", "--n", "100"), {"findings"}),
+        (("bound", "{run}/run-0", "--n", "100"), {"bounds"}),
+        (("share", "{run}/run-0", "{run}/run-2"), {"summary"}),
+        (("resize", "{run}/run-0", "{run}/small", "--energy", "0.5"), {"modules"}),
+        (("doctor", "{run}/run-0"), {"findings"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_json_of_every_command_is_valid_under_the_schema(runs: Path, asym, arguments, tables) -> None:
+    done = asym(*(argument.format(run=runs) for argument in arguments), "--json")
+    assert done.document["command"] == arguments[0]
+    assert tables <= set(done.document["tables"])
+    assert done.document["version"]
+
+
+def test_the_old_name_of_the_figures_still_works(runs: Path, asym) -> None:
+    done = asym("bound", runs / "run-0", "--n", 100, "--figure", runs / "drawn" / "ladder")
+    assert done.code == 0
+    assert (runs / "drawn" / "bounds.svg").exists()
+    assert "--figure is now --figures FOLDER" in " ".join(done.err.split())
+
+
+def test_one_adapter_alone_has_a_report(runs: Path, asym) -> None:
+    done = asym("report", runs / "run-0", "--out", runs / "alone" / "page.html")
+    assert done.code == 0
+    assert (runs / "alone" / "figures").is_dir()
+    assert "asym" in (runs / "alone" / "page.html").read_text()
+    assert "90 % of the update's energy" in " ".join(done.out.split())
+
+
+def test_a_table_of_metadata_goes_with_the_last_checkpoints(training_run: Path, asym) -> None:
+    (training_run / "checkpoint-20" / "adapter_model.safetensors").unlink()
+    table = training_run.parent / "labels.csv"
+    pd.DataFrame({"task": ["x"]}).to_csv(table, index=False)
+    done = asym("inspect", training_run, "--last", "--metadata", table, "--json")
+    assert done.code == 0
