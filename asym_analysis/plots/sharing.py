@@ -53,7 +53,7 @@ def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: li
             rows = table[table.quantity == quantity].sort_values("rank")
             color, dashes = LOOKS[quantity]
             ax.plot(rows["rank"], rows.null_mean, color=COLORS["null"], linestyle=dashes, linewidth=1, zorder=0)
-            label = quantity.replace("A0", "A$_0$").replace(" - ", " \N{MINUS SIGN} ")
+            label = quantity.replace("A0", "A₀").replace(" - ", " \N{MINUS SIGN} ")
             shape = SHAPES[index % len(SHAPES)]
             ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker=shape, markersize=3, label=label)
         ax.plot([], [], color=COLORS["null"], linewidth=1, label="random (same dashes)")
