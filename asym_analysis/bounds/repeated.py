@@ -131,16 +131,19 @@ def repeated_certificates(
     levels: Sequence[int] = (2, 3, 5, 9),
     relative_noise: Sequence[float] = (0.25, 0.5, 1.0),
     draws: int = 40,
+    prior_samples: int = 0,
     fresh: int = 20_000,
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train and certify on `repeats` fresh samples; one row for each repeat and each bound.
 
-    Columns: repeat, bound ("coded", "gaussian", "one draw": the best row of each in `certify`; "parameter count": in
-    expectation; "no complexity": what would be certified if the data had chosen nothing, which is no bound),
-    empirical_risk, true_risk (of the same quantized, perturbed or trained adapter, on `fresh` new samples), certified,
-    violated.
+    Columns: repeat, bound ("coded", "gaussian", "one draw", "hold-out": the best row of each in `certify`; "best":
+    `best()` over all of them; "parameter count": in expectation; "no complexity": what would be certified if the data
+    had chosen nothing, which is no bound), empirical_risk, true_risk (of the same quantized, perturbed or trained
+    adapter, on `fresh` new samples), certified, violated.
+
+    With `prior_samples` above 0, each repeat trains a prior on so many further samples and certifies against it.
 
     Examples
     --------
@@ -153,6 +156,11 @@ def repeated_certificates(
         np.stack(part) for part in zip(*(draw(n_samples, seed + 1 + repeat) for repeat in range(repeats)), strict=True)
     )
     new_x, new_y = draw(fresh, seed)
+    priors: list[Adapter | None] = [None] * repeats
+    if prior_samples:
+        other = [draw(prior_samples, seed + 1 + repeats + repeat) for repeat in range(repeats)]
+        seen_x, seen_y = (np.stack(part) for part in zip(*other, strict=True))
+        priors = [*train_low_rank(model, seen_x, seen_y)]
     rows: list[dict[str, object]] = []
     for repeat, adapter in enumerate(
         tqdm(train_low_rank(model, x, y), desc=f"certifying, {model.tuned}", disable=not progress)
@@ -165,16 +173,19 @@ def repeated_certificates(
 
         report = certify(
             adapter, evaluate, n_samples, tuned=model.tuned, confidence=confidence, levels=levels,
-            relative_noise=relative_noise, draws=draws, seed=seed + repeat,
+            relative_noise=relative_noise, draws=draws, prior=priors[repeat], seed=seed + repeat,
         )  # fmt: skip
         frame = report.frame[report.frame["form"] == report.settings["headline"]].reset_index(drop=True)
         counts = frame["rung"].value_counts()
         pilot = 0 if len(relative_noise) == 1 else PILOT_DRAWS * len(relative_noise)
-        coded, drawn, single = np.split(np.array(true), [counts["coded"], len(true) - counts["one draw"]])
+        after = len(true) - counts["one draw"] - counts.get("hold-out", 0)
+        coded, drawn, single = np.split(np.array(true), [counts["coded"], after])
         frame["true_risk"] = [*coded, drawn[pilot:].mean(), *single]
         for rung, part in frame.groupby("rung"):
             best = part.loc[part["risk"].idxmin()]
             rows.append(_row(repeat, str(rung), best["empirical_risk"], best["true_risk"], best["risk"]))
+        best = frame.loc[frame["risk"].idxmin()]
+        rows.append(_row(repeat, "best", best["empirical_risk"], best["true_risk"], best["risk"]))
         empirical, risk = evaluate(adapter).mean(), true[-1]
         count = compute_bound(adapter, n_samples, tuned=model.tuned, rungs=("parameter count",)).frame
         gap = count.loc[count["applies"], "gap"].item()
