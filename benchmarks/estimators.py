@@ -98,9 +98,7 @@ def samplers() -> Iterator[Sampler]:
         lambda g: tuple(g.standard_normal((n, 1)) * g.integers(0, 2, (n, 1)) for _ in range(2)),
     )  # fmt: skip
     same = table(np.eye(5), n)
-    yield Sampler(
-        "ksg", "x = y, 5 values", n, same[1], lambda g: tuple(v[:, None].astype(float) for v in same[0](g))
-    )
+    yield Sampler("ksg", "x = y, 5 values", n, same[1], lambda g: tuple(v[:, None].astype(float) for v in same[0](g)))
     for name, weights, size in (
         ("independent, 2 x 2", np.ones((2, 2)), 100),
         ("independent, 5 x 5", np.ones((5, 5)), 200),

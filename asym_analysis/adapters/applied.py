@@ -76,6 +76,34 @@ class AppliedAdapter:
                 value = adapter.extras[name].read()
                 self._tensors[target].data.copy_(value.reshape(self._tensors[target].shape))
 
+    def changed_weights(self, adapter: Adapter) -> dict[str, Tensor]:
+        """The model's tensors with an adapter in them, as new tensors through which gradients reach the adapter's.
+
+        Parameters
+        ----------
+        adapter
+            Its modules and trained tensors have the names and shapes of the first adapter's.
+
+        Returns
+        -------
+        dict
+            Name of a tensor of the model -> its value with the update in it, for `torch.func.functional_call`.
+        """
+        found: dict[str, Tensor] = {}
+        for module, match in self._matches.items():
+            own = self._before[match.name]
+            new = _changed(match.part_of(own), adapter[module], module).to(own.dtype)
+            if match.expert is None:
+                found[match.name] = new
+            else:
+                whole = found.get(match.name, own).clone()
+                match.part_of(whole).copy_(new)
+                found[match.name] = whole
+        for name, target in self._heads.items():
+            own = self._before[target]
+            found[target] = adapter.extras[name].read().to(own).reshape(own.shape)
+        return found
+
     def remove(self) -> None:
         """Put the model's own weights back."""
         with torch.no_grad():

@@ -15,7 +15,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose, whole
 
-__all__ = ["LOSSES", "ModelLosses"]
+__all__ = ["LOSSES", "ModelLosses", "logits_of"]
 
 LOSSES = ("zero-one", "bounded cross-entropy")
 
@@ -112,17 +112,30 @@ class ModelLosses:
         ndarray
             One loss for each index, in [0, 1].
         """
-        device = next(self.model.parameters()).device
         found = []
         with AppliedAdapter(adapter, self.model, head=self.head):
             for start in range(0, len(samples), self.batch_size):
-                rows = [self.rows[int(index)] for index in samples[start : start + self.batch_size]]
-                batch = {name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]}
-                labels = batch.pop("labels")
-                output = self.model(**batch)
-                logits = output["logits"] if isinstance(output, Mapping) else output.logits
-                found.append(self._losses(logits.float(), labels).cpu())
+                batch, labels = self.batch(samples[start : start + self.batch_size])
+                found.append(self._losses(logits_of(self.model(**batch)), labels).cpu())
         return torch.cat(found).double().numpy()
+
+    def batch(self, samples: Int[np.ndarray, "some"]) -> tuple[dict[str, Tensor], Tensor]:
+        """Some samples as the model takes them, on its device.
+
+        Parameters
+        ----------
+        samples
+            Their indices.
+
+        Returns
+        -------
+        inputs, labels
+            Keyword arguments of the model, and the labels, shape (some,).
+        """
+        device = next(self.model.parameters()).device
+        rows = [self.rows[int(index)] for index in samples]
+        inputs = {name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]}
+        return inputs, inputs.pop("labels")
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.loss == "zero-one":
@@ -131,6 +144,12 @@ class ModelLosses:
         mixed = 0.9 * logits.softmax(-1) + 0.1 / classes
         chosen = mixed.gather(-1, labels[:, None])[:, 0]
         return -chosen.log() / -torch.tensor(0.1 / classes).log()
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of a model's output, in float32."""
+    logits: Tensor = output["logits"] if isinstance(output, Mapping) else output.logits
+    return logits.float()
 
 
 def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:

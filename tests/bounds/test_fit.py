@@ -1,0 +1,128 @@
+"""Posteriors trained for the bound: a closed form, a toy transformer over two layers, priors, an unchanged model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from asym_analysis import Adapter, certify, fit_posterior
+from asym_analysis.bounds import gaussian_posterior
+from asym_analysis.bounds.energies import scale_on_grid
+
+transformers = pytest.importorskip("transformers")
+
+
+class Linear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = torch.nn.Linear(4, 3, bias=False)
+        torch.nn.init.zeros_(self.q.weight)
+
+    def forward(self, x: Tensor) -> Any:
+        return SimpleNamespace(logits=self.q(x))
+
+
+def test_a_linear_model_with_squared_loss_has_a_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    n, std, weight = 64, 0.25, 8.0
+    x = torch.randn(n, 4, generator=generator)
+    A = torch.randn(2, 4, generator=generator)
+    target = x @ torch.randn(4, 3, generator=generator) / 2
+    # Squared error against targets that the labels name: only the batch's own rows may be compared.
+    adapter = Adapter.from_factors({"q": (A, torch.zeros(3, 2))})
+
+    def squared(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits - target[labels]).square().sum(1).mean()
+
+    posterior = fit_posterior(
+        adapter, Linear(), [{"x": x, "labels": torch.arange(n)}], tuned="B", prior_std=std, weights=(weight, weight),
+        epochs=350, rate=0.1, batch_size=n, objective=squared, select=False, scales="tensor",
+    )  # fmt: skip
+    low = (x @ A.mT).double()
+    hessian = low.mT @ low / n
+    regular = weight / (2 * n * std**2) * torch.eye(2, dtype=torch.float64)
+    means = torch.linalg.solve(hessian + regular, low.mT @ target.double() / n).mT
+    stds = (1 / (1 / std**2 + 2 * n / weight * hessian.diagonal())).sqrt().expand(3, 2)
+    torch.testing.assert_close(posterior.centre["q", "B"].double(), means, atol=0.04, rtol=0.04)
+    torch.testing.assert_close(torch.as_tensor(posterior.stds["q", "B"]).double(), stds, atol=0.0, rtol=0.12)
+
+
+def classifier() -> Any:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=20, num_labels=2
+    )
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def batches(n: int = 256) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(1, 20, (n, 6), generator=generator)
+    labels = (tokens[:, 1] > 9).long()
+    return [{"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}]
+
+
+def trained(tuned: str = "B") -> Adapter:
+    """Trained a little in both layers, with the initialization recorded."""
+    generator = torch.Generator().manual_seed(3)
+    names = [f"bert.encoder.layer.{i}.attention.self.value" for i in (0, 1)]
+    starts = {name: (torch.randn(2, 32, generator=generator) / 4, torch.zeros(32, 2)) for name in names}
+    start = Adapter.from_factors(starts, name="start")
+    moved = {name: (A, B + 0.3 * torch.randn(B.shape, generator=generator)) for name, (A, B) in starts.items()}
+    if tuned == "both":
+        moved = {name: (A + 0.1 * torch.randn(A.shape, generator=generator), B) for name, (A, B) in moved.items()}
+    return Adapter.from_factors(moved, name="run", initial=start)
+
+
+@pytest.mark.parametrize("tuned", ["B", "both"])
+def test_a_trained_posterior_is_certified_better(tuned: str) -> None:
+    adapter, model = trained(tuned), classifier()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = fit_posterior(adapter, model, batches(), epochs=8, rate=0.1, weights=(1.0,))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert (found.tuned, found.prior) == (tuned, "initialization")
+    assert len({owner for owner, _ in found.centre}) == 2
+    plain = gaussian_posterior(adapter, found.tuned, relative_noise=0.5)
+
+    def risk(posterior: Any) -> float:
+        report = certify(adapter, model=model, data=batches(), methods=("gaussian",), posterior=posterior, draws=40)
+        return float(report.frame.loc[report.frame["form"] == "kl-inverse", "risk"].iloc[0])
+
+    assert risk(found) < risk(plain) - 0.05
+
+
+def test_noise_begins_at_the_priors_and_stays_where_data_say_nothing() -> None:
+    adapter = trained()
+    noise = [{**batch, "labels": torch.arange(16) % 2} for batch in batches(16)]
+    found = fit_posterior(
+        adapter, classifier(), noise, prior_std=0.125, weights=(400.0, 400.0), epochs=60, batch_size=16, rate=0.4,
+        select=False, objective=lambda logits, labels: 0.0 * logits.sum(),
+    )  # fmt: skip
+    assert scale_on_grid(0.125) == 0.125
+    for key, std in found.stds.items():
+        np.testing.assert_allclose(np.asarray(std), 0.125, rtol=1e-3)
+        assert found.centre[key].abs().max() < 0.05
+    assert found.kl < found.price + 0.5
+
+
+def test_a_prior_from_other_data_is_carried() -> None:
+    adapter, prior = trained(), Adapter.from_factors({m: (trained()[m].A, trained()[m].B) for m in trained()}, name="p")
+    found = fit_posterior(adapter, classifier(), batches(64), prior=prior, weights=(1.0,), epochs=1)
+    assert (found.prior, found.prior_name) == ("data", "p")
+    report = certify(adapter, model=classifier(), data=batches(64), posterior=found, prior=prior, draws=4)
+    assert set(report.frame["rung"]) == {"coded", "gaussian", "one draw", "hold-out"}
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="weights"):
+        fit_posterior(trained(), classifier(), batches(8), weights=(0.0,))
+    with pytest.raises(ValueError, match="at least one"):
+        fit_posterior(trained(), classifier(), batches(8), weights=())
+    with pytest.raises(ValueError, match="records otherwise"):
+        fit_posterior(trained("both"), classifier(), batches(8), tuned="B")
