@@ -31,6 +31,7 @@ from .bounds.compute import compute_bound as compute_bound
 from .bounds.conditional import conditional_information as conditional_information
 from .bounds.family import mutual_information_of_family as mutual_information_of_family
 from .bounds.fit import fit_posterior as fit_posterior
+from .bounds.language_model import language_model_bound as language_model_bound
 from .bounds.mutual_information import estimate_mutual_information as estimate_mutual_information
 from .bounds.parametrizations import compare_parametrizations as compare_parametrizations
 from .bounds.report import BoundReport as BoundReport

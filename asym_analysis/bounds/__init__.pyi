@@ -16,6 +16,8 @@ from .duplicates import find_duplicates as find_duplicates
 from .family import FamilyInformation as FamilyInformation
 from .family import mutual_information_of_family as mutual_information_of_family
 from .fit import fit_posterior as fit_posterior
+from .language_model import LanguageModelBound as LanguageModelBound
+from .language_model import language_model_bound as language_model_bound
 from .model_losses import ModelLosses as ModelLosses
 from .mutual_information import MutualInformation as MutualInformation
 from .mutual_information import estimate_mutual_information as estimate_mutual_information

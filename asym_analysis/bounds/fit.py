@@ -213,12 +213,9 @@ class _Training:
         away = {key: ((m - self.origin[key]) / scales[key]).requires_grad_() for key, m in self.means.items()}
         wide = {key: (log - math.log(scales[key])).requires_grad_() for key, log in self.logs.items()}
         parameters = [*away.values(), *wide.values()]
-        optimizer = torch.optim.Adam(
-            [
-                {"params": [*away.values()], "lr": self.rate},
-                {"params": [*wide.values()], "lr": STD_RATE * self.rate},
-            ]
-        )
+        groups: list[dict[str, Any]] = [{"params": [*away.values()], "lr": self.rate}]
+        groups.append({"params": [*wide.values()], "lr": STD_RATE * self.rate})
+        optimizer = torch.optim.Adam(groups)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         noise, order = (generator_for(self.seed, "fit", use, number) for use in ("noise", "batches"))
         batches: list[np.ndarray] = []
