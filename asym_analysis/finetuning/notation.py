@@ -84,7 +84,8 @@ def _state(mark: str) -> str:
 
 def _initialization(name: str, subscript: str, text: str) -> str:
     factor: Factor = "A" if name == "A" else "B"
-    for found, kind in INITIALIZATIONS.items():
+    possible = {found: kind for found, kind in INITIALIZATIONS.items() if factor in kind.subscripts}
+    for found, kind in possible.items():
         written = kind.subscripts[factor]
         # Names of vectors are single capitals and matched as they are written; words in any case.
         vectors = written[0].isupper() and (len(written) == 1 or "_" in written)
@@ -92,5 +93,5 @@ def _initialization(name: str, subscript: str, text: str) -> str:
         loose = {*kind.aliases, *([] if vectors else [written.lower()])}
         if subscript in exact or subscript.lower() in loose:
             return found
-    known = [spelling for kind in INITIALIZATIONS.values() for spelling in (kind.subscripts[factor], *kind.aliases)]
+    known = [spelling for kind in possible.values() for spelling in (kind.subscripts[factor], *kind.aliases)]
     raise ValueError(f"{text!r}: {name} has no initialization {subscript!r}; known for {name}: {', '.join(known)}")

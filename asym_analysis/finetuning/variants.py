@@ -47,6 +47,10 @@ class Variant:
         if self.B.initialization == self.A.initialization == "zero":
             raise ValueError("both factors are zero at first, where neither has a gradient; let one of them be random")
         for name, factor in (("B", self.B), ("A", self.A)):
+            if name not in INITIALIZATIONS[factor.initialization].subscripts:
+                raise ValueError(
+                    f"{name} has no initialization {factor.initialization!r}, which is of the other factor"
+                )
             if factor.initialization == "zero" and not factor.trained:
                 raise ValueError(
                     f"{name} is frozen at zero, so the update would stay zero; train it or initialize it otherwise"

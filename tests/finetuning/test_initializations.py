@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+import peft
 import pytest
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from scipy import linalg, stats
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning import initial_factor
-from asym_analysis.finetuning.initializations import generator_for
+from asym_analysis.finetuning import Variant, apply_variant, initial_factor, read_sweep
+from asym_analysis.finetuning.initializations import INITIALIZATIONS, Initialization, generator_for
+from asym_analysis.finetuning.settings import CHECKED
+from asym_analysis.finetuning.tasks import TASKS, LanguageModellingTask
 
 WEIGHT = torch.randn(20, 30, generator=torch.Generator().manual_seed(1))
 
@@ -82,3 +90,36 @@ def test_a_rank_that_does_not_fit_is_refused() -> None:
         draw("A", "singular", rank=21)
     with pytest.raises(AdapterError, match="rank 21 is above 20, the width of the outputs"):
         draw("B", "orthonormal", rank=21)
+
+
+def test_a_new_initialization_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe: an entry of the table, and the notation, the variants and the models know it."""
+    ones = Initialization(lambda asked: torch.ones(asked.length, asked.rank), {"A": "ones"}, orthonormal=False)
+    monkeypatch.setitem(INITIALIZATIONS, "ones", ones)
+    variant = Variant.parse("hB_0 A_ones")
+    assert str(variant) == "hB_0 A_ones"
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0"]))
+    initial = apply_variant(adapted, variant, 0)
+    assert torch.equal(next(value for key, value in initial.items() if "lora_A" in key), torch.ones(2, 6))
+    with pytest.raises(ValueError, match="B has no initialization 'ones'"):
+        Variant.parse("B_ones hA_0")
+
+
+def test_a_new_task_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The recipe: a dataclass of checked settings, and an entry under its kind."""
+
+    @dataclass(frozen=True, config=CHECKED)
+    class ShortTexts(LanguageModellingTask):
+        window: Annotated[int, Field(ge=1, le=8)] = 8
+        kind: Literal["short_texts"] = field(default="short_texts", kw_only=True)  # type: ignore[assignment]
+
+    monkeypatch.setitem(TASKS, "short_texts", ShortTexts)
+    plan = tmp_path / "plan.toml"
+    head = '[settings]\nmodel = "m"\ntarget_modules = "q"\n[settings.task]\nkind = "short_texts"\n'
+    text = head + 'data_folder = "."\ntrain_file = "a.txt"\n'
+    plan.write_text(text)
+    assert read_sweep(plan)[0].config.as_mapping()["task"]["kind"] == "short_texts"
+    plan.write_text(text + "window = 9\n")
+    with pytest.raises(AdapterError, match=r"settings\.task\.window is 9: should be less than or equal to 8"):
+        read_sweep(plan)
