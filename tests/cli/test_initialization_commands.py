@@ -100,7 +100,7 @@ def test_intruders_of_an_adapter_whose_initialization_changed_the_base(tmp_path:
     change = scaling * (B @ A - Q[:, :2] @ R[:2])
     folder = tmp_path / "olora"
     folder.mkdir()
-    tensors = {"base_model.model.q.lora_A.weight": A, "base_model.model.q.lora_B.weight": B.contiguous()}
+    tensors = {"base_model.model.q.lora_A.weight": A.contiguous(), "base_model.model.q.lora_B.weight": B.contiguous()}
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": "olora"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
