@@ -299,6 +299,21 @@ class Adapter(Mapping[str, LowRankUpdate]):
             initial=None if self.initial is None else self.initial.copy(),
         )
 
+    def with_coverage(self, coverage: Coverage) -> Adapter:
+        """Give the same adapter with another account of what its files hold.
+
+        Parameters
+        ----------
+        coverage
+            The account.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+        """
+        return self._like(self._modules, coverage=coverage)
+
     def with_modules(self, modules: Mapping[str, ModuleSource]) -> Adapter:
         """Replace some modules, or add them; everything else stays as it is.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +16,22 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.base_weights import Base
 from asym_analysis.adapters.checkpoint import Dialect
+from asym_analysis.adapters.containers import open_container
 from asym_analysis.adapters.hub import fetch_from_hub, is_hub_id
 from asym_analysis.adapters.labels import rows_of, unique_names
 from asym_analysis.adapters.open_models import is_peft_model
 from asym_analysis.adapters.opening import Config, Options, from_files, from_memory, from_model, several
-from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, distinct_names
-from asym_analysis.errors import AdapterError, NothingReadError
+from asym_analysis.adapters.sources import AdapterFiles, adapter_at, adapters_at, candidates_at, distinct_names
+from asym_analysis.errors import (
+    AdapterError,
+    NothingReadError,
+    SeveralAdaptersError,
+)
 from asym_analysis.vocabulary import choose
 
 __all__ = ["adapter_paths", "as_adapter", "as_adapters", "load_adapter", "load_adapters"]
 
+MOST_CANDIDATES = 16
 Source = str | os.PathLike[str] | Mapping[str, Tensor] | Any
 
 
@@ -101,7 +108,11 @@ def load_adapter(
     options = Options.of(dialect, config, alpha, scale, in_features, base, adapter)
     if not isinstance(source, str | os.PathLike):
         return from_memory(source, options, name)
-    files = adapter_at(_local_path(source, revision=revision, subfolder=subfolder))
+    path = _local_path(source, revision=revision, subfolder=subfolder)
+    only = _only_adapter(candidates_at(path), options, name)
+    if only is not None:
+        return only
+    files = adapter_at(path)
     return from_files(files, options, name or files.name)
 
 
@@ -268,6 +279,32 @@ def adapter_paths(source: str | os.PathLike[str]) -> list[Path]:
         If there is none.
     """
     return [files.weights for files in adapters_at(_local_path(source, revision=None, subfolder=None))]
+
+
+def _only_adapter(candidates: Sequence[AdapterFiles], options: Options, name: str | None) -> Adapter | None:
+    """The one adapter among several files of a folder, where the others are sound files of something else.
+
+    Those are named in its coverage, as refused (X-LoRA's classifier, a trained head of its own).
+    """
+    if not 1 < len(candidates) <= MOST_CANDIDATES:
+        return None
+    opened: list[Adapter] = []
+    foreign: dict[str, str] = {}
+    for files in candidates:
+        try:
+            open_container(files.weights)
+        except AdapterError:  # damaged, or a pointer to the file: it may be the adapter that is meant
+            return None
+        try:
+            opened.append(from_files(files, options, name or files.name))
+        except SeveralAdaptersError:
+            return None
+        except AdapterError as error:
+            foreign[files.weights.name] = f"no adapter: {error}"
+    if len(opened) != 1:
+        return None
+    coverage = replace(opened[0].coverage, refused={**opened[0].coverage.refused, **foreign})
+    return opened[0].with_coverage(coverage)
 
 
 def _listed(sources: Any) -> list[Any]:

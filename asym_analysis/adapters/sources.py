@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["AdapterFiles", "adapter_at", "adapters_at", "distinct_names", "natural_order"]
+__all__ = ["AdapterFiles", "adapter_at", "adapters_at", "candidates_at", "distinct_names", "natural_order"]
 
 # A folder's own adapter, by the names that the libraries write, most telling first.
 OWN_NAMES = (
@@ -166,20 +166,40 @@ def adapter_at(path: Path) -> AdapterFiles:
     AdapterError
         If there is none, or several to choose from.
     """
+    found = candidates_at(path)
+    if len(found) > 1:
+        names = ", ".join(str(files.weights.relative_to(path)) for files in found[:4])
+        more = ", ..." if len(found) > 4 else ""
+        raise AdapterError(
+            f"{path} holds {len(found)} adapters ({names}{more}): name one of them, or load all with load_adapters"
+        )
+    return found[0]
+
+
+def candidates_at(path: Path) -> list[AdapterFiles]:
+    """The files that may be the one adapter of a file or folder: its own, or else those of its subfolders.
+
+    Parameters
+    ----------
+    path
+        File or folder.
+
+    Returns
+    -------
+    list of AdapterFiles
+        At least one.
+
+    Raises
+    ------
+    AdapterError
+        If there is none.
+    """
     if not path.is_dir():
-        return AdapterFiles.around(path)
-    own, below = _own(path), []
-    if len(own) != 1:
-        below = own or _below(path)
-        if not below:
-            raise _nothing_in(path)
-        if len(below) > 1:
-            names = ", ".join(str(files.weights.relative_to(path)) for files in below[:4])
-            more = ", ..." if len(below) > 4 else ""
-            raise AdapterError(
-                f"{path} holds {len(below)} adapters ({names}{more}): name one of them, or load all with load_adapters"
-            )
-    return (own or below)[0]
+        return [AdapterFiles.around(path)]
+    found = _own(path) or _below(path)
+    if not found:
+        raise _nothing_in(path)
+    return found
 
 
 def adapters_at(path: Path) -> list[AdapterFiles]:

@@ -121,9 +121,17 @@ def test_a_foreign_file_in_a_folder_is_named_and_left_out(tmp_path):
     save_file({"xlora_classifier.inner.0.weight": torch.ones(3, 3)}, tmp_path / "xlora_classifier.safetensors")
     with pytest.raises(AdapterError, match="xlora_classifier"):
         load_adapters(tmp_path)
+    only = load_adapter(tmp_path)
+    assert list(only) == ["q"]
+    assert not only.coverage.complete
+    assert "xlora_classifier.safetensors" in only.coverage.refused
     found = load_adapters(tmp_path, on_error="collect")
     assert [adapter.name.split("/")[-1] for adapter in found] == ["lora"]
     assert found.refused[0][0].endswith("xlora_classifier.safetensors")
+    # A damaged file may be the adapter that is meant.
+    (tmp_path / "xlora_classifier.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(AdapterError, match="holds 2 adapters"):
+        load_adapter(tmp_path)
 
 
 def test_anything_that_is_read_becomes_an_adapter(run):
