@@ -25,18 +25,18 @@ class ModelLosses:
 
     Parameters
     ----------
-    adapter : Adapter
+    adapter
         An adapter of the model; candidates have its modules and trained tensors.
-    model : Module
+    model
         An open model whose output has `logits` of shape (samples, classes): a Hugging Face sequence or image
         classifier. It is put in evaluation mode; its weights are as before whenever no method runs.
-    data : iterable of mapping
+    data
         Batches as the model takes them: mappings of tensors with the samples along the first axis, among them
         "labels" of shape (samples,).
-    loss : str, default "zero-one"
+    loss
         "zero-one", or "bounded cross-entropy": -log2 of the label's probability after mixing with a uniform
         distribution at weight 1/10, over its largest value.
-    batch_size : int, default 32
+    batch_size
         Samples of one forward pass.
 
     Raises
@@ -86,7 +86,7 @@ class ModelLosses:
 
         Parameters
         ----------
-        adapter : Adapter
+        adapter
             The candidate.
 
         Returns
@@ -102,9 +102,9 @@ class ModelLosses:
 
         Parameters
         ----------
-        adapter : Adapter
+        adapter
             The candidate.
-        samples : int array of shape (some,)
+        samples
             Their indices.
 
         Returns
@@ -134,7 +134,7 @@ class ModelLosses:
         """
         device = next(self.model.parameters()).device
         rows = [self.rows[int(index)] for index in samples]
-        inputs = {name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]}
+        inputs = _trimmed({name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]})
         return inputs, inputs.pop("labels")
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -165,6 +165,15 @@ def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
     if not rows:
         raise AdapterError("data holds no sample")
     return rows
+
+
+def _trimmed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the last columns that the attention mask leaves out in every row."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2 or not bool(mask.any()):
+        return inputs
+    used = int(mask.any(0).nonzero()[-1]) + 1
+    return {name: v[:, :used] if v.shape == mask.shape else v for name, v in inputs.items()}
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:

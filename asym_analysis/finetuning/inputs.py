@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import model_source
 from asym_analysis.finetuning.tasks.base import read_rows
 
-__all__ = ["load_network", "next_token_labels", "read_batches"]
+__all__ = ["LabelledTexts", "load_classifier", "load_network", "next_token_labels", "read_batches", "read_labelled"]
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -64,6 +64,103 @@ def read_batches(
     if data.is_dir():
         return list(_image_batches(data, model, rows, batch_size))
     return list(_text_batches(_texts(data, column)[:rows], model, max_length, batch_size))
+
+
+class LabelledTexts(NamedTuple):
+    """Texts, their labels as numbers, the rows they came from, and one batch as the model takes it."""
+
+    texts: list[str]
+    labels: list[int]
+    rows: list[dict[str, Any]]
+    batch: dict[str, Any]
+
+
+def read_labelled(
+    data: Path, model: str, *, column: str = "text", label: str = "label", max_length: int = 256
+) -> LabelledTexts:
+    """Labelled texts of a table, tokenized for a classifier.
+
+    Parameters
+    ----------
+    data
+        A .jsonl, .json, .csv or .tsv file.
+    model
+        Whose tokenizer is used, and whose config numbers the labels where they are words.
+    column
+        The column of texts; two, apart by a comma, make pairs.
+    label
+        The column of labels.
+    max_length
+        Longer texts are cut, in tokens.
+
+    Returns
+    -------
+    LabelledTexts
+        All rows, filled up to one length.
+
+    Raises
+    ------
+    AdapterError
+        If the data cannot be read, has no such column, or its labels cannot be numbered.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    texts = _texts(data, column)
+    rows = read_rows(data)
+    if label not in rows[0]:
+        raise AdapterError(f"{data} has no column {label}; it has {', '.join(rows[0])}")
+    source, options = model_source(model)
+    numbers = getattr(AutoConfig.from_pretrained(source, **options), "label2id", None) or {}
+    labels = []
+    for row in rows:
+        value = str(row[label]).strip()
+        if value in numbers:
+            labels.append(int(numbers[value]))
+        elif value.removesuffix(".0").isdigit():
+            labels.append(int(value.removesuffix(".0")))
+        else:
+            raise AdapterError(
+                f"{data} has the label {value!r}, which is neither a class number nor a name in {model}'s config "
+                f"({', '.join(map(str, numbers)) or 'which names none'}): give the numbers that training used"
+            )
+    batch = next(_text_batches(texts, model, max_length, len(texts)))
+    return LabelledTexts([" ".join(text) for text in texts], labels, rows, {**batch, "labels": torch.tensor(labels)})
+
+
+def load_classifier(model: str, classes: int) -> Any:
+    """The pretrained network with a classifier of so many classes on top, in float32 and evaluation mode.
+
+    Parameters
+    ----------
+    model
+        As in `FinetuneConfig`.
+    classes
+        Number of classes.
+
+    Returns
+    -------
+    Module
+        Its head is drawn at random where the model has none; an adapter's own head takes its place.
+
+    Raises
+    ------
+    AdapterError
+        If there is no sequence classifier of this kind of model.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    source, options = model_source(model)
+    try:
+        network = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=classes, dtype=torch.float32, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{model} cannot be opened as a classifier: {str(error).splitlines()[0]}") from None
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = _tokenizer(model).pad_token_id
+    return network.eval()
 
 
 def _texts(data: Path, column: str) -> list[tuple[str, ...]]:

@@ -128,7 +128,7 @@ def plot_repeated_certificates(table: pd.DataFrame, ax: Axes | None = None) -> A
     Parameters
     ----------
     table
-        From `repeated_certificates`; the rows of "coded", "gaussian" and "no complexity" are drawn.
+        From `repeated_certificates`; the rows of its methods and of "no complexity" are drawn.
     ax
         Axes to draw on; a new single-column figure without it.
 
@@ -140,7 +140,9 @@ def plot_repeated_certificates(table: pd.DataFrame, ax: Axes | None = None) -> A
     """
     styles = {
         "coded": (COLORS["right"], "o", "coded"),
-        "gaussian": (COLORS["accent"], "s", "Gaussian"),
+        "gaussian": (COLORS["accent"], "s", "Gibbs"),
+        "one draw": (COLORS["A"], "^", "one draw"),
+        "hold-out": (COLORS["B"], "D", "hold-out"),
         "no complexity": (COLORS["null"], "x", "uncharged"),
     }
     ax = axes_or_new(ax, width=SINGLE_COLUMN, height=3.0)
