@@ -37,6 +37,16 @@ _TAKES_OUT = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "
 def base_change(config: Mapping[str, Any]) -> str | None:
     """Say how the initialization that a PEFT config names changes the base weight; None where it does not.
 
+    Parameters
+    ----------
+    config : Mapping
+        A PEFT config: the keys of adapter_config.json.
+
+    Returns
+    -------
+    str or None
+        One sentence.
+
     Examples
     --------
     >>> base_change({"init_lora_weights": "pissa_niter_4"})
@@ -58,6 +68,16 @@ def base_change(config: Mapping[str, Any]) -> str | None:
 def taken_from(config: Mapping[str, Any]) -> str | None:
     """The kind of initialization whose change of the base weight follows from the pretrained weight alone, or None.
 
+    Parameters
+    ----------
+    config : Mapping
+        A PEFT config: the keys of adapter_config.json.
+
+    Returns
+    -------
+    str or None
+        "pissa", "olora" or "kasa".
+
     Examples
     --------
     >>> taken_from({"init_lora_weights": "pissa"}), taken_from({"init_lora_weights": "pissa_niter_4"})
@@ -71,6 +91,16 @@ def taken_from(config: Mapping[str, Any]) -> str | None:
 
 def remedy(config: Mapping[str, Any]) -> str:
     """What to do where `base_change` says something.
+
+    Parameters
+    ----------
+    config : Mapping
+        A PEFT config: the keys of adapter_config.json.
+
+    Returns
+    -------
+    str
+        What to give or to do.
 
     Examples
     --------
@@ -94,9 +124,9 @@ def initial_beside(folder: Path, config: Mapping[str, Any]) -> Path | None:
 
     Parameters
     ----------
-    folder
+    folder : Path
         Where the adapter's weights lie.
-    config
+    config : Mapping
         Its config.
 
     Returns
@@ -117,6 +147,13 @@ def initial_beside(folder: Path, config: Mapping[str, Any]) -> Path | None:
 def refuse_changed_base(adapter: Adapter, quantity: str) -> None:
     """Refuse a quantity that is about W0 + dW where that is not the model.
 
+    Parameters
+    ----------
+    adapter : Adapter
+        The adapter.
+    quantity : str
+        What is about to be computed, for the message.
+
     Raises
     ------
     AdapterError
@@ -131,9 +168,9 @@ def warn_of_changed_base(adapter: Adapter, quantity: str) -> None:
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         The adapter.
-    quantity
+    quantity : str
         What is about to be computed, for the message.
 
     Warns
@@ -151,7 +188,7 @@ def since_the_pretrained_weight(adapter: Adapter) -> Adapter:
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         An adapter with `base_changed`; any other is given as it is.
 
     Returns

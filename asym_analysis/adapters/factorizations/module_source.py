@@ -38,6 +38,16 @@ class Layout:
 def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in one dtype that arithmetic is safe in: float64 where one of them is, otherwise float32.
 
+    Parameters
+    ----------
+    *tensors : Tensor
+        Floating-point tensors of any dtype.
+
+    Returns
+    -------
+    tuple of Tensor
+        In the same order.
+
     Raises
     ------
     AdapterValueError

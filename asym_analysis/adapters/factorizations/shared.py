@@ -154,8 +154,15 @@ def regenerate_projections(
 
     Parameters
     ----------
-    shape_A, shape_B
+    key : int
+        The config's projection_prng_key.
+    shape_A, shape_B : tuple of int
         Wide enough for the largest of all adapted modules: what was drawn depends on them.
+
+    Returns
+    -------
+    tuple of Tensor
+        A and B, in float32.
 
     Examples
     --------
