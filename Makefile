@@ -18,6 +18,7 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_docstrings.py
 	$(BIN)/codespell asym_analysis tests benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 $(VENV)/bin/pip:

@@ -250,7 +250,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        module
+        module : str
             Name of the module.
 
         Returns
@@ -389,11 +389,11 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        rank
+        rank : int, optional
             Largest rank of every module.
-        energy
+        energy : float, optional
             Share of ||dW||_F^2 that every module keeps at least, in (0, 1].
-        budget
+        budget : int, optional
             Most numbers in all pairs together.
 
         Returns
@@ -468,17 +468,17 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        path
+        path : path
             Folder (PEFT), or file or folder (kohya, diffusers).
-        format
+        format : {"peft", "kohya", "diffusers"}, default "peft"
             "peft", "kohya" or "diffusers".
-        fold_scale
+        fold_scale : bool, default False
             Multiply the scaling into B.
-        component
+        component : str, optional
             Part of the pipeline ("unet", ...), for module names that do not say it.
-        base
+        base : path, mapping, Module or BaseWeights, optional
             The base model, whose names replace flattened ones.
-        overwrite
+        overwrite : bool, default False
             Replace an adapter that is already there.
 
         Returns

@@ -88,7 +88,13 @@ class BaseWeights(Mapping[str, Tensor]):
         return self._memory
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header alone."""
+        """Shape of a tensor, from the header alone.
+
+        Returns
+        -------
+        tuple of int
+            One size for each axis.
+        """
         return self._tensors[name].shape
 
     def name_of(self, module: str, shape: tuple[int, int] | None = None) -> str:

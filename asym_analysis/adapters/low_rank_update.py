@@ -100,7 +100,13 @@ class LowRankUpdate:
         return self.magnitude is None
 
     def singular_values(self) -> Float[Tensor, "k"]:
-        """Singular values of scaling · B·A, descending; k = min(rank, d_in, d_out)."""
+        """Singular values of scaling · B·A, descending; k = min(rank, d_in, d_out).
+
+        Returns
+        -------
+        Tensor
+            Shape (k,).
+        """
         return abs(self.scaling) * updates.singular_values(self.A, self.B)
 
     def frobenius_norm(self) -> float:
@@ -141,6 +147,11 @@ class LowRankUpdate:
         (A, B) and (GA, BG^-1) are the same update for every invertible G. This choice of G is unique up to signs
         where the singular values differ (docs/theory.md, section 4.1).
 
+        Returns
+        -------
+        LowRankUpdate
+            A of shape (k, d_in) and B of shape (d_out, k), k = min(rank, d_in, d_out).
+
         Examples
         --------
         >>> update = LowRankUpdate(A=torch.tensor([[3.0, 4.0]]), B=torch.tensor([[20.0], [0.0]]))
@@ -156,7 +167,7 @@ class LowRankUpdate:
 
         Parameters
         ----------
-        other
+        other : LowRankUpdate
             An update of the same shape.
 
         Returns
@@ -179,6 +190,11 @@ class LowRankUpdate:
 
         Shape (d_out, d_in), or (d_in, d_out) where `stored_transposed`, or `weight_shape` where that is given. This
         is the only verb that allocates d_out x d_in numbers.
+
+        Returns
+        -------
+        Tensor
+            The update, in the factors' dtype.
         """
         dense = self.scaling * (self.B @ self.A)
         if self.stored_transposed:

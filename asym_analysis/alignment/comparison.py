@@ -99,6 +99,11 @@ class SubspaceComparison(Result):
         "initialization" numbers the groups that are linked by a shared initialization, unless the table has such a
         column.
 
+        Returns
+        -------
+        array of int64, shape (adapters,)
+            In the order of `adapters`.
+
         Raises
         ------
         ValueError
@@ -116,6 +121,11 @@ class SubspaceComparison(Result):
     def same(self, by: str) -> Bool[np.ndarray, "pairs"]:
         """True for pairs whose adapters agree in a column of `adapters`, or that share their "initialization".
 
+        Returns
+        -------
+        array of bool, shape (pairs,)
+            In the order of `pairs`; False where a label is missing.
+
         Raises
         ------
         ValueError
@@ -129,6 +139,11 @@ class SubspaceComparison(Result):
 
     def different(self, by: str) -> Bool[np.ndarray, "pairs"]:
         """True for pairs whose adapters are both labelled and differ; see `same`.
+
+        Returns
+        -------
+        array of bool, shape (pairs,)
+            In the order of `pairs`.
 
         Raises
         ------
@@ -390,6 +405,11 @@ class SubspaceComparison(Result):
         """Adapters x adapters, of one module or averaged over the modules that both have: what a heatmap draws.
 
         The diagonal holds what an adapter has with itself: 1 for similarities, 0 for distances.
+
+        Returns
+        -------
+        array of float64, shape (adapters, adapters)
+            Symmetric; NaN for pairs without a common module.
 
         Raises
         ------

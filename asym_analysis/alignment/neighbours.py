@@ -171,17 +171,17 @@ def index_adapters(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, source or iterable of these
         One or more, or anything that `load_adapters` reads.
-    by
+    by : str, default "B"
         "A" or "B", the subspaces; "update", the product.
-    features
+    features : int, default 4096
         Length of the vectors. The standard error of a similarity between unrelated adapters is one over its root.
-    seed
+    seed : int, default 0
         Of the random features.
-    executor
+    executor : executor, optional
         Any `concurrent.futures.Executor`; adapters are shared out over it. None computes here.
-    progress
+    progress : bool, default False
         Show a bar, one step an adapter.
 
     Returns
@@ -228,16 +228,16 @@ def nearest(
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter, AdapterSet or source
         An adapter, or anything that `load_adapter` reads. It need not be in the collection; where it is, it is its own
         nearest neighbour.
-    collection
+    collection : AdapterIndex, AdapterSet, source or iterable of these
         What `index_adapters` returned, or a collection, which is indexed first.
-    k
+    k : int, default 10
         How many are given.
-    by
+    by : str, optional
         "A", "B" (the default) or "update".
-    features, seed
+    features, seed : int, optional
         As for `index_adapters`; those of the index where one is given.
 
     Returns
@@ -301,15 +301,15 @@ def cluster(
 
     Parameters
     ----------
-    collection
+    collection : AdapterIndex, AdapterSet, source or iterable of these
         What `index_adapters` returned, or a collection, which is indexed first.
-    least
+    least : float, default 0.1
         Similarity from which two adapters are linked; at least five standard errors of the features.
-    neighbours
+    neighbours : int, default 10
         How many of its nearest neighbours an adapter can be linked to.
-    by
+    by : str, optional
         "A", "B" (the default) or "update".
-    features, seed
+    features, seed : int, optional
         As for `index_adapters`; those of the index where one is given.
 
     Returns

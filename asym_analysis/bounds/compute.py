@@ -79,6 +79,11 @@ def compute_bound(
     progress : bool, default False
         Show progress bars.
 
+    Returns
+    -------
+    BoundReport
+        One `BoundRow` a bound; `.best()` is the tightest that applies.
+
     Raises
     ------
     ValueError

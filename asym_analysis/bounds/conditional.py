@@ -87,6 +87,11 @@ def train_on_supersamples(
     progress : bool, default False
         Show a progress bar.
 
+    Returns
+    -------
+    list of Supersample
+        One for each supersample, for `conditional_information`.
+
     Examples
     --------
     >>> def forget(number, coins):

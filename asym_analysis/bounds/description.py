@@ -94,6 +94,11 @@ def encode_adapter(
     progress : bool, default False
         Show a progress bar.
 
+    Returns
+    -------
+    EncodedAdapter
+        The quantized adapter, its message and the length of that in bits.
+
     Raises
     ------
     ValueError
@@ -163,10 +168,22 @@ def decode_adapter(message: bytes, known: Adapter) -> Adapter:
         An adapter with the same modules and shapes, frozen factors and recorded initialization. Its trained tensors
         are never read.
 
+    Returns
+    -------
+    Adapter
+        Equal to the `adapter` field of what `encode_adapter` returned.
+
     Raises
     ------
     ValueError
         If the message ends too soon.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"q": (torch.randn(4, 64), torch.randn(32, 4))})
+    >>> coded = encode_adapter(adapter, levels=4)
+    >>> torch.equal(decode_adapter(coded.message, adapter)["q"].B, coded.adapter["q"].B)
+    True
     """
     reader = BitReader(message)
     tuned = TUNED[reader.fixed(2)]

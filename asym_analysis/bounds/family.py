@@ -46,7 +46,13 @@ class FamilyInformation(TableResult):
     """
 
     def as_mutual_information(self) -> dict[str, float]:
-        """What `compute_bound` takes as `mutual_information`; estimates below zero count as zero."""
+        """What `compute_bound` takes as `mutual_information`; estimates below zero count as zero.
+
+        Returns
+        -------
+        dict of str to float
+            Trained factors ("B", "A", "both") -> nats.
+        """
         return {
             str(tuned): max(float(nats), 0.0)
             for tuned, nats in zip(self.frame["tuned"], self.frame["nats"], strict=True)
@@ -86,6 +92,11 @@ def mutual_information_of_family(
         Shuffled assignments for the zero point. Subsets are shuffled within each seed.
     random_state : int, default 0
         Seed of the shuffles.
+
+    Returns
+    -------
+    FamilyInformation
+        One row each for A, B and both.
 
     Raises
     ------

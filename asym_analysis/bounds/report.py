@@ -134,8 +134,8 @@ class BoundReport(Result):
         Returns
         -------
         DataFrame
-            rung, predictor, prior, tuned, head, form, bits, gap, empirical_risk, risk, statement, vacuous, kind;
-            columns without any value are left out.
+            Columns rung, predictor, prior, tuned, head, form, bits, gap, empirical_risk, risk, statement, vacuous,
+            kind; those without any value are left out.
         """
         frame = self.frame
         columns = [

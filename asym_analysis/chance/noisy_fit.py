@@ -27,7 +27,7 @@ def gaussian_channel_information(
     Returns
     -------
     float
-        sum_k 1/2 ln det[I_p + (psi_k / tau^2) (Z^T Z)^-1].
+        The sum over k of 1/2 ln det[I_p + (psi_k / tau^2) (Z^T Z)^-1].
 
     Raises
     ------

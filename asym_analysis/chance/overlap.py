@@ -130,6 +130,8 @@ class ProductNull:
         Standard deviation, (d_in d_out)^(-1/2).
     terms
         p q.
+    mean
+        0.
 
     Examples
     --------

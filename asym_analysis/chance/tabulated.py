@@ -81,7 +81,7 @@ class TabulatedNull:
             Whether the p-value is the probability of a larger value, or of a smaller one.
         reference : null distribution, optional
             Distribution whose tail has the right form; the Beta distribution on [low, high] by default.
-        moments
+        moments : tuple of (float, float), optional
             Mean and standard deviation, where they are known exactly; those of the samples by default. The quantiles
             stay where the samples have them.
 
@@ -120,7 +120,13 @@ class TabulatedNull:
         return float(np.exp(self.log_tail[-1]))
 
     def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a value at least as similar, from `least_p` to 1; 1 where the distribution is one point."""
+        """Probability of a value at least as similar, from `least_p` to 1; 1 where the distribution is one point.
+
+        Returns
+        -------
+        array of float64, shape (n,)
+            One p-value for each value.
+        """
         sign = 1.0 if self.larger_is_more_similar else -1.0
         found = np.exp(np.interp(sign * (values - self.mean) / np.maximum(self.std, POINT), self.steps, self.log_tail))
         return np.where(np.isnan(values), np.nan, np.where(np.asarray(self.std) < POINT, 1.0, found))

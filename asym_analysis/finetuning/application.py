@@ -36,6 +36,13 @@ def lora_layers(peft_model: nn.Module, adapter: str = "default") -> dict[str, An
     ------
     ValueError
         If the model has none under that adapter name.
+
+    Examples
+    --------
+    >>> import peft
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 3)), peft.LoraConfig(target_modules=["0"], r=2))
+    >>> list(lora_layers(model))
+    ['0']
     """
     from peft.tuners.lora import LoraLayer
 
@@ -90,6 +97,16 @@ def apply_variant(
         a layer's width; the message names the module.
     ValueError
         If the model has no LoRA layer.
+
+    Examples
+    --------
+    >>> import peft
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 3)), peft.LoraConfig(target_modules=["0"], r=2))
+    >>> initial = apply_variant(model, Variant.parse("hB_0 A_rand"), seed=0)
+    >>> {key.removeprefix("base_model.model."): tuple(value.shape) for key, value in initial.items()}
+    {'0.lora_A.weight': (2, 4), '0.lora_B.weight': (3, 2)}
+    >>> [name for name, value in model.named_parameters() if value.requires_grad]
+    ['base_model.model.0.lora_B.default.weight']
     """
     found = {name: _factors(name, layer, adapter) for name, layer in lora_layers(peft_model, adapter).items()}
     for name, layer in found.items():
@@ -126,6 +143,13 @@ def initial_factors(peft_model: nn.Module, adapter: str = "default") -> dict[str
     -------
     dict
         Key of PEFT -> the tensor, on the CPU.
+
+    Examples
+    --------
+    >>> import peft
+    >>> model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 3)), peft.LoraConfig(target_modules=["0"], r=2))
+    >>> sorted(initial_factors(model))
+    ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight']
     """
     from peft import get_peft_model_state_dict
 

@@ -48,10 +48,12 @@ class FinetuneConfig:
         Of the head's initial values, the order of the data and dropout.
     init_seed : int, optional
         Of the factors' initial values; `seed` if None.
-    learning_rate, epochs, max_steps : float or int, optional
-        AdamW with a linear schedule; `max_steps` overrides `epochs` where given.
+    learning_rate : float, default 4e-4
+        Of AdamW, with a linear schedule.
     head_learning_rate : float, optional
         Of the task's head; `learning_rate` if None.
+    epochs, max_steps : float or int, optional
+        Length of the training; `max_steps` overrides `epochs` where given.
     batch_size, gradient_accumulation : int, optional
         Rows a device and step, and steps an update.
     warmup : float, default 0.06

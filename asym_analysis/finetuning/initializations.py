@@ -210,9 +210,9 @@ def initial_factor(
     Returns
     -------
     Tensor
-        float32. Rows of an orthonormal A, and columns of an orthonormal B, have norm 1; those of a Kaiming A have
-        norm 1/sqrt(3) and those of a Kaiming B sqrt(d_out / (3 rank)), in root mean square [1]_. Singular vectors are
-        those of the weight itself; the released code of the paper takes them from a freshly initialized weight and
+        Of dtype float32. Rows of an orthonormal A, and columns of an orthonormal B, have norm 1; those of a Kaiming A
+        have norm 1/sqrt(3) and those of a Kaiming B sqrt(d_out / (3 rank)), in root mean square [1]_. Singular vectors
+        are those of the weight itself; the released code of the paper takes them from a freshly initialized weight and
         indexes Vh by columns, so that they are random coordinates [2]_.
 
     Raises

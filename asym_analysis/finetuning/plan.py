@@ -52,7 +52,13 @@ class PlannedRun:
     grid: tuple[float, ...] = ()
 
     def at(self, learning_rate: float) -> PlannedRun:
-        """The run at another learning rate, which is the head's where nothing else is trained."""
+        """The run at another learning rate, which is the head's where nothing else is trained.
+
+        Returns
+        -------
+        PlannedRun
+            A copy with that learning rate.
+        """
         config = replace(self.config, learning_rate=learning_rate)
         if config.variant == "frozen":
             config = replace(config, head_learning_rate=None)
@@ -107,6 +113,11 @@ def shipped_configs() -> dict[str, str]:
     -------
     dict
         Name -> text.
+
+    Examples
+    --------
+    >>> "minilm-glue" in shipped_configs()
+    True
     """
     folder = files("asym_analysis.finetuning") / "configs"
     with as_file(folder) as path:
@@ -147,6 +158,12 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     ------
     AdapterError
         If the file is absent, is no TOML or plans a run that cannot be made; the message names the setting.
+
+    Examples
+    --------
+    >>> runs = read_sweep("minilm-glue")
+    >>> runs[0].name, runs[0].stage
+    ('frozen-CoLA-rate-0.001-seed-0', 'search')
     """
     text, folder = _text(source)
     try:

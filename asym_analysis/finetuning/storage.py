@@ -43,7 +43,13 @@ class FinetuneRun:
     inputs: dict[str, Any]
 
     def outcomes(self) -> dict[str, np.ndarray]:
-        """What was kept of every development row (see `Task.outcomes`), and `tuning`, True for the rows that tune."""
+        """What was kept of every development row (see `Task.outcomes`), and `tuning`, True for the rows that tune.
+
+        Returns
+        -------
+        dict of str to array
+            Name -> one entry for each development row.
+        """
         with np.load(self.folder / OUTCOMES) as stored:
             return dict(stored)
 

@@ -114,6 +114,12 @@ def results_table(runs: list[PlannedRun], folder: str | Path) -> pd.DataFrame:
         scores, `train_rows`, `seconds` and `cpu_seconds`, and the numbers that were trained. Of a search also `stage`
         ("search", or "final" for the runs that count), `rate_grid` and `rate_at_edge`: whether the best rate lies at an
         end of the grid, so that a wider grid might do better.
+
+    Examples
+    --------
+    >>> from asym_analysis.finetuning import read_sweep
+    >>> len(results_table(read_sweep("minilm-glue"), "a folder without finished runs"))
+    0
     """
     return _table(runs, _finished(runs, Path(folder)))
 

@@ -29,6 +29,11 @@ def plot_bounds(report: BoundReport, ax: Axes | None = None) -> Axes:
     ax : Axes, optional
         Axes to draw on; a new double-column figure without it.
 
+    Returns
+    -------
+    Axes
+        The axes.
+
     Raises
     ------
     ValueError

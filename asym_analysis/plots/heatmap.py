@@ -45,7 +45,7 @@ def plot_similarity_heatmap(
         will be compared the same one.
     colorbar : bool, default True
         Whether to draw the colour bar, with the chance level marked on it.
-    named
+    named : bool, default True
         Whether to write names beside the numbers, where there are at most 30.
 
     Returns

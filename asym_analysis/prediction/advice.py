@@ -21,15 +21,26 @@ OPTIMIZER_BYTES = 12
 class FreezingAdvice(TableResult):
     """One row a module, in the order in which A would be frozen: the smallest lost signal first.
 
-    Columns: those of `AsymmetryPrediction`, and, cumulatively, for this module and all before it frozen:
-    `predicted_cost`, the fraction of the whole update's signal that is lost; `saved_parameters`, trained numbers;
-    `saved_bytes`, gradients and Adam's moments; `bound_factor`, what the parameter-count bound is multiplied by;
-    `enough_inputs`, whether at least as many inputs were read as an input is wide; and `freeze_A`, whether freezing is
-    advised. Nothing is advised of a module without enough inputs: its moments miss directions that occur.
+    Attributes
+    ----------
+    frame
+        Those of `AsymmetryPrediction`, and, cumulatively, for this module and all before it frozen: `predicted_cost`,
+        the fraction of the whole update's signal that is lost; `saved_parameters`, trained numbers; `saved_bytes`,
+        gradients and Adam's moments; `bound_factor`, what the parameter-count bound is multiplied by; `enough_inputs`,
+        whether at least as many inputs were read as an input is wide; and `freeze_A`, whether freezing is advised.
+        Nothing is advised of a module without enough inputs: its moments miss directions that occur.
+    settings
+        Those of the prediction, `tolerance`, and `parameters`, the trained numbers of the factors.
     """
 
     def summary(self) -> pd.DataFrame:
-        """One row: how many modules are advised, at what cost, and what they save together."""
+        """One row: how many modules are advised, at what cost, and what they save together.
+
+        Returns
+        -------
+        DataFrame
+            `modules, freeze_A, predicted_cost, saved_parameters, saved_fraction, saved_bytes, bound_factor`.
+        """
         advised = self.frame[self.frame["freeze_A"]]
         last = advised.iloc[-1] if len(advised) else None
         return pd.DataFrame(
@@ -62,19 +73,31 @@ def advise(prediction: AsymmetryPrediction, *, tolerance: float = 0.1) -> Freezi
     FreezingAdvice
         See there.
 
-    Notes
-    -----
-    The parameter-count bound [1]_ grows with the square root of what is trained, so it is multiplied by the
-    square root of the remaining fraction; the head, which is trained in any case, is not counted.
-
     Raises
     ------
     ValueError
         If the tolerance is not a fraction between 0 and 1.
 
+    Notes
+    -----
+    The parameter-count bound [1]_ grows with the square root of what is trained, so it is multiplied by the
+    square root of the remaining fraction; the head, which is trained in any case, is not counted.
+
     References
     ----------
     .. [1] Zhu et al. (2024), "Asymmetry in low-rank adapters of foundation models", Lemma 4.5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from asym_analysis import Adapter, predict_asymmetry
+    >>> from asym_analysis.prediction import InputMoment
+    >>> adapter = Adapter.from_factors({"layer.0.query": (torch.eye(1, 4), torch.ones(8, 1))})
+    >>> variances = torch.tensor([100.0, 1, 1, 1], dtype=torch.float64)
+    >>> moment = InputMoment(variances.diag(), torch.zeros(4).double(), 100)
+    >>> advice = advise(predict_asymmetry(adapter, {"layer.0.query": moment}), tolerance=0.2)
+    >>> advice.frame[["module", "predicted_cost", "freeze_A"]].round(3).values.tolist()
+    [['layer.0.query', 0.174, True]]
     """
     finite(tolerance, "tolerance", least=0, most=1)
     # Modules of which nothing can be said come last, so that the others' costs do not count them.

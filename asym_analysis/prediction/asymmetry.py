@@ -33,24 +33,40 @@ MOST_COMPONENTS = 11_000
 class AsymmetryPrediction(TableResult):
     """One row a module: how much of the update a frozen random A, a frozen random B and other choices of A would keep.
 
-    Columns: `module, layer, projection`; `inputs`, from how many the moments were estimated; `d_in, d_out, rank`;
-    `inputs_rank`, the number of input directions with any
-    variance; `signal`, the mean squared output of the update on the module's inputs, weighted by the loss's sensitivity
-    if given; the kept fractions of it, `random_A`, `random_A_std` (over draws of A), `random_B`, `principal_A` (A
-    frozen at the first principal components of the input) and `best_A` (A trained); `asymmetry_index`, random_A over
-    random_B; `lost_signal`, the signal that a frozen random A loses; and `training_A_rank`, 1 for the module that
-    loses most.
+    Attributes
+    ----------
+    frame
+        `module, layer, projection`; `inputs`, from how many the moments were estimated; `d_in, d_out, rank`;
+        `inputs_rank`, the number of input directions with any variance; `signal`, the mean squared output of the update
+        on the module's inputs, weighted by the loss's sensitivity if given; the kept fractions of it, `random_A`,
+        `random_A_std` (over draws of A), `random_B`, `principal_A` (A frozen at the first principal components of the
+        input) and `best_A` (A trained); `asymmetry_index`, random_A over random_B; `lost_signal`, the signal that a
+        frozen random A loses; and `training_A_rank`, 1 for the module that loses most.
+    settings
+        The arguments, and versions.
     """
 
     def overall(self) -> dict[str, float]:
-        """The fractions of the whole adapter's signal, each module weighted by its own, and their index."""
+        """The fractions of the whole adapter's signal, each module weighted by its own, and their index.
+
+        Returns
+        -------
+        dict of str to float
+            `random_A, random_B, principal_A, best_A` (fractions of the signal) and `asymmetry_index`.
+        """
         weights = self.frame["signal"] / (self.frame["signal"].sum() or 1.0)
         kept = ("random_A", "random_B", "principal_A", "best_A")
         fractions = {name: float((self.frame[name] * weights).sum()) for name in kept}
         return fractions | {"asymmetry_index": fractions["random_A"] / fractions["random_B"]}
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: medians over its modules, and the share of all lost signal."""
+        """One row a projection: medians over its modules, and the share of all lost signal.
+
+        Returns
+        -------
+        DataFrame
+            `projection, random_A, random_B, principal_A, asymmetry_index, share_of_lost_signal`.
+        """
         columns = ["random_A", "random_B", "principal_A", "asymmetry_index"]
         table = self.frame.groupby("projection")[columns].median()
         table["share_of_lost_signal"] = self.frame.groupby("projection")["lost_signal"].sum()
@@ -225,6 +241,13 @@ def measured_capture(
     -------
     ndarray
         Shape (draws,): the explained fraction of the outputs' sum of squares.
+
+    Examples
+    --------
+    >>> update = LowRankUpdate(A=torch.eye(1, 4), B=torch.ones(8, 1))
+    >>> inputs = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    >>> measured_capture(update, inputs, 4, draws=2, seed=0).round(6).tolist()
+    [1.0, 1.0]
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = inputs.double()

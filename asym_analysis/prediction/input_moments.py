@@ -60,12 +60,24 @@ class InputMoment:
     def in_components(
         self, A: Float[Tensor, "r d_in"], *, centred: bool = False
     ) -> tuple[Float[Tensor, " d_in"], Float[Tensor, "r d_in"]]:
-        """Variances of the principal components, largest first, and A in their basis, both float64."""
+        """Variances of the principal components, largest first, and A in their basis, both float64.
+
+        Returns
+        -------
+        tuple of Tensor
+            The variances, shape (d_in,), and A, shape (r, d_in).
+        """
         values, vectors = torch.linalg.eigh(self.covariance if centred else self.second_moment)
         return values.flip(0).clamp_min(0), A.double() @ vectors.flip(1)
 
     def principal_directions(self, rank: int, *, last: bool = False) -> Float[Tensor, "d_in rank"]:
-        """The `rank` directions in which the inputs are largest, or with `last` smallest, as columns."""
+        """The `rank` directions in which the inputs are largest, or with `last` smallest, as columns.
+
+        Returns
+        -------
+        Tensor
+            Orthonormal, float64, shape (d_in, rank).
+        """
         vectors = torch.linalg.eigh(self.second_moment).eigenvectors
         return vectors[:, :rank] if last else vectors.flip(1)[:, :rank]
 
@@ -105,7 +117,13 @@ class TokenFrequencies:
     def in_components(
         self, A: Float[Tensor, "r tokens"], *, centred: bool = False
     ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "r tokens"]]:
-        """Variances of the principal components, largest first, and A in their basis, both float64."""
+        """Variances of the principal components, largest first, and A in their basis, both float64.
+
+        Returns
+        -------
+        tuple of Tensor
+            The variances, shape (tokens,), and A, shape (r, tokens).
+        """
         order = self.mean.argsort(descending=True, stable=True)
         values, turned = self.mean[order].clone(), A.double()[:, order]
         if centred:  # tokens that never occur have no variance: only the others are decomposed
@@ -116,7 +134,13 @@ class TokenFrequencies:
         return values, turned
 
     def principal_directions(self, rank: int, *, last: bool = False) -> Float[Tensor, "tokens rank"]:
-        """The `rank` most frequent tokens, or with `last` the rarest, as one-hot columns."""
+        """The `rank` most frequent tokens, or with `last` the rarest, as one-hot columns.
+
+        Returns
+        -------
+        Tensor
+            Orthonormal, float64, shape (tokens, rank).
+        """
         order = self.mean.argsort(descending=not last, stable=True)[:rank]
         return torch.nn.functional.one_hot(order, self.width).T.double()
 

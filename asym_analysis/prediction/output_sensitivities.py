@@ -86,6 +86,19 @@ def output_sensitivities(
     ----------
     .. [1] Martens and Grosse (2015), "Optimizing neural networks with Kronecker-factored approximate curvature",
        section 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.q = nn.Linear(2, 2, bias=False)
+    ...     def forward(self, x):
+    ...         return SimpleNamespace(loss=self.q(x)[:, 0].mean())
+    >>> output_sensitivities(Model(), [{"x": torch.eye(2)}], ["q"])["q"].tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
     """
     found = {name: adapted_module(model, name) for name in modules}
     sums = {name: MomentSum() for name in modules}

@@ -60,7 +60,14 @@ class BaseAlignment(Result):
     _plot: ClassVar[str | None] = "questions:plot_base_alignment"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules of each projection."""
+        """Medians over the modules of each projection.
+
+        Returns
+        -------
+        DataFrame
+            `projection`, then `A_top, A_bottom, A_null_mean, B_top, B_bottom, B_null_mean, spectral_share,
+            amplification, relative_norm`.
+        """
         columns = [
             "A_top", "A_bottom", "A_null_mean", "B_top", "B_bottom", "B_null_mean", "spectral_share", "amplification",
             "relative_norm",

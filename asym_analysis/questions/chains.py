@@ -42,7 +42,13 @@ class ChainCoverage(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_chain"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules, one row a block."""
+        """Medians over the modules, one row a block.
+
+        Returns
+        -------
+        DataFrame
+            `block, union_rank, most_rank, inside, inside_null_mean, stable_rank`.
+        """
         columns = ["union_rank", "most_rank", "inside", "inside_null_mean", "stable_rank"]
         return self.frame.groupby("block", sort=True)[columns].median().reset_index()
 
@@ -144,7 +150,13 @@ class FactorMovement(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_factor_movement"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules, one row an interval."""
+        """Medians over the modules, one row an interval.
+
+        Returns
+        -------
+        DataFrame
+            `first, second, A_moved, B_moved, A_share, A_turn, B_turn`.
+        """
         columns = ["A_moved", "B_moved", "A_share", "A_turn", "B_turn"]
         return self.frame.groupby(["first", "second"], sort=False)[columns].median().reset_index()
 

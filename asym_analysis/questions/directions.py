@@ -47,7 +47,13 @@ class DirectionWorth(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_direction_worth"
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: parts, how many are worth keeping, and the summed effect."""
+        """One row a projection: parts, how many are worth keeping, and the summed effect.
+
+        Returns
+        -------
+        DataFrame
+            `projection, parts, worth_keeping, effect`.
+        """
         grouped = self.frame.groupby("projection", sort=False)
         found = {
             "parts": grouped.size(),
@@ -127,7 +133,13 @@ class GradientAlignment(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_gradient_alignment"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules, one row a factor."""
+        """Medians over the modules, one row a factor.
+
+        Returns
+        -------
+        DataFrame
+            `factor, overlap, null_mean`.
+        """
         return self.frame.groupby("factor", sort=False)[["overlap", "null_mean"]].median().reset_index()
 
 
@@ -223,7 +235,13 @@ class IntruderScaling(Result):
     _plot: ClassVar[str | None] = "questions:plot_intruder_scaling"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules with intruders (over all where none has any), one row a scale."""
+        """Medians over the modules with intruders (over all where none has any), one row a scale.
+
+        Returns
+        -------
+        DataFrame
+            `scale, change, task_kept, general_change`.
+        """
         some = self.frame[self.frame["intruders"] > 0]
         some = self.frame if some.empty else some
         return some.groupby("scale", sort=True)[["change", "task_kept", "general_change"]].median().reset_index()

@@ -55,7 +55,14 @@ class InitializationStatistics(Result):
     _plot: ClassVar[str | None] = "questions:plot_initialization_split"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules of each projection."""
+        """Medians over the modules of each projection.
+
+        Returns
+        -------
+        DataFrame
+            `projection`, then `initial_share, cosine, rate_ratio, A_moved, B_moved, A_turn, B_condition,
+            feature_change`.
+        """
         columns = [
             "initial_share",
             "cosine",

@@ -45,7 +45,13 @@ class MergeCompensation(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_merge_compensation"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules of each projection."""
+        """Medians over the modules of each projection.
+
+        Returns
+        -------
+        DataFrame
+            `projection`, then `gap, orthogonal_gap, scale, error_before, error_after, retained_before, retained_after`.
+        """
         columns = ["gap", "orthogonal_gap", "scale", "error_before", "error_after", "retained_before", "retained_after"]
         return by_projection(self.frame, columns)
 
@@ -146,7 +152,13 @@ class Crowding(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_crowding"
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: modules, crowded directions a module, and the largest use."""
+        """One row a projection: modules, crowded directions a module, and the largest use.
+
+        Returns
+        -------
+        DataFrame
+            `projection, modules, crowded, largest_use`.
+        """
         grouped = self.frame.groupby("projection", sort=False)
         modules = grouped["module"].nunique()
         return pd.DataFrame(

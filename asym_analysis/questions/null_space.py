@@ -52,7 +52,13 @@ class NullSpaceEnergy(Result):
     _plot: ClassVar[str | None] = "questions:plot_null_space"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules of each projection."""
+        """Medians over the modules of each projection.
+
+        Returns
+        -------
+        DataFrame
+            `projection`, then `weak_share, weak_null_mean, update_weak_share, energy, update_energy, task_ratio`.
+        """
         columns = ["weak_share", "weak_null_mean", "update_weak_share", "energy", "update_energy", "task_ratio"]
         return by_projection(self.frame, columns)
 

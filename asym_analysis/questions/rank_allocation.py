@@ -50,7 +50,13 @@ class RankAllocation(Result):
         }
 
     def summary(self) -> pd.DataFrame:
-        """One row: budget, energy_kept and uniform_energy_kept at the budget."""
+        """One row: budget, energy_kept and uniform_energy_kept at the budget.
+
+        Returns
+        -------
+        DataFrame
+            `budget, energy_kept, uniform_energy_kept`.
+        """
         return self.curve[self.curve["budget"] == self.settings["budget"]].reset_index(drop=True)
 
     def __repr__(self) -> str:

@@ -51,7 +51,13 @@ class ExpertSharing(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_expert_sharing"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the groups, one row a factor and rank."""
+        """Medians over the groups, one row a factor and rank.
+
+        Returns
+        -------
+        DataFrame
+            `factor, rank, energy, null_mean, parameters, shared_parameters`.
+        """
         columns = ["energy", "null_mean", "parameters", "shared_parameters"]
         return self.frame.groupby(["factor", "rank"], sort=False)[columns].median().reset_index()
 
@@ -147,7 +153,13 @@ class AdapterClusters(Result):
     _plot: ClassVar[str | None] = "questions:plot_clusters"
 
     def summary(self) -> pd.DataFrame:
-        """Error against size for each number of clusters."""
+        """Error against size for each number of clusters.
+
+        Returns
+        -------
+        DataFrame
+            The table `sizes`.
+        """
         return self.sizes
 
     def __repr__(self) -> str:
@@ -289,7 +301,13 @@ class MeanAdapterBaseline(TableResult):
     _plot: ClassVar[str | None] = "questions:plot_mean_baseline"
 
     def summary(self) -> pd.DataFrame:
-        """Medians over the modules, one row an adapter."""
+        """Medians over the modules, one row an adapter.
+
+        Returns
+        -------
+        DataFrame
+            `adapter, by_mean, by_mean_space, by_shared_space, random_share, top_eigenvalue, noise_edge`.
+        """
         columns = ["by_mean", "by_mean_space", "by_shared_space", "random_share", "top_eigenvalue", "noise_edge"]
         return self.frame.groupby("adapter", sort=False)[columns].median().reset_index()
 

@@ -103,6 +103,13 @@ def sample_sweep(name: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarra
     ------
     ValueError
         If there is no such sweep.
+
+    Examples
+    --------
+    >>> runs, outcomes = sample_sweep("regime-map")
+    >>> name = runs["name"].iloc[-1]
+    >>> name in outcomes, sorted(outcomes[name])
+    (True, ['score', 'tuning'])
     """
     folder = _FOLDER / "sweeps"
     choose(name, sorted(path.name for path in folder.glob("*") if path.is_dir()), "name")

@@ -311,7 +311,13 @@ class Grammar:
         return value / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def recorded_alpha(self, facts: Facts) -> float | None:
-        """Give the alpha of the grammar, or of the config; None where there is none."""
+        """Give the alpha of the grammar, or of the config; None where there is none.
+
+        Returns
+        -------
+        float or None
+            Alpha.
+        """
         return float(self.alpha) if isinstance(self.alpha, int | float) else facts.number(*self.alpha_at)
 
     def say_scale(self, ledger: Ledger, facts: Facts) -> None:

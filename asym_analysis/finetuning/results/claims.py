@@ -48,7 +48,13 @@ class ClaimCheck(TableResult):
     contrasts: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """The columns that a reader wants first."""
+        """The columns that a reader wants first.
+
+        Returns
+        -------
+        DataFrame
+            One row a claim: `family, claim, tasks, seeds, difference, low, high, verdict, agrees_with_paper`.
+        """
         columns = ["family", "claim", "tasks", "seeds", "difference", "low", "high", "verdict", "agrees_with_paper"]
         return self.frame[columns] if len(self.frame) else self.frame
 
@@ -85,6 +91,12 @@ def check_claims(
     -------
     ClaimCheck
         See there.
+
+    Examples
+    --------
+    >>> from asym_analysis import sample_runs, score_variants
+    >>> check_claims(score_variants(sample_runs())).frame["verdict"].value_counts().to_dict()
+    {'undecided': 15}
     """
     finite(margin, "margin", above=0)
     finite(confidence, "confidence", above=0.5, below=1)

@@ -24,10 +24,15 @@ __all__ = ["KeptGains", "kept_gains"]
 class KeptGains(TableResult):
     """One row a task, length, choice of modules, variant and rank.
 
-    Columns: `task, length, target_modules, variant, rank, reference_rank`; `adapter_parameters`, numbers trained;
-    `data`, training rows times data a row; `numbers_per_datum`, their ratio; `kept`, the gain over the frozen model as
-    a part of LoRA's; `low, high`, its interval; `seeds`; and `clear`, whether LoRA's own gain is more than four
-    standard errors.
+    Attributes
+    ----------
+    frame
+        `task, length, target_modules, variant, rank, reference_rank`; `adapter_parameters`, numbers trained; `data`,
+        training rows times data a row; `numbers_per_datum`, their ratio; `kept`, the gain over the frozen model as a
+        part of LoRA's; `low, high`, its interval; `seeds`; and `clear`, whether LoRA's own gain is more than four
+        standard errors.
+    settings
+        The arguments, and versions.
     """
 
     _plot = "variants:plot_kept_gains"
@@ -58,6 +63,20 @@ def kept_gains(
     ------
     AdapterError
         If the table of runs does not count trained numbers and training rows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from asym_analysis import score_variants
+    >>> variants = {"frozen": (0.6, 0), "hB_0 hA_Km": (0.8, 64), "hB_0 A_rand": (0.79, 32)}
+    >>> table = pd.DataFrame([
+    ...     {"run": name, "task": "MRPC", "variant": name, "seed": seed, "rank": 8, "learning_rate": 1e-3,
+    ...      "metric": "accuracy", "lower_is_better": False, "value": value + 0.001 * seed, "baseline": 0.5,
+    ...      "adapter_parameters": parameters, "train_rows": 16}
+    ...     for name, (value, parameters) in variants.items() for seed in (1, 2, 3)
+    ... ])
+    >>> kept_gains(score_variants(table)).frame[["variant", "numbers_per_datum", "kept"]].round(3).values.tolist()
+    [['hB_0 A_rand', 2.0, 0.95]]
     """
     whole(data_per_row, "data_per_row", least=1)
     finite(confidence, "confidence", above=0, below=1)

@@ -131,5 +131,10 @@ def paper_results() -> pd.DataFrame:
         `table, family, model, task, run` (in the names of the shipped configs where there is one, else in words),
         `variant` (in notation), `rank, metric, value, standard_error, note`. They are second-hand: read in texts about
         the paper (docs/theory.md, section 1.6).
+
+    Examples
+    --------
+    >>> paper_results()["family"].unique().tolist()
+    ['encoder', 'sequence to sequence', 'decoder', 'vision']
     """
     return pd.read_csv(files("asym_analysis.finetuning.results").joinpath("paper_results.csv").open(encoding="utf-8"))

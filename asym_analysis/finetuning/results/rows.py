@@ -29,6 +29,11 @@ def read_outcomes(runs: pd.DataFrame, folder: str | Path) -> dict[str, Outcomes]
     -------
     dict
         Name of a run -> its arrays, for the runs that have them.
+
+    Examples
+    --------
+    >>> read_outcomes(pd.DataFrame({"name": ["lora-seed-1"]}), "a folder without that run")
+    {}
     """
     found: dict[str, Outcomes] = {}
     for name in runs["name"]:

@@ -32,7 +32,15 @@ KEPT = (
 
 
 class Arm(NamedTuple):
-    """A variant at a rank: what is compared, whatever the runs are called."""
+    """A variant at a rank: what is compared, whatever the runs are called.
+
+    Attributes
+    ----------
+    variant
+        In the notation of `Variant.parse`, or "frozen" or "full".
+    rank
+        Rank of the adapters.
+    """
 
     variant: str
     rank: int
@@ -68,7 +76,13 @@ class VariantScores(TableResult):
     outcomes: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
-        """One row a run, a column a task (with its length and modules where there are several): mean ± error."""
+        """One row a run, a column a task (with its length and modules where there are several): mean ± error.
+
+        Returns
+        -------
+        DataFrame
+            `run`, and one column of text for each task.
+        """
         frame = self.frame
         columns = frame["task"].astype(str)
         for name in ("length", "target_modules"):
@@ -82,6 +96,11 @@ class VariantScores(TableResult):
 
     def arm(self, name: str | tuple[str, int]) -> Arm:
         """The variant and rank of a run by its name, or an arm as it is.
+
+        Returns
+        -------
+        Arm
+            The variant and rank.
 
         Raises
         ------
@@ -268,6 +287,12 @@ def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Rows whose `stage` is not "search" and, where the table has a column `length`, of each task's last length.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"task": "MRPC", "length": ["1 epochs", "3 epochs"], "value": [0.8, 0.9]})
+    >>> longest_runs(table)["value"].tolist()
+    [0.9]
     """
     kept = runs[runs["stage"] != "search"] if "stage" in runs else runs
     if "length" not in kept:

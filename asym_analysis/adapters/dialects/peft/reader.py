@@ -44,7 +44,13 @@ class PeftDialect:
     name = "peft"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Say whether the config names one of PEFT's tuners, or a tensor carries a part that only PEFT names."""
+        """Say whether the config names one of PEFT's tuners, or a tensor carries a part that only PEFT names.
+
+        Returns
+        -------
+        bool
+            True if this dialect reads the checkpoint.
+        """
         kind = str(checkpoint.config.get("peft_type") or "").upper()
         if kind in REFUSED:
             return True
@@ -55,6 +61,11 @@ class PeftDialect:
 
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Pair the factors of each module and scale them as PEFT does.
+
+        Returns
+        -------
+        Reading
+            Modules, extras and coverage.
 
         Raises
         ------
