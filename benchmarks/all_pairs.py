@@ -1,10 +1,11 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
-Everything is timed in one run, in seconds of processor time, the parts taking turns, and each part's best time counts:
-so little as possible depends on what else the machine does. The scipy loop is timed on a random sample of the pairs and
-multiplied up.
+Everything is timed in one run, in seconds on the clock, the parts taking turns, and each part's best time counts. The
+scipy loop is timed on a random sample of the pairs and multiplied up.
 
-    python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64
+    python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
+    python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
+    python benchmarks/all_pairs.py --busy 2              # beside two processes that never rest
     python benchmarks/all_pairs.py --adapters 1000 --folder thousand   # written once, then streamed from disk
 """
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,9 +48,9 @@ def adapters(count: int, modules: int, dtype: torch.dtype) -> AdapterSet:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
+    start = time.perf_counter()
     work()
-    return time.process_time() - start
+    return time.perf_counter() - start
 
 
 def best(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -152,15 +155,22 @@ def main() -> None:
     parser.add_argument("--modules", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sample", type=int, default=200, help="pairs of the scipy loop")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="threads of torch; its own number by default")
+    parser.add_argument("--busy", type=int, default=0, help="processes that never rest, beside the benchmark")
     parser.add_argument("--folder", type=Path, help="stream adapters from files written here")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.folder:
-        streamed(options.folder, options.adapters, options.modules)
-        return
-    for dtype in (torch.float32, torch.float64):
-        hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
+    try:
+        if options.folder:
+            streamed(options.folder, options.adapters, options.modules)
+            return
+        for dtype in (torch.float32, torch.float64):
+            hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)
+    finally:
+        for process in busy:
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 from scipy import special
-from scipy.optimize import brentq
 
 from asym_analysis.chance.haar import captured_energy_moments
 from asym_analysis.chance.null import BetaNull, Number
@@ -98,22 +97,6 @@ class StrengthNull:
         steps = shape + (values - self.mean) / np.maximum(self.std, 1e-150) * np.sqrt(shape)
         return np.where(np.isnan(values), np.nan, special.gammaincc(shape, np.maximum(np.nan_to_num(steps), 0.0)))
 
-    def critical_value(self, level: float) -> Number:
-        """The value that chance exceeds with probability `level`.
-
-        Parameters
-        ----------
-        level : float
-            Probability, between 0 and 1.
-
-        Returns
-        -------
-        float or array
-            One value, or one for each entry of the moments.
-        """
-        shape = 4 / np.asarray(self.skewness) ** 2
-        return self.mean + self.std * (special.gammainccinv(shape, level) - shape) / np.sqrt(shape)
-
 
 @dataclass(frozen=True)
 class ProductNull:
@@ -160,30 +143,9 @@ class ProductNull:
         spreads, weights = _normal_mixture(self.terms)
         return (weights * special.ndtr(-values[..., None] / (spreads * self.std))).sum(-1)
 
-    def critical_value(self, level: float) -> float:
-        """The cosine that chance exceeds with probability `level`.
-
-        Parameters
-        ----------
-        level : float
-            Probability, between 0 and 1.
-
-        Returns
-        -------
-        float or array
-            One value, or one for each entry of the moments.
-        """
-        return _unit_critical_value(self.terms, level) * self.std
-
 
 @lru_cache(maxsize=4096)
 def _normal_mixture(terms: int) -> tuple[Float[np.ndarray, "nodes"], Float[np.ndarray, "nodes"]]:
     """Standard deviations and weights of the normal variables: Gauss-Legendre nodes over the variance's quantiles."""
     nodes, weights = np.polynomial.legendre.leggauss(64)
     return np.sqrt(special.chdtri(terms, (1 - nodes) / 2) / terms), weights / 2
-
-
-@lru_cache(maxsize=4096)
-def _unit_critical_value(terms: int, level: float) -> float:
-    unit = ProductNull(1.0, terms)
-    return float(brentq(lambda value: unit.p_value(np.array([value]))[0] - level, -60.0, 60.0, xtol=1e-14))

@@ -35,6 +35,7 @@ _CONTRAST = {
     "low": "low",
     "high": "high",
     "p_value": "p",
+    "least_p": "least p",
 }
 
 
@@ -100,7 +101,10 @@ def compare(
         Table("summary", comparison.summary(), title, _SUMMARY, _meaning(measure)),
     ]
     if contrast is not None:
-        below = "Low and high bound the difference at 95 %: adapters are resampled, and p permutes their labels."
+        below = (
+            "Low and high bound the difference at 95 %, by leaving out one adapter at a time; p permutes their labels, "
+            "and least p is the smallest that this number of adapters can give."
+        )
         tables.append(Table("contrast", contrast.summary(), f"same against different {by}", _CONTRAST, below))
 
     figures = {"similarity": "heatmap:plot_similarity", "alignment_by_layer": "alignment:plot_subspace_alignment"}

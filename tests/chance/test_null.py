@@ -29,13 +29,6 @@ def test_certain_values() -> None:
     assert probability_of_more(spread, point) == pytest.approx(stats.beta(*spread.shape).sf(0.3), abs=1e-3)
 
 
-@pytest.mark.parametrize("terms", [1, 4, 64])
-def test_critical_values_of_products_invert_the_tail(terms: int) -> None:
-    null = ProductNull(std=0.02, terms=terms)
-    for level in (0.4, 0.01, 1e-5):
-        assert null.p_value(np.array([null.critical_value(level)]))[0] == pytest.approx(level, rel=1e-8)
-
-
 def test_cosines_of_random_rank_one_updates() -> None:
     rng = np.random.default_rng(1)
     left, right = (rng.standard_normal((20_000, 2, 200)) for _ in range(2))
