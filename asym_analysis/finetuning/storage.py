@@ -79,8 +79,8 @@ def claim(folder: Path, inputs: Mapping[str, Any]) -> None:
         stored = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
         if changes := changed_inputs(stored, inputs):
             raise FileExistsError(
-                f"{folder} holds an unfinished run of other inputs ({', '.join(changes)}); choose another folder or "
-                "remove it"
+                f"{folder} holds an unfinished run of other inputs ({', '.join(changes)}); choose another folder, "
+                "remove it, or redo the sweep's changed runs (--redo)"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another folder")

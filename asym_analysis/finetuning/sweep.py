@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.digest import changed_inputs, inputs_of
 from asym_analysis.finetuning.plan import PlannedRun
 from asym_analysis.finetuning.progress import Reporter, as_reporter
-from asym_analysis.finetuning.storage import is_finished, read_run
+from asym_analysis.finetuning.storage import INPUTS, is_finished, read_run
 from asym_analysis.finetuning.train import finetune
 
 __all__ = ["best_rate", "changed_runs", "results_table", "run_sweep"]
@@ -44,7 +45,7 @@ def run_sweep(
     only : str, default ""
         Run only what has this text in its name; the table has the other finished runs as well.
     redo : bool, default False
-        Train again the finished runs whose inputs have changed, in place of refusing them.
+        Train again the runs, finished or interrupted, whose inputs have changed, in place of refusing them.
     progress : bool or Reporter, default False
         True shows a bar a run; a function is called with a `TrainingState` after every step.
 
@@ -84,6 +85,8 @@ def run_sweep(
         at_rate = _at_rate(run, runs, finished)
         if at_rate is None:  # its search is left out by `only`
             continue
+        if redo and _unfinished_of_others(folder / run.name, at_rate):
+            shutil.rmtree(folder / run.name)
         finetune(at_rate.config, folder / run.name, progress=False if reporter is None else reporter)
         finished[run.name] = read_run(folder / run.name).metrics
         with replacing(folder / TABLE) as part:
@@ -167,6 +170,13 @@ def _at_rate(run: PlannedRun, runs: list[PlannedRun], finished: Mapping[str, dic
         return run
     rate = best_rate(run.group, runs, finished)
     return None if rate is None else run.at(rate)
+
+
+def _unfinished_of_others(folder: Path, run: PlannedRun) -> bool:
+    """Whether a folder holds a run of other inputs that was interrupted."""
+    if is_finished(folder) or not (folder / INPUTS).is_file():
+        return False
+    return bool(changed_inputs(json.loads((folder / INPUTS).read_text(encoding="utf-8")), inputs_of(run.config)))
 
 
 def _changes(

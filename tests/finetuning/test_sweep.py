@@ -492,3 +492,18 @@ def test_a_finished_table_ships_as_it_is_and_no_other(config_file: Path, tmp_pat
     changed = read_sweep(config_file, model="no/such-model")
     with pytest.raises(SystemExit, match=r"run-rate-0\.001-seed-7 was finished from other inputs: model"):
         ship_runs.ship(changed, tmp_path / "out", tmp_path / "shipped")
+
+
+def test_an_interrupted_run_of_other_inputs_is_redone_on_request(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = config_file.read_text().split("[search]")[0]
+    config_file.write_text(head)
+    with monkeypatch.context() as patch:
+        interrupt_training_at(1, patch)
+        with pytest.raises(InterruptedTrainingError):
+            run_sweep(read_sweep(config_file), tmp_path / "out")
+    config_file.write_text(head.replace("rank = 2", "rank = 1"))
+    with pytest.raises(FileExistsError, match=r"unfinished run of other inputs \(rank 2 -> 1\).*--redo"):
+        run_sweep(read_sweep(config_file), tmp_path / "out")
+    assert run_sweep(read_sweep(config_file), tmp_path / "out", redo=True)["rank"].tolist() == [1]
