@@ -141,7 +141,7 @@ def infer_movements(
     found = [_untold(note) for note in notes]
     if not usable:
         return found
-    fits = _fit([_histogram(entries[index], which) for index in usable])
+    fits = _fit([_histogram(entries[index], which) for index in usable], recorded=recorded)
     general = _refused(fits, recorded)
     for at, index in enumerate(usable):
         found[index] = _untold(general) if general else _movement(fits, at, recorded, ROUNDING.get(names[index], 0.0))
@@ -227,7 +227,7 @@ def _histogram(entries: Float[np.ndarray, "rank d"], which: str) -> tuple[np.nda
     return counts, np.divide(sums, counts, out=CENTRES.copy(), where=counts > 0)
 
 
-def _fit(histograms: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Fits:
+def _fit(histograms: Sequence[tuple[np.ndarray, np.ndarray]], *, recorded: bool = False) -> _Fits:
     """Solve for the edge of every module, and read the movement beyond it."""
     counts, x = (np.stack(part) for part in zip(*histograms, strict=True))
     number = counts.sum(1, keepdims=True)
@@ -260,7 +260,7 @@ def _fit(histograms: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Fits:
         sampling[:, 0],
         np.maximum(upper, value + 1.96 * sampling)[:, 0],
         misfit,
-        _edge_scores(share, x, edge, number),
+        _edge_scores(share, x, float(np.median(edge)) if recorded else 1.0, number),
     )
 
 
@@ -319,10 +319,11 @@ def _first_zero(share: np.ndarray) -> Float[np.ndarray, "modules 1"]:
     return np.where(negative.any(1), np.pi / np.maximum(zero, times[0]), 1.0)[:, None]
 
 
-def _edge_scores(share: np.ndarray, x: np.ndarray, edge: np.ndarray, number: np.ndarray) -> tuple[float, float]:
+def _edge_scores(share: np.ndarray, x: np.ndarray, edge: float, number: np.ndarray) -> tuple[float, float]:
     """Standard deviations by which phi(pi/c) exceeds phi(pi/2c)^4, and phi beyond its first zero exceeds 0.
 
-    Neither is negative for a mixture of normal laws; both are for a uniform part.
+    Neither is negative for a mixture of normal laws; both are for a uniform part. The place c is one for all modules:
+    the one that was solved for in each would make a zero of the noise.
     """
     near, x = share[:, :FINE], x[:, :FINE]
     half, whole, lobe = (np.cos(factor * np.pi / edge * x) for factor in (0.5, 1.0, LOBE))

@@ -139,9 +139,10 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
         square += product.square()
     least = torch.minimum(ranks[:, None], ranks[None, :])
     alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
-    score = torch.where(alike, trace / _deviation(rows, ranks, alike), 0.0)
+    plain, wide = _deviations(rows, ranks, alike)
     level = torch.zeros(count, count, dtype=torch.int8)
-    level[score > SUGGESTIVE] = SUGGESTED
+    level[alike & (trace > SUGGESTIVE * plain)] = SUGGESTED
+    score = torch.where(alike, trace / wide, 0.0)
     level[score > DEVIATIONS] = LONE
     level[(score > DEVIATIONS) & (least >= LEAST_RANK)] = CERTAIN
     level.fill_diagonal_(CERTAIN)
@@ -150,13 +151,17 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
     return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy())
 
 
-def _deviation(
+def _deviations(
     rows: Float[Tensor, "n rank d"], ranks: Int[Tensor, "n"], asked: Bool[Tensor, "n n"]
-) -> Float[Tensor, "n n"]:
-    """Standard deviation of tr K that the entries off its diagonal show; its least value where it is not asked for."""
+) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
+    """Standard deviation of tr K that the entries off its diagonal show, also widened for what few entries may hide.
+
+    The least value where it is not asked for.
+    """
     count, rank, size = rows.shape
     least = torch.minimum(ranks[:, None], ranks[None, :]).float()
     found = (least / size).sqrt()
+    wide = found.clone()
     for first in range(0, count, BLOCK):
         if not asked[first : first + BLOCK].any():
             continue
@@ -165,9 +170,10 @@ def _deviation(
         off = crossed.sum((1, 3)) - crossed.diagonal(dim1=1, dim2=3).sum(-1)
         of_block = least[first : first + BLOCK]
         entries = ranks[first : first + BLOCK, None] * ranks[None, :] - of_block
-        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1) * (1 + FEW / entries.clamp_min(1))).sqrt()
-        found[first : first + BLOCK] = torch.maximum(found[first : first + BLOCK], spread)
-    return found
+        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1)).sqrt()
+        for values, factor in ((found, 1.0), (wide, (1 + FEW / entries.clamp_min(1)).sqrt())):
+            values[first : first + BLOCK] = torch.maximum(values[first : first + BLOCK], factor * spread)
+    return found, wide
 
 
 def _polar(factors: Float[Tensor, "adapters rank d"]) -> Float[Tensor, "adapters rank d"]:

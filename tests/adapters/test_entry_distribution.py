@@ -113,6 +113,16 @@ def test_noise_of_another_law_is_no_movement(name: str) -> None:
         assert not any(one.recognized for one in found), (rank, size, found[0])
 
 
+@pytest.mark.parametrize("name", ["orthonormal", "normal 1/sqrt(d)", "xavier normal", "normal 0.02"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_many_modules_do_not_add_up_to_an_edge(name: str, *, recorded: bool) -> None:
+    """Solving for an edge in every module finds a zero of its noise; together they must not pass for one."""
+    draw = np.random.default_rng(1)
+    for rank, size in ((8, 768), (4, 1024)):
+        found = infer(*(OTHER_LAWS[name](rank, size, draw) for _ in range(150)), recorded=recorded)
+        assert all("no edge of a uniform initialization is seen" in one.note for one in found), found[0]
+
+
 def test_scaling_is_a_movement_only_where_the_law_is_recorded() -> None:
     draw = np.random.default_rng(0)
     for scale in (0.9, 1.4):
