@@ -75,9 +75,7 @@ def finetune(
     `asym finetune samples --data GLUE` trains the adapters that ship with the package. A finished run is kept as long
     as its settings, data and model are the same.
     """
-    from asym_analysis.finetuning.environment import prepare_training
-    from asym_analysis.finetuning.plan import read_sweep, shipped_configs
-    from asym_analysis.finetuning.sweep import run_sweep
+    from asym_analysis.finetuning.shipped import shipped_configs
 
     if config == "list":
         output().print("\n".join(shipped_configs()))
@@ -89,6 +87,10 @@ def finetune(
     if call.out is not None and call.out.suffix not in SUFFIXES:
         runs = call.out
         call.note(f"--out FOLDER is now --runs FOLDER: the runs are in {runs}/")
+    from asym_analysis.finetuning.environment import prepare_training
+    from asym_analysis.finetuning.plan import read_sweep
+    from asym_analysis.finetuning.sweep import run_sweep
+
     prepare_training()
     with arguments_checked():
         planned = read_sweep(config, data=data, model=model)

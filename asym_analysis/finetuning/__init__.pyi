@@ -11,7 +11,6 @@ from .initializations import initial_factor as initial_factor
 from .models import task_batches as task_batches
 from .plan import PlannedRun as PlannedRun
 from .plan import read_sweep as read_sweep
-from .plan import shipped_configs as shipped_configs
 from .results.claims import check_claims as check_claims
 from .results.kept import kept_gains as kept_gains
 from .results.paper import Claim as Claim
@@ -21,6 +20,7 @@ from .results.rows import read_outcomes as read_outcomes
 from .results.scores import Arm as Arm
 from .results.scores import VariantScores as VariantScores
 from .results.scores import score_variants as score_variants
+from .shipped import shipped_configs as shipped_configs
 from .statistics import measure_statistics as measure_statistics
 from .storage import FinetuneRun as FinetuneRun
 from .sweep import results_table as results_table

@@ -7,7 +7,6 @@ import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig
 from asym_analysis.finetuning.settings import Rate, Seed, read_settings
+from asym_analysis.finetuning.shipped import shipped_configs
 
-__all__ = ["PlannedRun", "read_sweep", "shipped_configs"]
+__all__ = ["PlannedRun", "read_sweep"]
 
 Stage = Literal["given", "search", "final"]
 
@@ -104,24 +104,6 @@ class _Plan(BaseModel):
     @property
     def multiplied(self) -> bool:
         return any(name in self.model_fields_set for name in ("tasks", "grid", "lengths", "search"))
-
-
-def shipped_configs() -> dict[str, str]:
-    """Read the config files that come with the package.
-
-    Returns
-    -------
-    dict
-        Name -> text.
-
-    Examples
-    --------
-    >>> "minilm-glue" in shipped_configs()
-    True
-    """
-    folder = files("asym_analysis.finetuning") / "configs"
-    with as_file(folder) as path:
-        return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.toml"))}
 
 
 def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str | None = None) -> list[PlannedRun]:

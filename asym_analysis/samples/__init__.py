@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.load import load_adapter
 from asym_analysis.vocabulary import choose
+
+if TYPE_CHECKING:
+    from asym_analysis.adapters.adapter_set import AdapterSet
 
 __all__ = ["sample_adapters", "sample_predictions", "sample_runs", "sample_sweep"]
 
@@ -34,6 +36,9 @@ def sample_adapters() -> AdapterSet:
     (3, 12)
     """
     table = pd.read_csv(_FOLDER / "runs.csv")
+    from asym_analysis.adapters.adapter_set import AdapterSet
+    from asym_analysis.adapters.load import load_adapter
+
     return AdapterSet([load_adapter(_FOLDER / name) for name in table["name"]], table)
 
 

@@ -137,6 +137,8 @@ def _loaded(*arguments: str) -> set[str]:
         (("bound", "--help"), {"pandas", "numpy", "rich", "torch"}),
         (("compare",), {"pandas", "torch"}),
         (("compare", "a", "--out", "x.txt"), {"pandas", "torch"}),
+        (("finetune", "list"), {"pandas", "torch"}),
+        (("variants",), {"torch", "matplotlib"}),
     ],
 )
 def test_what_needs_no_adapter_loads_no_heavy_library(arguments: tuple[str, ...], absent: set[str]) -> None:
