@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components
 
+from asym_analysis._deprecated import warn
 from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs, is_listed
 from asym_analysis.alignment.nulls import NullTable
@@ -86,6 +87,12 @@ class SubspaceComparison(Result):
         """Indices i and j of every pair, i < j."""
         first, second = np.triu_indices(len(self.adapters), 1)
         return first, second
+
+    @property
+    def same_start(self) -> Int[np.ndarray, "modules pairs"]:
+        """Deprecated name of `initialization_marks`."""
+        warn("SubspaceComparison.same_start", "initialization_marks")
+        return self.initialization_marks
 
     @cached_property
     def same_initialization(self) -> Bool[np.ndarray, "pairs"]:

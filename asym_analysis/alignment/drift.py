@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from torch import Tensor
 
+from asym_analysis._deprecated import renamed_arguments
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.entry_distribution import EDGE_LAWS, Movement, infer_movements
@@ -106,6 +107,7 @@ class InitializationDrift(TableResult):
         return pd.DataFrame(rows)
 
 
+@renamed_arguments(adapter="adapters")
 def initialization_drift(
     adapters: AdapterSet | Adapter | str | os.PathLike[str] | Iterable[Adapter | str | os.PathLike[str]],
     initial: Adapter | str | os.PathLike[str] | None = None,

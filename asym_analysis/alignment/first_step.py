@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis._deprecated import FormerTable
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance.first_step import mean_sketch_overlap
 from asym_analysis.results import TableResult, settings_of
@@ -24,7 +25,7 @@ from asym_analysis.vocabulary import whole
 __all__ = ["FirstStepOverlap", "first_step_overlap"]
 
 
-class FirstStepOverlap(TableResult):
+class FirstStepOverlap(FormerTable, TableResult):
     """What one gradient step gives two runs in common.
 
     Attributes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from asym_analysis._deprecated import FormerTable
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.load import Source, as_adapter
@@ -17,7 +18,7 @@ from asym_analysis.subspaces.angles import overlap_grid
 __all__ = ["LeadingOverlaps", "leading_overlaps"]
 
 
-class LeadingOverlaps(TableResult):
+class LeadingOverlaps(FormerTable, TableResult):
     """Overlap of the leading directions of two updates.
 
     Attributes

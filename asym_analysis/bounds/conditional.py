@@ -25,6 +25,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
+from asym_analysis._deprecated import FormerTable
 from asym_analysis.results import TableResult, settings_of
 
 __all__ = ["KINDS", "ConditionalInformation", "Supersample", "conditional_information", "train_on_supersamples"]
@@ -109,7 +110,7 @@ def train_on_supersamples(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ConditionalInformation(TableResult):
+class ConditionalInformation(FormerTable, TableResult):
     """Bounds on the expected gap from conditional mutual information.
 
     Attributes

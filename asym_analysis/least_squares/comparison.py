@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from asym_analysis._deprecated import FormerTable
 from asym_analysis.least_squares.arguments import TunedChoice, each_tuned, whole_numbers
 from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.least_squares.simulation import simulate
@@ -24,7 +25,7 @@ _JOINT_DRAWS = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TheoryComparison(TableResult):
+class TheoryComparison(FormerTable, TableResult):
     """Simulated losses with the theory beside them, one row for each setting and choice of trained factors.
 
     Attributes

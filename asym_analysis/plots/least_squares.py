@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from asym_analysis._deprecated import former_order, renamed_arguments
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ LABELS = {
 }
 
 
+@former_order("x", "ax")
+@renamed_arguments(table="result")
 def plot_least_squares(
     result: TheoryComparison | pd.DataFrame, ax: Axes | None = None, *, x: str | None = None
 ) -> Axes:

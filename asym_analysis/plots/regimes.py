@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 
+from asym_analysis._deprecated import renamed_arguments
 from asym_analysis.plots.style import COLORS, SINGLE_COLUMN, axes_or_new, styled
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _STRATEGIES = {
 }
 
 
+@renamed_arguments(table="result")
 def plot_regimes(result: RegimeMap | pd.DataFrame, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
     """Which factor is better frozen over spectrum exponent and alignment: simulated colours, theory's boundary on top.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
+from asym_analysis._deprecated import former_order
 from asym_analysis.alignment.shared_energy import SharedEnergy
 from asym_analysis.plots.style import COLORS, SHAPES, axes_or_new, legend_below, styled
 
@@ -20,6 +21,7 @@ LOOKS = {
 }
 
 
+@former_order("quantities", "ax")
 def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: list[str] | None = None) -> Axes:
     """Draw the energy in the best common subspace against its dimension, median over modules, with its null.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from asym_analysis._deprecated import FormerTable
 from asym_analysis.finetuning.results.paper import Claim, paper_claims, printed_differences
 from asym_analysis.finetuning.results.scores import Arm, VariantScores, length_size
 from asym_analysis.finetuning.results.statistics import Difference, equivalence_p, holm, pooled, seeds_needed
@@ -24,7 +25,7 @@ FROZEN = ("frozen run", "pretrained model")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ClaimCheck(TableResult):
+class ClaimCheck(FormerTable, TableResult):
     """One row a claim and family of models, differences in parts of LoRA's gain over the frozen model.
 
     Columns: `family, claim, says, source, first, second`; `tasks` that speak and `tasks_left_out`; `seeds`, the fewest
