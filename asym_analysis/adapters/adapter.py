@@ -304,7 +304,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
 
         Parameters
         ----------
-        coverage
+        coverage : Coverage
             The account.
 
         Returns
