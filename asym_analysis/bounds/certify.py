@@ -18,6 +18,7 @@ from asym_analysis.bounds.duplicates import Duplicates, find_duplicates
 from asym_analysis.bounds.losses import Evaluate, EvaluateSome, Losses, group_members
 from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.posterior import GaussianPosterior
+from asym_analysis.bounds.posterior_check import check_posterior
 from asym_analysis.bounds.report import BoundReport, BoundRow
 from asym_analysis.results import settings_of
 from asym_analysis.vocabulary import Tuned, choose, finite, whole
@@ -156,7 +157,7 @@ def certify(
         whole(draws, "draws", least=1)
     own, evidence = checked_tuned(adapter, tuned)
     if posterior is not None:
-        _check_posterior(posterior, own, include_head and bool(adapter.extras), prior)
+        check_posterior(posterior, adapter, own, head=include_head and bool(adapter.extras), prior=prior)
     repeats = find_duplicates(samples, prior_samples) if samples is not None else None
     losses = Losses(evaluate, evaluate_some, n_samples, group_members(groups, n_samples))
     if include_head and adapter.extras:
@@ -214,22 +215,6 @@ def _without_initial(adapter: Adapter) -> Adapter:
         extras=adapter.extras,
         coverage=adapter.coverage,
     )
-
-
-def _check_posterior(posterior: GaussianPosterior, tuned: Tuned, head: bool, prior: Adapter | None) -> None:
-    if posterior.tuned != tuned:
-        raise ValueError(
-            f"the posterior was made for tuned={posterior.tuned!r} and this certificate charges tuned={tuned!r}: make "
-            "it for the same factors"
-        )
-    if head and not posterior.include_head:
-        raise ValueError("the posterior leaves the trained head out: make it with include_head=True")
-    if posterior.prior == "data" and (prior is None or prior.name != posterior.prior_name):
-        raise ValueError(
-            f"the posterior's prior is the adapter {posterior.prior_name!r}: pass the same adapter as prior="
-        )
-    if posterior.prior != "data" and prior is not None:
-        raise ValueError("prior= is given, but the posterior was made without it: pass it to the posterior as well")
 
 
 def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> list[str]:

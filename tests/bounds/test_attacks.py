@@ -243,3 +243,33 @@ def test_margin_of_the_gibbs_posterior_is_small_by_default() -> None:
     row = certify(memorized(), losses, N, methods=("gaussian",), relative_noise=(0.1,)).frame.iloc[0]
     mean = float(row["note"].split("draws ")[1].split(",")[0])
     assert row["empirical_risk"] - mean <= 0.0051
+
+
+def test_a_posterior_around_another_frozen_factor_is_refused() -> None:
+    """A chosen by the data under tuned="B": the certificate would be for an adapter that nobody charged."""
+    run = memorized()
+    start = Adapter.from_factors({"q": (run["q"].A + 1.0, torch.zeros_like(run["q"].B))}, name="start")
+    honest = Adapter.from_factors({"q": (start["q"].A, run["q"].B)}, name=run.name, initial=start)
+    other = Adapter.from_factors({"q": (run["q"].A, run["q"].B)}, name=run.name)
+    with pytest.raises(ValueError, match="frozen A of q"):
+        certify(honest, losses, N, tuned="B", posterior=gaussian_posterior(other, "B"), **OPTIONS)
+
+
+def test_a_posterior_whose_prior_only_shares_the_name_is_refused() -> None:
+    run = memorized()
+    innocent = Adapter.from_factors({"q": (run["q"].A, torch.zeros_like(run["q"].B))}, name="prior")
+    near = Adapter.from_factors({"q": (run["q"].A, run["q"].B)}, name="prior")
+    with pytest.raises(ValueError, match="centred elsewhere"):
+        certify(
+            run, losses, N, tuned="both", prior=innocent, posterior=gaussian_posterior(run, "both", prior=near),
+            **OPTIONS,
+        )  # fmt: skip
+
+
+def test_a_posterior_centred_on_a_fabricated_initialization_is_refused() -> None:
+    """The initialization of the posterior's own copy is the trained adapter itself: KL 0, were it believed."""
+    run = memorized()
+    copy = with_initial(run, Adapter.from_factors({"q": (run["q"].A, run["q"].B)}, name="start"))
+    posterior = gaussian_posterior(copy, "both", relative_noise=0.01)
+    with pytest.raises(ValueError, match="centred elsewhere"):
+        certify(run, losses, N, tuned="both", posterior=posterior, **OPTIONS)

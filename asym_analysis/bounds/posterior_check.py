@@ -1,0 +1,80 @@
+"""Whether a posterior that the user brings was made for the adapter, factors and prior that a certificate charges."""
+
+from __future__ import annotations
+
+import torch
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds.posterior import GaussianPosterior, with_initial
+from asym_analysis.bounds.trained import is_plain, trained_tensors
+from asym_analysis.vocabulary import FACTORS, Tuned
+
+__all__ = ["check_posterior"]
+
+
+def check_posterior(
+    posterior: GaussianPosterior, adapter: Adapter, tuned: Tuned, *, head: bool, prior: Adapter | None
+) -> None:
+    """Refuse a posterior that was made for something else than the certificate says.
+
+    Parameters
+    ----------
+    posterior
+        What the user gave.
+    adapter
+        The adapter that is certified.
+    tuned
+        The trained factors that are charged.
+    head
+        Whether the trained tensors outside the modules are charged.
+    prior
+        The adapter that the prior is centred on, where it comes from other samples.
+
+    Raises
+    ------
+    ValueError
+        If the factors, the head, the modules, a frozen factor or the prior's centre differ.
+
+    Examples
+    --------
+    >>> from asym_analysis.bounds.posterior import gaussian_posterior
+    >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
+    >>> check_posterior(gaussian_posterior(adapter, "B"), adapter, "both", head=False, prior=None)
+    Traceback (most recent call last):
+    ValueError: the posterior was made for tuned='B' and this certificate charges tuned='both': make it for the same
+    factors
+    """
+    if posterior.tuned != tuned:
+        raise ValueError(
+            f"the posterior was made for tuned={posterior.tuned!r} and this certificate charges tuned={tuned!r}: make "
+            "it for the same factors"
+        )
+    if head and not posterior.include_head:
+        raise ValueError("the posterior leaves the trained head out: make it with include_head=True")
+    if posterior.prior == "data" and (prior is None or prior.name != posterior.prior_name):
+        raise ValueError(
+            f"the posterior's prior is the adapter {posterior.prior_name!r}: pass the same adapter as prior="
+        )
+    if posterior.prior != "data" and prior is not None:
+        raise ValueError("prior= is given, but the posterior was made without it: pass it to the posterior as well")
+    if set(posterior.adapter) != set(adapter):
+        raise ValueError("the posterior was made for an adapter with other modules")
+    for module in adapter:
+        if tuned == "both" or not is_plain(adapter.source(module)):
+            continue
+        for factor in set(FACTORS) - {tuned}:
+            own, other = getattr(adapter[module], factor), getattr(posterior.adapter[module], factor)
+            if own.shape != other.shape or not torch.equal(own, other.to(own)):
+                raise ValueError(f"the posterior was made around another frozen {factor} of {module}")
+    reference = adapter if prior is None else with_initial(adapter, prior)
+    for tensor in trained_tensors(reference, tuned, include_head=posterior.include_head):
+        centre = posterior.prior_centre.get(tensor.key)
+        if centre is None or tuple(centre.shape) != tensor.shape:
+            raise ValueError(f"the posterior has no {tensor.key[1]} of {tensor.key[0]}, which is charged")
+        expected = torch.zeros_like(centre) if tensor.read_initial is None else tensor.read_initial().to(centre)
+        if not torch.equal(expected, centre):
+            where = "at zero" if tensor.read_initial is None else "at " + (prior or adapter.initial or adapter).name
+            raise ValueError(
+                f"the posterior's prior is centred elsewhere than {where}, where this certificate says: make it from "
+                "the same adapter, with the same recorded initialization and prior"
+            )
