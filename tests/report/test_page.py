@@ -211,7 +211,7 @@ def test_random_adapters_are_called_alike_in_less_than_one_case_of_twenty(
             )
             for n in range(adapters)
         ]
-        frame = compare_subspaces([Adapter.from_factors(run, name=str(n)) for n, run in enumerate(runs)]).frame
+        frame = compare_subspaces(runs).frame
         alike += sum(finding.alike for finding in find(frame).values())
         gap = difference(frame)
         assert gap is not None
