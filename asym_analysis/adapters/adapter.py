@@ -384,13 +384,19 @@ class Adapter(Mapping[str, LowRankUpdate]):
         metadata = Metadata({**kept, **facts}, weights=weights)
         return self._like({**self._modules, **modules}, metadata=metadata, extras=extras, initial=None)
 
-    def truncate(self, *, rank: int | None = None, energy: float | None = None, budget: int | None = None) -> Adapter:
+    def truncate(
+        self,
+        *,
+        rank: int | Mapping[str, int] | None = None,
+        energy: float | None = None,
+        budget: int | None = None,
+    ) -> Adapter:
         """Keep the leading singular directions of every update: see `asym_analysis.adapters.resize.truncate`.
 
         Parameters
         ----------
-        rank : int, optional
-            Largest rank of every module.
+        rank : int or mapping of str to int, optional
+            Largest rank of every module; or module -> rank, such as the `rank_pattern` of `allocate_rank`.
         energy : float, optional
             Share of ||dW||_F^2 that every module keeps at least, in (0, 1].
         budget : int, optional

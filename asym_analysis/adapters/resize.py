@@ -18,7 +18,11 @@ __all__ = ["balanced", "truncate"]
 
 
 def truncate(
-    adapter: Adapter, *, rank: int | None = None, energy: float | None = None, budget: int | None = None
+    adapter: Adapter,
+    *,
+    rank: int | Mapping[str, int] | None = None,
+    energy: float | None = None,
+    budget: int | None = None,
 ) -> Adapter:
     """Keep the leading singular directions of every update dW: the best approximation of each rank (Eckart-Young).
 
@@ -27,7 +31,8 @@ def truncate(
     adapter
         The adapter. DoRA magnitudes stay as they are.
     rank
-        Largest rank of every module.
+        Largest rank of every module; or module -> rank, such as the `rank_pattern` of `allocate_rank`: modules that it
+        does not name keep their rank, and a module with rank 0 is left out.
     energy
         Share of ||dW||_F^2 that every module keeps at least, in (0, 1].
     budget
@@ -55,9 +60,11 @@ def truncate(
     ((2,), (2,), (1,))
     """
     given = {"rank": rank, "energy": energy, "budget": budget}
-    named = [f"{name}={value:g}" for name, value in given.items() if value is not None]
+    named = [f"{name}={_short(value)}" for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise ValueError(f"give one of rank, energy and budget, not {', '.join(named) or 'none'}")
+    if isinstance(rank, Mapping):
+        return _to_pattern(adapter, rank)
     if rank is not None:
         whole(rank, "rank", least=1)
     if energy is not None:
@@ -73,6 +80,25 @@ def truncate(
         ranks = {module: min(rank or 1, len(spectrum)) for module, spectrum in values.items()}
     updates = {module: _leading(adapter[module], ranks[module]) for module in adapter}
     return _changed(adapter, updates, f"truncated to {named[0]}")
+
+
+def _to_pattern(adapter: Adapter, pattern: Mapping[str, int]) -> Adapter:
+    """Cut each named module to its own rank, and leave out those of rank 0."""
+    unknown = [module for module in pattern if module not in adapter]
+    if unknown:
+        raise AdapterError(f"{adapter.name} has no module {unknown[0]!r}, which rank= names")
+    ranks = {module: whole(rank, f"rank of {module}", least=0) for module, rank in pattern.items()}
+    kept = [module for module in adapter if ranks.get(module) != 0]
+    if not kept:
+        raise AdapterError(f"rank= leaves no module of {adapter.name}")
+    updates = {m: _leading(adapter[m], ranks.get(m, adapter.source(m).rank)) for m in kept}
+    smaller = _changed(adapter, updates, f"truncated to a rank for each of {len(ranks)} modules")
+    gone = {module: "truncated to rank 0" for module in adapter if module not in updates}
+    return smaller.without(gone) if gone else smaller
+
+
+def _short(value: object) -> str:
+    return f"{len(value)} modules" if isinstance(value, Mapping) else f"{value:g}"
 
 
 def balanced(adapter: Adapter) -> Adapter:

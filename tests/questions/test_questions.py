@@ -144,6 +144,20 @@ def test_allocation_is_the_best_of_all() -> None:
     assert found.curve["energy_kept"].iloc[-1] == pytest.approx(1)
 
 
+def test_the_allocated_ranks_are_written() -> None:
+    """The truncated adapter holds the best approximation of each module, and modules of rank 0 are gone."""
+    run = adapter(rank=3)
+    scaled = Adapter.from_factors({m: (run[m].A, (1 if i else 1e-6) * run[m].B) for i, m in enumerate(run)})
+    found = ask.allocate_rank(scaled, 2)
+    smaller = scaled.truncate(rank=found.rank_pattern)
+    (kept,) = list(smaller)
+    assert found.rank_pattern[kept] == 2 == smaller.source(kept).rank
+    U, S, Vh = torch.linalg.svd(scaled[kept].delta(), full_matrices=False)
+    torch.testing.assert_close(smaller[kept].delta(), (U[:, :2] * S[:2]) @ Vh[:2], atol=1e-9, rtol=1e-9)
+    with pytest.raises(AdapterError, match="has no module"):
+        scaled.truncate(rank={"other": 1})
+
+
 def test_a_chain_of_random_blocks_is_at_chance() -> None:
     frame = ask.chain_coverage([adapter(seed) for seed in range(12)]).frame
     later = frame[(frame["block"] > 1) & (frame["block"] < 8)]
