@@ -44,7 +44,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
     coverage : Coverage, optional
         What became of every tensor of the file.
     initial : Adapter, optional
-        The factors from which training started, where they were recorded.
+        The initial factors, where they were recorded.
     assumptions : sequence of Assumption, optional
         What the checkpoint leaves open (a scale, an orientation), the value taken, and how to give the right one.
 

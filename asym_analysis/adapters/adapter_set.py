@@ -197,7 +197,7 @@ class AdapterSet(Sequence[Adapter]):
         try:
             mask = self.table.eval(condition)
             if not isinstance(mask, pd.Series) or not pd.api.types.is_bool_dtype(mask):
-                raise ValueError("it is no condition, true or false for each adapter")
+                raise ValueError("it is not a condition, true or false for each adapter")
         except Exception as error:  # pandas and numexpr raise what they like on a condition of any text
             columns = ", ".join(map(str, self.table.columns))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""How far a factor moved from an initialization that nobody saved, told from the distribution of its entries.
+"""Distance of a factor from an unsaved random initialization, inferred from the distribution of its entries.
 
 Let F0 be the initial factor and F = c F0 + E with <E, F0> = 0, so that |F - F0|^2/|F0|^2 = (c - 1)^2 + |E|^2/|F0|^2.
 Where the entries of F0 are independent and uniform on [-b, b] (PEFT's default for A has b = 1/sqrt(d_in)), two facts
@@ -77,7 +77,7 @@ class Movement:
     Attributes
     ----------
     value, std_error
-        The estimate and its standard error; NaN where the movement cannot be told.
+        The estimate and its standard error; NaN where the movement is unknown.
     upper
         97.5 percent limit, also where `value` is NaN because the movement is too small; NaN where it says nothing.
     correlation
@@ -132,7 +132,7 @@ def infer_movements(
     >>> bool(abs(found.value - 0.1) < 2 * found.std_error), found.std_error < 0.02
     (True, True)
     >>> infer_movements([move / 768**0.5])[0].note
-    'no edge of a uniform initialization is seen: the entries are noise of another law, or have moved too far'
+    'no edge of a uniform initialization is seen: the noise is of another distribution, or moved too far'
     """
     names = dtypes if dtypes is not None else ["float32"] * len(factors)
     entries = [factor.detach().double().numpy() for factor in factors]
@@ -178,9 +178,7 @@ class _Fits:
 def _refused(fits: _Fits, recorded: bool) -> str:
     """Why no module of the adapter can be told, or ""."""
     if min(fits.scores) > -(EDGE_KEPT if recorded else EDGE_SEEN):
-        return (
-            "no edge of a uniform initialization is seen: the entries are noise of another law, or have moved too far"
-        )
+        return "no edge of a uniform initialization is seen: the noise is of another distribution, or moved too far"
     count = len(fits.misfit)
     if fits.misfit.sum() - (TESTED - 1) * count > MISFIT_OF_ALL * math.sqrt(2 * (TESTED - 1) * count):
         return "the entries do not fit a uniform initialization and a movement"

@@ -199,7 +199,7 @@ def same_initialization(
     Returns
     -------
     ndarray
-        int8: 1 where the initialization is shared, 0 where there is no sign of it, -1 where that cannot be told: with a
+        int8: 1 where the initialization is shared, 0 where there is no sign of it, -1 where that is unknown: with a
         zero factor, or where a rank below 4 leaves too few entries.
 
     Examples

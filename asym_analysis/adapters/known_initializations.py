@@ -26,7 +26,7 @@ LAWS: Mapping[str, str] = {
     "orthonormal": "orthonormal rows of A or columns of B",
     "peft_orthogonal": "normal vectors times half of a random orthogonal matrix, entries of mean square 1/200",
     "weights": "computed from the base weights or from data",
-    "random": "drawn at random, from a law that the file does not tell",
+    "random": "drawn at random, from a distribution that the file does not name",
 }
 
 #: Modules that PEFT and loralib adapt as embeddings, where A is zero and B is random.

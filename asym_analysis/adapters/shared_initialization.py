@@ -48,7 +48,7 @@ class SharedInitialization(Result):
         The adapters, in order.
     cosines, marks
         (module, factor) -> adapters x adapters: the cosine (NaN where the factor was not random in both, or the sizes
-        differ), and 1 where the initialization is shared, 0 where there is no sign of it, -1 where it cannot be told.
+        differ), and 1 where the initialization is shared, 0 where there is no sign of it, -1 where it is unknown.
     sizes
         (module, factor) -> (rank of each adapter's factor, 0 where it has none to compare; d).
     settings
@@ -79,7 +79,7 @@ class SharedInitialization(Result):
 
     @cached_property
     def agreement(self) -> Float[np.ndarray, "adapters adapters"]:
-        """Share of the modules and factors that two adapters share, among those where it can be told."""
+        """Share of the modules and factors that two adapters share, among those where it is known."""
         same = np.zeros((len(self.names),) * 2)
         told = np.zeros_like(same)
         for mark in self.marks.values():
@@ -89,7 +89,7 @@ class SharedInitialization(Result):
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of two or more adapters, linked where they share at least half of the modules that can be told."""
+        """Groups of two or more adapters, linked where they share at least half of the modules where it is known."""
         return self._components(self.agreement >= 0.5)
 
     def groups_of(self, module: str, factor: str | None = None) -> tuple[tuple[str, ...], ...]:

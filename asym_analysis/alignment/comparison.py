@@ -48,7 +48,7 @@ class SubspaceComparison(Result):
         not see them.
     initialization_marks
         Module x pair: 1 where both were initialized from the same A, or the same B, 0 where there is no sign of it, -1
-        where it cannot be told. The rule is the one of `asym_analysis.adapters.initialization`.
+        where it is unknown. The rule is the one of `asym_analysis.adapters.initialization`.
     settings
         Arguments and versions.
     frame
@@ -61,7 +61,7 @@ class SubspaceComparison(Result):
         - p_value: probability under it of a value at least as similar
         - least_p: the smallest p-value that it can give; a p_value equal to it means "below"
         - rank_i, rank_j: numerical ranks
-        - same_initialization: in this module; missing where that cannot be told
+        - same_initialization: in this module; missing where that is unknown
         - haar_mean, haar_std: of the null distribution with equal singular values, where the measure sees them
     """
 
@@ -96,7 +96,7 @@ class SubspaceComparison(Result):
 
     @cached_property
     def same_initialization(self) -> Bool[np.ndarray, "pairs"]:
-        """True for pairs that share their initialization in at least half of the modules where that can be told."""
+        """True for pairs that share their initialization in at least half of the modules where that is known."""
         told = (self.initialization_marks >= 0).sum(0)
         return (told > 0) & (2 * (self.initialization_marks == 1).sum(0) >= told)
 
@@ -301,7 +301,7 @@ class SubspaceComparison(Result):
         return pd.DataFrame(columns, copy=False)
 
     def _shared_column(self, chosen: range) -> pd.arrays.BooleanArray:
-        """Marks of the modules, factor by factor, missing where they cannot be told."""
+        """Marks of the modules, factor by factor, missing where they are unknown."""
         marks = np.repeat(self.initialization_marks[chosen.start : chosen.stop], len(self.factors), axis=0).reshape(-1)
         return pd.arrays.BooleanArray(marks == 1, marks < 0)
 
@@ -336,7 +336,7 @@ class SubspaceComparison(Result):
         """A and B against chance: all pairs, then same and different task and initialization where both occur.
 
         Pairs of which one adapter has no label are in no group. A pair that shares its initialization in some modules
-        counts there among the same, elsewhere among the different; where it cannot be told, among neither.
+        counts there among the same, elsewhere among the different; where it is unknown, among neither.
 
         Returns
         -------

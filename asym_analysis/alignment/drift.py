@@ -1,4 +1,4 @@
-"""How far each factor moved from its initialization: measured where that is known, otherwise told from the entries."""
+"""How far each factor moved from its initialization: measured where that is known, otherwise inferred."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class InitializationDrift(TableResult):
     The columns of `frame`, one row an adapter, module and factor:
 
     - adapter, module, layer, projection, factor;
-    - value: ||F - F0||_F / ||F0||_F; NaN where it cannot be told, or F0 is zero;
+    - value: ||F - F0||_F / ||F0||_F; NaN where it is unknown, or F0 is zero;
     - std_error: of an inferred value;
     - upper: 97.5 percent limit, of an inferred value or of a movement that is too small to resolve;
     - correlation: of F - F0 with F0;
@@ -250,12 +250,12 @@ def _inferences(
 def _unknowable(update: LowRankUpdate, factor: Factor, known: KnownLaws | None) -> str:
     """Why the entries cannot tell the movement, whatever they are, or ""."""
     if not has_initialization(update):
-        return "the factors were split anew from their product by an SVD: they hold no initialization"
+        return "the factors were split anew from their product by an SVD: the initialization is lost"
     if known is None or not known.recorded or known.law(factor) in EDGE_LAWS:
         return ""
     if known.law(factor) == "weights":
         return f"{known.source}: computed from the base weights or from data; give the initial factors"
-    return f"{known.source}: a law without an edge does not show how far it moved; give the initial factors"
+    return f"{known.source}: a distribution without an edge does not show how far it moved; give the initial factors"
 
 
 def _told(movement: Movement, recorded: bool) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _told(movement: Movement, recorded: bool) -> dict[str, Any]:
         "std_error": movement.std_error,
         "correlation": movement.correlation,
         "verdict": INFERRED,
-        "reason": f"inferred from the edge of the {'recorded' if recorded else 'recognized'} uniform law",
+        "reason": f"inferred from the edge of the {'recorded' if recorded else 'recognized'} uniform distribution",
     }
 
 

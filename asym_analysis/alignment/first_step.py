@@ -1,6 +1,6 @@
 """What one gradient step explains: similar B from independent A, with nothing learned in A.
 
-A run that has hardly begun has B = -eta G A^T, with G the gradient of the loss in the weight: B spans a random sketch
+After its first step a run has B = -eta G A^T, with G the gradient of the loss in the weight: B spans a random sketch
 of G's column space, and two sketches overlap the more the faster G's spectrum decays (docs/theory.md, section
 6.6).
 """
@@ -66,7 +66,7 @@ def first_step_overlap(
     Parameters
     ----------
     gradients : mapping of str to float Tensor of shape (d_out, d_in)
-        Module -> gradient of the loss in the weight, at the start.
+        Module -> gradient of the loss in the weight, at the initialization.
     rank : int
         Of both adapters.
     others : mapping of str to float Tensor of shape (d_out, d_in), optional

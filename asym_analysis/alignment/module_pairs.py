@@ -268,7 +268,7 @@ def initialization_marks(modules: Sequence[Float[np.ndarray, "2 3 pairs"]]) -> I
     Returns
     -------
     ndarray
-        int8: 1 where it is shared, 0 where there is no sign of it, -1 where it cannot be told.
+        int8: 1 where it is shared, 0 where there is no sign of it, -1 where it is unknown.
     """
     whole = np.stack(modules)
     return np.maximum(*(_marks_of(whole[:, row]) for row in range(len(FACTORS))))

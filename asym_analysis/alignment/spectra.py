@@ -162,7 +162,9 @@ def _split(update: LowRankUpdate, initial: Adapter, module: str) -> dict[str, fl
         raise AdapterError(f"module {module}: it is missing among the initial factors")
     start = initial[module].A.double()
     if start.shape != update.A.shape:
-        raise AdapterError(f"module {module}: A has shape {tuple(update.A.shape)}, its start {tuple(start.shape)}")
+        raise AdapterError(
+            f"module {module}: A has shape {tuple(update.A.shape)}, its initialization {tuple(start.shape)}"
+        )
     A, B, scale = update.A.double(), update.B.double(), abs(update.scaling)
     return {
         "start_norm": scale * updates.frobenius_norm(start, B).item(),

@@ -1,4 +1,4 @@
-"""A stream of bits whose every part says where it ends, so that a message needs no length beside it."""
+"""A self-delimiting (prefix-free) stream of bits: a message needs no length beside it."""
 
 from __future__ import annotations
 

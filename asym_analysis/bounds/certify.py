@@ -103,7 +103,7 @@ def certify(
         Texts or arrays of the n samples, and of those that the prior was trained on. Copies and near copies among
         them are measured; above one percent, and without `groups`, no row is a certificate.
     tried : int, default 1
-        How many codes or priors the data chose from: sets of modules, ranks, seeds of a frozen factor, settings of a
+        Number of codes or priors tried on these data: sets of modules, ranks, seeds of a frozen factor, settings of a
         prior. Learning rates and checkpoints need no charge: the bounds hold for all adapters at once.
     seed : int, default 0
         Of the draws. Each use has its own stream.

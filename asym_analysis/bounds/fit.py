@@ -77,7 +77,7 @@ def fit_posterior(
         Standard deviation of the prior during training, put on the grid and kept; by default the best of noises of .25
         to 2 times the update, chosen anew before each of `weights`.
     weights
-        The path: weights of KL/n, one after the other, each training begun where the one before it ended.
+        The path: weights of KL/n, one after the other, each training continues from the end of the one before.
     epochs
         Passes over the data for each weight.
     rate

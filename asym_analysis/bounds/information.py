@@ -1,7 +1,7 @@
 """From an amount of information, in nats, to a generalization gap.
 
 The gap is the expected loss on a new sample less the mean loss on the n training samples. The loss is
-sigma-sub-Gaussian under the data's law for every hypothesis; one with values in an interval of length c is
+sigma-sub-Gaussian under the data's distribution for every hypothesis; one with values in an interval of length c is
 c/2-sub-Gaussian (Hoeffding's lemma). docs/theory.md, sections 5.1 to 5.5 and 5.8.
 """
 

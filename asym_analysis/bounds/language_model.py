@@ -146,7 +146,7 @@ def language_model_bound(
     confidence
         1 - delta, of all rows together.
     tried
-        How many codes or subsets of modules the data chose from.
+        Number of codes or subsets of modules tried on these data.
     batch_size
         Documents of one forward pass.
     seed
@@ -336,7 +336,7 @@ class _Reading:
             logits = logits_of(self.model(input_ids=tokens, attention_mask=mask))
             if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
                 raise ValueError(
-                    f"the model gives logits of shape {tuple(logits.shape)}: it is no causal language model"
+                    f"the model gives logits of shape {tuple(logits.shape)}: it is not a causal language model"
                 )
             self.vocabulary = logits.shape[-1]
             chances = logits[:, :-1].double().softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
@@ -377,7 +377,7 @@ def _assumptions(level: str, tuned: Tuned, adapted: bool, reasons: Sequence[str]
     facts = (
         ["i.i.d. documents"]
         if level == "document"
-        else ["each token drawn from its text's law given those before it; the bound is for these contexts"]
+        else ["each token drawn from its text's distribution given those before it; the bound is for these contexts"]
     )
     facts.append("base model and tokenizer made without these documents")
     if adapted:

@@ -42,7 +42,7 @@ Sampler = Callable[[int, int], tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "
 
 @dataclass(frozen=True)
 class LowRankClassifier:
-    """Softmax of B·A·x. The seed draws the factor that starts at random (rows of A or columns of B orthonormal)."""
+    """Softmax of B·A·x. The seed draws the randomly initialized factor (rows of A or columns of B orthonormal)."""
 
     dimension: int
     classes: int
@@ -104,7 +104,7 @@ def low_rank_factors(
 def train_low_rank(
     model: LowRankClassifier, x: Float[np.ndarray, "runs n d"], y: Int[np.ndarray, "runs n"]
 ) -> list[Adapter]:
-    """Train one classifier on each run's samples; each adapter records what it started from.
+    """Train one classifier on each run's samples; each adapter records its initialization.
 
     Examples
     --------

@@ -14,8 +14,9 @@ from asym_analysis.vocabulary import choose
 
 __all__ = ["COLUMNS", "PREDICTORS", "BoundReport", "BoundRow", "Predictor", "Prior"]
 
-#: What a bound speaks of. "adapter": the checkpoint as it is. "coded adapter": its quantized copy. "Gibbs posterior":
-#: an adapter drawn anew for every prediction. "one draw": one adapter drawn once. "prior": the prior's own adapter.
+#: The predictor that a bound is for. "adapter": the checkpoint as it is. "coded adapter": its quantized copy.
+#: "Gibbs posterior": an adapter drawn anew for every prediction. "one draw": one adapter drawn once. "prior": the
+#: prior's own adapter.
 Predictor = Literal["adapter", "coded adapter", "Gibbs posterior", "one draw", "prior"]
 PREDICTORS: tuple[Predictor, ...] = ("adapter", "coded adapter", "Gibbs posterior", "one draw", "prior")
 #: Where the prior, or the receiver's knowledge, is centred: nothing to centre, zero, the recorded initialization, or
@@ -32,7 +33,7 @@ class BoundRow:
     rung
         Which step of the ladder: "parameter count", "description length", "coded", "gaussian", ...
     predictor
-        What the bound speaks of: "adapter", "coded adapter", "Gibbs posterior", "one draw" or "prior".
+        The predictor that the bound is for: "adapter", "coded adapter", "Gibbs posterior", "one draw" or "prior".
     prior
         Where the prior is centred: "none", "zero", "initialization" or "data" (an adapter trained on other samples).
     tuned
@@ -154,7 +155,7 @@ class BoundReport(Result):
         kind : str, default "certificate"
             "certificate" or "diagnostic".
         predictor : {"adapter", "coded adapter", "Gibbs posterior", "one draw", "prior"}, optional
-            What the row should speak of. By default any, where the report's headline rows hold together
+            The predictor that the row should be for. By default any, where the report's headline rows hold together
             (`certify`); the adapter itself where each row holds alone (`compute_bound`).
 
         Returns

@@ -1,4 +1,4 @@
-"""GROUND: every law under randomness, once. Knows nothing of the rest of the package, and needs numpy and scipy only.
+"""GROUND: every null distribution, once. Knows nothing of the rest of the package, and needs numpy and scipy only.
 
 `haar` has the moments of traces under a uniformly random rotation, and `blocks` samples of its corners; `null`,
 `overlap`, `tabulated` and `spectral` the null distributions of similarities; `retention` what a random sketch keeps of

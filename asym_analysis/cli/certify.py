@@ -203,7 +203,7 @@ def _function(address: str, option: str) -> Callable[..., Any]:
         fail(f"{option} {address}: there is no file {file or address}; write it as path/to/file.py:function")
     spec = spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None:
-        fail(f"{option} {address}: {file} is no Python file")
+        fail(f"{option} {address}: {file} is not a Python file")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     found = getattr(module, name, None)

@@ -48,7 +48,7 @@ def drift(
     with arguments_checked():
         result = initialization_drift(adapters, read_adapter(call, initial) if initial is not None else None)
     below = (
-        "A row: ||F - F0||/||F0|| of one factor F, over the modules where it could be told; a factor that was "
+        "A row: ||F - F0||/||F0|| of one factor F, over the modules where it could be measured; a factor that was "
         "initialized at zero has no relative distance."
     )
     tables = [Table("summary", result.summary(), "relative distance from the initialization", _SUMMARY, below)]

@@ -1,4 +1,4 @@
-"""Whether the training libraries are there, and how much they say."""
+"""Check for the training libraries, and silence their logging."""
 
 from __future__ import annotations
 

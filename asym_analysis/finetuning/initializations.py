@@ -98,7 +98,7 @@ def _kaiming(asked: _Asked) -> Float[Tensor, "length rank"]:
 
 
 def _haar(asked: _Asked) -> Float[Tensor, "length rank"]:
-    """Columns uniform on the Stiefel manifold: QR of a Gaussian matrix, signs fixed so that the law is exactly Haar."""
+    """Columns exactly uniform on the Stiefel manifold: QR of a Gaussian matrix, with its signs fixed."""
     gaussian = torch.randn(asked.length, asked.rank, generator=asked.generator, dtype=torch.float64)
     Q, R = torch.linalg.qr(gaussian)
     return Q * R.diagonal().sign()

@@ -62,7 +62,7 @@ def _strategy_string(text: str, plain: str) -> tuple[FactorInitialization, Facto
     letters = [token.removeprefix("h") for token in tokens[0::2]]
     if len(tokens) != 4 or set(letters) != {"A", "B"}:
         raise ValueError(
-            f"{text!r} is no strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'"
+            f"{text!r} is not a strategy string of four tokens; write it as 'hB_zero_A_rand' or 'hB_0 A_rand'"
         )
     factors = []
     for name, (mark, subscript) in zip(("B", "A"), (tokens[0:2], tokens[2:4]), strict=True):

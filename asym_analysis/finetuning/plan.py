@@ -139,7 +139,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     Raises
     ------
     AdapterError
-        If the file is absent, is no TOML or plans a run that cannot be made; the message names the setting.
+        If the file is absent, is not TOML or plans a run that cannot be made; the message names the setting.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise AdapterError(f"{source} is no TOML file: {error}") from error
+        raise AdapterError(f"{source} is not a TOML file: {error}") from error
     try:
         plan: _Plan = read_settings(_Plan, values, where="", known=_Plan.model_fields)
         runs = [

@@ -93,6 +93,6 @@ def _sentence(found: Mapping[str, Any], where: str, known: list[str]) -> str:
         case "unexpected_keyword_argument" | "extra_forbidden":
             close = get_close_matches(str(found["loc"][-1]), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            return f"{place} is no setting; {hint}" if known else f"{place} is no setting"
+            return f"{place} is not a setting; {hint}" if known else f"{place} is not a setting"
     reason = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return f"{place} is {found['input']!r}: {reason[:1].lower()}{reason[1:]}"

@@ -43,7 +43,7 @@ def run_sweep(
     folder : path
         Each run gets a folder of its name in it.
     only : str, default ""
-        Run only what has this text in its name; the table has the other finished runs as well.
+        Run only the runs whose names contain this text; the table has the other finished runs as well.
     redo : bool, default False
         Train again the runs, finished or interrupted, whose inputs have changed, in place of refusing them.
     progress : bool or Reporter, default False

@@ -120,7 +120,7 @@ class LeastSquaresProblem:
             raise ValueError("the covariance is not symmetric")
         lowest = float(self._eigensystem[0].min())
         if lowest < -1e-8 * scale:
-            raise ValueError(f"the covariance has the negative eigenvalue {lowest:.3g}; it is no covariance")
+            raise ValueError(f"the covariance has the negative eigenvalue {lowest:.3g}; a covariance has none")
 
     @classmethod
     def with_frozen_bias(

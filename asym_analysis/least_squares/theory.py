@@ -152,8 +152,9 @@ def win_probability(problem: LeastSquaresProblem, rank: int) -> float:
     """Probability that freezing a random A beats freezing a random B: P[L(A*, U) >= L(Q, B*)].
 
     Exactly one half for a square isotropic problem, whatever the update and the rank. Elsewhere each gain, as a part of
-    the signal, is taken to follow the Beta law with the mean and variance of `expected_loss`: exact for isotropic
-    inputs and an update of rank one, an approximation otherwise. Where both gains are certain it is 0, 1/2 or 1.
+    the signal, is taken to follow the Beta distribution with the mean and variance of `expected_loss`: exact for
+    isotropic inputs and an update of rank one, an approximation otherwise. Where both gains are certain it is 0, 1/2
+    or 1.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     Axes
         One adapter: a line for each projection, with two standard errors where the distance was inferred; a triangle
         pointing down is an upper limit. Several adapters: a line for each, the median over its projections. Modules of
-        which nothing can be told are left out.
+        which nothing is known are left out.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How much of many adapters lies in one common subspace, with and without the start they share."""
+"""How much of many adapters lies in one common subspace, with and without their shared initialization."""
 
 from __future__ import annotations
 

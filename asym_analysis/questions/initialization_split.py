@@ -37,9 +37,9 @@ class InitializationStatistics(Result):
         - initial_share: through_initial^2 over the sum of both squares; 1 where A was frozen
         - rate_of_A: s^2 ||B||_2^2, by which a step of A moves the update; rate_of_B: s^2 ||A||_2^2
         - rate_ratio: rate_of_B / rate_of_A
-        - A_moved, B_moved: ||A - A0|| / ||A0||, and of B (NaN where the factor began at zero)
+        - A_moved, B_moved: ||A - A0|| / ||A0||, and of B (NaN for a factor initialized at zero)
         - A_stretch, B_stretch: ||A|| / ||A0||; A_turn, B_turn: angle between the factor and its initialization, in
-          radians (NaN where it began at zero)
+          radians (NaN if initialized at zero)
         - B_condition: largest over smallest singular value of B; B_cosine: largest |cosine| between two columns of B
         - B_cosine_null: expected largest |cosine| of as many random columns
         - feature_change: E||A x||^2 / E||A0 x||^2 with input moments; NaN without
@@ -92,7 +92,7 @@ def initialization_statistics(
     adapter : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
     initial : object, optional
-        The factors that training began from; by default those that the adapter recorded.
+        The initial factors; by default those that the adapter recorded.
     moments : mapping, optional
         Module -> second moment of its inputs, for `feature_change`.
 

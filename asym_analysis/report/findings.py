@@ -49,7 +49,7 @@ class FactorFinding:
     p_value
         Probability that random subspaces are as similar, from the p-values of all pairs and modules (Stouffer).
     same_initialization
-        Share of the pairs and modules that share the initialization of this factor, where that can be told.
+        Share of the pairs and modules that share the initialization of this factor, where that is known.
     """
 
     factor: str
@@ -80,7 +80,7 @@ class FactorFinding:
 
     @property
     def level(self) -> str:
-        """The similarity in words: one of `LEVELS`, or that it is no more than chance, or that nothing can be told."""
+        """The similarity in words: one of `LEVELS`, or that it is no more than chance, or that the data cannot tell."""
         if self.chance > 1 - 1e-9 or (not self.above_chance and self.detectable > LARGEST_BLIND):
             return CANNOT_TELL
         if not self.above_chance:

@@ -263,7 +263,7 @@ def _movement(adapters: AdapterSet, measured: Measured) -> Section | None:
         "from the distribution of the entries, or left open. A factor that was initialized at zero is left out."
     ]
     text += ["Checkpoints of one run stand in the order of their steps."] if runs else []
-    caption = "Median and quartiles over the modules in which the movement could be told."
+    caption = "Median and quartiles over the modules in which the movement could be measured."
     return Section("How far each factor moved", text, figures, [Table(rows, caption, MOVEMENT)])
 
 
@@ -273,9 +273,9 @@ MOVEMENT = {
     "median": "median",
     "lower_quartile": "lower quartile",
     "upper_quartile": "upper quartile",
-    "told": "modules told",
+    "told": "modules measured",
     "modules": "modules",
-    "verdict": "how told",
+    "verdict": "how measured",
     "scheme": "initialization",
 }
 

@@ -244,7 +244,7 @@ def bad_headers() -> dict[str, tuple[bytes, str]]:
         "a name twice": (safetensors_bytes(twice, bytes(4)), "not valid JSON"),
         "not UTF-8": (safetensors_bytes(b'{"\xff":1}' + bytes(20)), "not valid JSON"),
         "endless digits": (safetensors_bytes(b'{"w":' + b"9" * 10_000 + b"}"), "not valid JSON"),
-        "a list": (safetensors_bytes(b"[]              "), "no JSON object"),
+        "a list": (safetensors_bytes(b"[]              "), "not a JSON object"),
         "metadata of numbers": (safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__"),
         "a hole": (safetensors_bytes({"w": entry([1], 4, 8)}, bytes(8)), "begins at byte 4"),
         "overlapping": (
@@ -325,7 +325,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
     for name in ("pipe.safetensors", "zero.safetensors"):
-        with pytest.raises(AdapterError, match="no regular file"):
+        with pytest.raises(AdapterError, match="not a regular file"):
             load_adapter(tmp_path / name)
 
 

@@ -92,8 +92,8 @@ def test_a_B_that_was_zero_is_never_told_a_movement(metadata: dict[str, object])
         ("pissa", "computed from the base weights"),
         ("olora", "computed from the base weights"),
         ("eva", "computed from the base weights"),
-        ("gaussian", "a law without an edge"),
-        ("orthogonal", "a law without an edge"),
+        ("gaussian", "a distribution without an edge"),
+        ("orthogonal", "a distribution without an edge"),
     ],
 )
 def test_a_recorded_scheme_that_shows_nothing_is_named(recorded: str, reason: str) -> None:

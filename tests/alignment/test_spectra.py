@@ -42,7 +42,7 @@ def test_without_a_start_there_is_no_split() -> None:
     run, _ = trained()
     assert adapter_spectra(run).frame[["start_norm", "moved_norm"]].isna().all(axis=None)
     wrong = Adapter.from_factors({"layer.0.query": (torch.ones(3, 20), torch.ones(30, 3))})
-    with pytest.raises(AdapterError, match="its start"):
+    with pytest.raises(AdapterError, match="its initialization"):
         adapter_spectra(run, wrong)
 
 

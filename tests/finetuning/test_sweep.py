@@ -294,10 +294,10 @@ def test_a_search_on_one_task_gives_its_rate_to_the_others(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("settings = 3 =", "no TOML"),
-        ("[plan]\nmodel = 'm'", "plan is no setting"),
+        ("settings = 3 =", "not a TOML"),
+        ("[plan]\nmodel = 'm'", "plan is not a setting"),
         ("[settings]\nmodel = 'm'", "settings.task must be a table with a kind"),
-        ("[settings]\n[settings.task]\nkind = 'glue'\ndata = '.'", "settings.task.data is no setting"),
+        ("[settings]\n[settings.task]\nkind = 'glue'\ndata = '.'", "settings.task.data is not a setting"),
         ("[settings]\n[settings.task]\nkind = 'gleu'", "settings.task.kind is 'gleu'.*did you mean 'glue'"),
         (
             "[settings]\n[search]\nlearning_rate = [0.1, -1]\nseeds = [1]",
@@ -310,7 +310,7 @@ def test_a_search_on_one_task_gives_its_rate_to_the_others(
         ),
         (
             "[settings]\nwidth = 3\n[settings.task]\nkind = 'glue'\ndataset='CoLA'\ndata_folder='.'",
-            "settings.width is no setting",
+            "settings.width is not a setting",
         ),
         ("[settings]\n[settings.task]\nkind = 'glue'\ndataset='CoLA'\ndata_folder='.'", "settings.model is missing"),
     ],

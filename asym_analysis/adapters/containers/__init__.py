@@ -90,7 +90,7 @@ def _head(path: Path) -> tuple[bytes, int]:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise AdapterFormatError(f"{path} is no regular file: name the file that holds the tensors")
+            raise AdapterFormatError(f"{path} is not a regular file: name the file that holds the tensors")
         with open(path, "rb") as file:
             return file.read(512), status.st_size
     except OSError as error:

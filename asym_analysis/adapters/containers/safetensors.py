@@ -94,7 +94,7 @@ def _read_header(stamp: FileStamp) -> tuple[dict[str, Any], int]:
         if size > stamp.size - 8:
             raise AdapterFormatError(
                 f"{stamp.path} claims a header of {megabytes(size)} in a file of {megabytes(stamp.size)}: "
-                "it was cut short or is no safetensors file; fetch it again"
+                "it was cut short or is not a safetensors file; fetch it again"
             )
         text = file.read(size)
     values = text.count(b",") + text.count(b"[") + text.count(b"{")
@@ -111,7 +111,7 @@ def _read_header(stamp: FileStamp) -> tuple[dict[str, Any], int]:
             "fetch it again"
         ) from error
     if not isinstance(entries, dict) or not text.startswith(b"{"):
-        raise AdapterFormatError(f"{stamp.path}: the safetensors header is no JSON object: the file is damaged")
+        raise AdapterFormatError(f"{stamp.path}: the safetensors header is not a JSON object: the file is damaged")
     return entries, 8 + size
 
 

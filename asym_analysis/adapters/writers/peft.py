@@ -135,7 +135,7 @@ def _extras(adapter: Adapter, adapted: set[str], fold_scale: bool) -> tuple[dict
         parent, _, leaf = name.rpartition(".")
         if leaf in ("diff", "diff_b", "set_weight") or "trainable_tokens" in name or not parent:
             raise NotWritableError(
-                f"tensor {name!r} of {adapter.name} is no whole parameter of a module: PEFT's LoRA has no place for it"
+                f"tensor {name!r} of {adapter.name} is not a whole parameter of a module: PEFT's LoRA cannot store it"
             )
         value = extra_value(adapter, name, source)
         if parent in adapted:

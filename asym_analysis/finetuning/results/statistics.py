@@ -55,7 +55,7 @@ class Difference:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of Student's law."""
+        """Degrees of freedom of Student's t distribution."""
         if self.seeds < 2:
             return float("nan")
         if self.seed_error == 0:

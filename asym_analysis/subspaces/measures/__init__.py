@@ -1,4 +1,4 @@
-"""Every similarity measure, with its formula's source, the invariances it declares and its law under chance."""
+"""Every similarity measure, with its formula's source, the invariances it declares and its null distribution."""
 
 from __future__ import annotations
 

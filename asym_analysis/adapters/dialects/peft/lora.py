@@ -41,7 +41,7 @@ def add_lora(module: PeftModule) -> None:
         ledger.ignore(pruned, "AdaLoRA pruned this module to rank 0: its update is zero")
         return
     if len(A) < 2 or len(B) < 2 or 0 in A + B:
-        raise AdapterValueError(f"A {A} and B {B} are no matrices: shards of DeepSpeed ZeRO-3 or FSDP, not gathered")
+        raise AdapterValueError(f"A {A} and B {B} are not matrices: shards of DeepSpeed ZeRO-3 or FSDP, not gathered")
     frozen: tuple[str, ...] = ()
     if "R" in parts:
         scaling, frozen = config.scaling(module.path, A[0]), ("A", "B")
