@@ -61,41 +61,41 @@ def fit_posterior(
 
     Parameters
     ----------
-    checkpoint
+    checkpoint : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    model
+    model : Module
         The open base model with the adapter's head: its output has `logits` of shape (samples, classes). Its weights
         are as before afterwards, and gather no gradients.
-    data
+    data : iterable of mapping
         Labelled batches, as in `ModelLosses`: the n samples that the bound counts.
-    tuned, include_head
+    tuned, include_head : {"B", "A", "both"} or str or bool, optional
         As in `compute_bound`.
-    prior
+    prior : Adapter, optional
         An adapter trained on other samples than these n: the prior's centre. By default the recorded initialization,
         or zero.
-    prior_std
+    prior_std : float or int, optional
         Standard deviation of the prior during training, put on the grid and kept; by default the best of noises of .25
         to 2 times the update, chosen anew before each of `weights`.
-    weights
+    weights : sequence of float or int, optional
         The path: weights of KL/n, one after the other, each training continues from the end of the one before.
-    epochs
+    epochs : float or int, default 3
         Passes over the data for each weight.
-    rate
+    rate : float or int, default 0.05
         Adam's step for the means, in units of the prior's standard deviation; it falls to zero along a cosine.
-    batch_size
+    batch_size : int, default 32
         Samples of one step.
-    loss
+    loss : str, default "zero-one"
         Of the bound, for the selection; as in `ModelLosses`.
-    objective
+    objective : Objective, optional
         Training loss of logits and labels, a mean over the batch; cross-entropy by default.
-    scales
+    scales : str, default "group"
         "group" or "tensor", as in `fitted_posterior`.
-    select
+    select : bool, default True
         Return the candidate of lowest bound, estimated in one pass over the data: the untrained posteriors, the end of
         each weight, and each of these with all standard deviations equal to the prior's. Otherwise the end of the last.
-    seed
+    seed : int, default 0
         Of batches and noise, in streams of their own.
-    progress
+    progress : bool, default False
         Show a progress bar.
 
     Returns

@@ -36,21 +36,26 @@ SAMPLING_SHARE = 0.1  # of a level's delta, for the documents that were not eval
 class LanguageModelBound(TableResult):
     """Bounds on bits per token, one row a predictor, smoothing and level. All rows hold together.
 
-    Columns of `frame`:
+    Attributes
+    ----------
+    frame
+        One row a predictor, smoothing and level. Columns:
 
-    - `level`: "document" (mean bits per token of a new document) or "token" (mean bits of the next token, drawn anew
-      at each context of these documents).
-    - `predictor`: "coded adapter" in its model, or "base model" without any adapter.
-    - `levels`, `placement`: of the code; missing for the base model.
-    - `smoothing`: weight alpha of the uniform distribution in the predictor's probabilities.
-    - `nats`: length of the message, with the choice of smoothing charged.
-    - `training_bits`: bits per token on the documents evaluated.
-    - `sampled_bits`: upper confidence bound on the same over all documents; equal where all were evaluated.
-    - `bits`: the bound on the expected bits per token.
-    - `uniform_bits`: log2 of the vocabulary, what guessing costs.
-    - `vacuous`: no better than guessing.
-    - `kind`: "certificate" or "diagnostic".
-    - `assumptions`: in words.
+        - `level`: "document" (mean bits per token of a new document) or "token" (mean bits of the next token, drawn
+          anew at each context of these documents).
+        - `predictor`: "coded adapter" in its model, or "base model" without any adapter.
+        - `levels`, `placement`: of the code; missing for the base model.
+        - `smoothing`: weight alpha of the uniform distribution in the predictor's probabilities.
+        - `nats`: length of the message, with the choice of smoothing charged.
+        - `training_bits`: bits per token on the documents evaluated.
+        - `sampled_bits`: upper confidence bound on the same over all documents; equal where all were evaluated.
+        - `bits`: the bound on the expected bits per token.
+        - `uniform_bits`: log2 of the vocabulary, what guessing costs.
+        - `vacuous`: no better than guessing.
+        - `kind`: "certificate" or "diagnostic".
+        - `assumptions`: in words.
+    settings
+        The arguments, and versions.
     """
 
     def best(self, level: str = "document", *, predictor: str | None = "coded adapter") -> pd.Series | None:
@@ -58,9 +63,9 @@ class LanguageModelBound(TableResult):
 
         Parameters
         ----------
-        level
+        level : str, default "document"
             "document" or "token".
-        predictor
+        predictor : str or None, default "coded adapter"
             "coded adapter", "base model", or None for any.
 
         Returns
@@ -79,7 +84,7 @@ class LanguageModelBound(TableResult):
         Returns
         -------
         DataFrame
-            level, predictor, smoothing, nats, training_bits, bits, uniform_bits, vacuous, kind.
+            Columns level, predictor, smoothing, nats, training_bits, bits, uniform_bits, vacuous, kind.
         """
         best = self.frame.loc[self.frame.groupby(["level", "predictor"], sort=False)["bits"].idxmin()]
         columns = [
@@ -124,34 +129,34 @@ def language_model_bound(
 
     Parameters
     ----------
-    checkpoint
+    checkpoint : Adapter or source
         An `Adapter`, or anything that `load_adapter` reads.
-    model
+    model : Module
         The open base model; its output has `logits` of shape (documents, tokens, vocabulary). Pretrained on none of
         these documents: this cannot be seen, and is among the assumptions. It is as before afterwards.
-    documents
+    documents : sequence of str or sequence of Tensor
         The n training documents: texts, or one tensor of token ids each.
-    tokenizer
+    tokenizer : object, optional
         For texts: called with one text, gives `input_ids`.
-    max_length
+    max_length : int, default 512
         Longer documents are cut, in tokens.
-    subsample
+    subsample : int, optional
         Evaluate so many documents, drawn at random; their number is paid for. By default all.
-    smoothing
+    smoothing : sequence of float, optional
         Values of alpha to try, each in (0, 1); the choice is charged.
-    levels
+    levels : sequence of int, optional
         Numbers of levels of the code to try; the message says which.
-    tuned, include_head
+    tuned, include_head : {"B", "A", "both"} or str or bool, optional
         As in `compute_bound`.
-    confidence
+    confidence : float, default 0.95
         1 - delta, of all rows together.
-    tried
+    tried : int, default 1
         Number of codes or subsets of modules tried on these data.
-    batch_size
+    batch_size : int, default 16
         Documents of one forward pass.
-    seed
+    seed : int, default 0
         Of the subsample.
-    progress
+    progress : bool, default False
         Show a progress bar.
 
     Returns

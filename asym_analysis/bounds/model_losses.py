@@ -25,18 +25,18 @@ class ModelLosses:
 
     Parameters
     ----------
-    adapter
+    adapter : Adapter
         An adapter of the model; candidates have its modules and trained tensors.
-    model
+    model : Module
         An open model whose output has `logits` of shape (samples, classes): a Hugging Face sequence or image
         classifier. It is put in evaluation mode; its weights are as before whenever no method runs.
-    data
+    data : iterable of mapping
         Batches as the model takes them: mappings of tensors with the samples along the first axis, among them
         "labels" of shape (samples,).
-    loss
+    loss : str, default "zero-one"
         "zero-one", or "bounded cross-entropy": -log2 of the label's probability after mixing with a uniform
         distribution at weight 1/10, over its largest value.
-    batch_size
+    batch_size : int, default 32
         Samples of one forward pass.
 
     Raises
@@ -86,7 +86,7 @@ class ModelLosses:
 
         Parameters
         ----------
-        adapter
+        adapter : Adapter
             The candidate.
 
         Returns
@@ -102,9 +102,9 @@ class ModelLosses:
 
         Parameters
         ----------
-        adapter
+        adapter : Adapter
             The candidate.
-        samples
+        samples : int array of shape (some,)
             Their indices.
 
         Returns
@@ -124,7 +124,7 @@ class ModelLosses:
 
         Parameters
         ----------
-        samples
+        samples : int array of shape (some,)
             Their indices.
 
         Returns

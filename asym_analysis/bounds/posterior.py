@@ -187,7 +187,7 @@ def fitted_posterior(
         Also perturb and charge the trained tensors outside the modules.
     prior : Adapter, optional
         An adapter made without the samples that the bound counts; by default the recorded initialization, or zero.
-    scales
+    scales : str, default "tensor"
         "tensor" for a prior scale of each tensor, or "group" for one of all A, one of all B and one of the rest: fixed
         before the data. A scale costs about 6 nats.
 
