@@ -60,7 +60,7 @@ class KnownLaws:
     source: str
 
     def law(self, factor: str) -> str:
-        """The law of factor "A" or "B"."""
+        """Name of the distribution that factor "A" or "B" was drawn from."""
         return self.A if factor == "A" else self.B
 
 

@@ -1,4 +1,4 @@
-"""Exact moments of traces under a uniformly random (Haar) rotation."""
+"""Exact moments of traces under a uniformly random rotation."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Retention:
 
 
 def random_retention(spectrum: Float[np.ndarray, " d"], rank: int) -> Retention:
-    """What a frozen A with i.i.d. Gaussian or Haar rows retains of each input principal component.
+    """What a random frozen A (Gaussian or orthonormal rows) retains of each principal component of the inputs.
 
     Parameters
     ----------

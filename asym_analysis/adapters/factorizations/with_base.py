@@ -99,7 +99,7 @@ class ReflectedBase:
 
 @dataclass(frozen=True)
 class RemovedSubspace:
-    """DEFT's Q·(scale·R - P^T·W0): a subspace of the outputs is removed and written anew.
+    """DEFT's Q·(scale·R - P^T·W0): a subspace of the outputs is removed and replaced.
 
     Parts: W0 (d_out, d_in), P (d_out, rank) and, except for PaRa, R (rank, d_in). Q is P and P^T its positive part, or
     with `orthogonal` both are P's orthonormal factor (PEFT's `DeftLayer`).
