@@ -80,13 +80,13 @@ class InitializationDrift(TableResult):
         Returns
         -------
         DataFrame
-            adapter, factor, modules, told (number of modules with a value), median, lower_quartile, upper_quartile and
+            adapter, factor, modules, known (number of modules with a value), median, lower_quartile, upper_quartile and
             median_std_error of the value, verdict (all that occur, the most frequent first), scheme, reason (of the
             most frequent verdict).
         """
         rows = []
         for (adapter, factor), part in self.frame.groupby(["adapter", "factor"], sort=False):
-            told = part.value.dropna()
+            known = part.value.dropna()
             verdicts = part.verdict.value_counts(sort=True).index
             reasons = part.reason[part.verdict == verdicts[0]].value_counts().index
             rows.append(
@@ -94,10 +94,10 @@ class InitializationDrift(TableResult):
                     "adapter": adapter,
                     "factor": factor,
                     "modules": len(part),
-                    "told": len(told),
-                    "median": told.median(),
-                    "lower_quartile": told.quantile(0.25),
-                    "upper_quartile": told.quantile(0.75),
+                    "known": len(known),
+                    "median": known.median(),
+                    "lower_quartile": known.quantile(0.25),
+                    "upper_quartile": known.quantile(0.75),
                     "median_std_error": part.std_error.median(),
                     "verdict": "/".join(verdicts),
                     "scheme": "/".join(sorted(part.scheme.dropna().unique())) or None,

@@ -19,7 +19,7 @@ _SUMMARY = {
     "median": "median",
     "lower_quartile": "quartile 1",
     "upper_quartile": "quartile 3",
-    "told": "told",
+    "known": "known",
     "modules": "of modules",
     "verdict": "verdict",
     "scheme": "scheme",

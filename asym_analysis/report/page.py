@@ -115,11 +115,11 @@ def _alone(adapters: AdapterSet, measured: Measured) -> dict[str, tuple[str, ...
     name = adapters.names[-1]
     sentences = []
     moved = measured.drift.summary()
-    for row in moved[(moved["adapter"] == name) & (moved["told"] > 0)].itertuples():
+    for row in moved[(moved["adapter"] == name) & (moved["known"] > 0)].itertuples():
         how = "by" if row.verdict == "measured" else "by about"
         sentences.append(
             f"Training moved {row.factor} {how} {row.median:.2f} times the norm of its initialization (median of "
-            f"{row.told} modules)."
+            f"{row.known} modules)."
         )
     frame = measured.spectra.frame[measured.spectra.frame["adapter"] == name]
     needed, rank = frame["rank_90"].median(), frame["rank"].median()

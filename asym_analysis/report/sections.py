@@ -238,7 +238,7 @@ def _over_steps(adapters: AdapterSet) -> Section | None:
 
 def _movement(adapters: AdapterSet, measured: Measured) -> Section | None:
     rows = measured.drift.summary()
-    rows = rows[rows["told"] > 0]
+    rows = rows[rows["known"] > 0]
     if rows.empty:
         return None
     runs = runs_in(adapters)
@@ -273,7 +273,7 @@ MOVEMENT = {
     "median": "median",
     "lower_quartile": "lower quartile",
     "upper_quartile": "upper quartile",
-    "told": "modules measured",
+    "known": "modules measured",
     "modules": "modules",
     "verdict": "how measured",
     "scheme": "initialization",

@@ -62,7 +62,7 @@ def test_without_them_it_is_inferred_for_the_random_factor_alone() -> None:
     assert of_B.value.isna().all()
     assert of_B.reason.str.contains("nothing records the initialization").all()
     row = drift.summary().set_index("factor").loc["A"]
-    assert (row.modules, row.told, row.verdict) == (4, 4, "inferred")
+    assert (row.modules, row.known, row.verdict) == (4, 4, "inferred")
     assert row["median"] == pytest.approx(0.3, abs=0.05)
 
 
@@ -126,7 +126,7 @@ def test_paths_sets_and_a_round_trip(tmp_path: Path) -> None:
         config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "init_lora_weights": True}
         (folders[-1] / "adapter_config.json").write_text(json.dumps(config))
     drift = initialization_drift(folders)
-    assert drift.summary()[["adapter", "factor", "told", "verdict"]].to_numpy().tolist() == [
+    assert drift.summary()[["adapter", "factor", "known", "verdict"]].to_numpy().tolist() == [
         ["a", "A", 4, "inferred"],
         ["a", "B", 0, "recorded zero"],
         ["b", "A", 4, "inferred"],
