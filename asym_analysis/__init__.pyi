@@ -6,6 +6,7 @@ from .adapters.applied import apply_to as apply_to
 from .adapters.base_weights import BaseWeights as BaseWeights
 from .adapters.dialects import PatternDialect as PatternDialect
 from .adapters.dialects import PeftDialect as PeftDialect
+from .adapters.inspection import inspect_modules as inspect_modules
 from .adapters.load import load_adapter as load_adapter
 from .adapters.load import load_adapters as load_adapters
 from .adapters.low_rank_update import LowRankUpdate as LowRankUpdate

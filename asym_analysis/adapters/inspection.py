@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.load import as_adapter
 from asym_analysis.errors import AdapterError
+from asym_analysis.results import TableResult, settings_of
 
-__all__ = ["inspect_modules"]
+__all__ = ["Inspection", "inspect_modules"]
 
 MEASURED = ["norm_A", "norm_B", "norm", "spectral_norm", "stable_rank"]
 
 
-def inspect_modules(adapter: Adapter) -> pd.DataFrame:
+class Inspection(TableResult):
+    """Sizes, scale and norms of an adapter's modules.
+
+    Attributes
+    ----------
+    frame
+        One row a module:
+
+        - module, layer, projection, d_out, d_in, rank, scaling, dtype: from the header
+        - norm_A, norm_B, norm: Frobenius norms of A, of B and of the update scaling · B·A
+        - spectral_norm: the update's largest singular value
+        - stable_rank: (norm / spectral_norm)^2; NaN where the update is zero
+        - note: what is unusual: a zero factor, a DoRA magnitude, or why the module cannot be read
+    settings
+        adapter and versions.
+    """
+
+
+def inspect_modules(adapter: Any) -> Inspection:
     """Measure every module from its factors, one module in memory at a time.
 
     Parameters
     ----------
-    adapter
-        Any adapter.
+    adapter : Adapter or source
+        An adapter, or anything that `load_adapter` reads.
 
     Returns
     -------
-    DataFrame
-        `Adapter.frame` with the Frobenius norms of A, B and of the update scaling · B·A ("norm"), the update's largest
-        singular value ("spectral_norm") and its stable rank (norm / spectral_norm)^2, NaN where the update is zero;
-        and "note", which says what is unusual: a zero factor, a DoRA magnitude, or why the module cannot be read.
+    Inspection
+        One row a module.
 
     Examples
     --------
     >>> import torch
+    >>> from asym_analysis import Adapter
     >>> adapter = Adapter.from_factors({"q": (torch.eye(2, 3), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))}, name="toy")
-    >>> inspect_modules(adapter)[["norm", "spectral_norm", "stable_rank"]].round(4).values.tolist()
+    >>> inspect_modules(adapter).frame[["norm", "spectral_norm", "stable_rank"]].round(4).values.tolist()
     [[5.0, 4.0, 1.5625]]
     """
+    read = as_adapter(adapter)
     rows = []
-    for module in adapter:
+    for module in read:
         try:
-            update = adapter[module]
+            update = read[module]
         except AdapterError as error:
             rows.append((*[float("nan")] * len(MEASURED), str(error)))
             continue
@@ -46,7 +67,7 @@ def inspect_modules(adapter: Adapter) -> pd.DataFrame:
         stable_rank = (norm / largest) ** 2 if largest > 0 else float("nan")
         notes = [f"{factor} is zero" for factor in ("A", "B") if not getattr(update, factor).any()]
         notes += [] if update.is_low_rank else ["DoRA: the magnitude is not in these norms"]
-        notes += [] if adapter.base_changed is None else ["the base weight was changed too: not the whole change"]
+        notes += [] if read.base_changed is None else ["the base weight was changed too: not the whole change"]
         rows.append(
             (
                 update.A.double().norm().item(),
@@ -58,4 +79,4 @@ def inspect_modules(adapter: Adapter) -> pd.DataFrame:
             )
         )
     measured = pd.DataFrame(rows, columns=[*MEASURED, "note"])
-    return pd.concat([adapter.frame, measured], axis=1)
+    return Inspection(pd.concat([read.frame, measured], axis=1), settings_of(adapter=read.name))

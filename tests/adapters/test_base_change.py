@@ -87,7 +87,7 @@ def test_it_is_said_where_the_initial_factors_are_missing(kind: str, tmp_path: P
         assert adapter.base_changed is not None
         assert "pretrained weight" in adapter.base_changed
         assert [assumption.what for assumption in adapter.assumptions] == ["base weight"]
-        assert set(inspect_modules(adapter).note) == {"the base weight was changed too: not the whole change"}
+        assert set(inspect_modules(adapter).frame.note) == {"the base weight was changed too: not the whole change"}
         with pytest.raises(AdapterError, match=r"W0 .* cannot tell, since .* the pretrained weight"):
             intruder_dimensions(adapter, _model(), top_k=3)
         with pytest.warns(UserWarning, match="norms of dW"):

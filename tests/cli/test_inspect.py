@@ -32,7 +32,7 @@ def write(folder: Path, **changes: torch.Tensor) -> Path:
 
 def test_norms_are_those_of_the_dense_update(tmp_path):
     adapter = load_adapter(write(tmp_path))
-    table = inspect_modules(adapter)
+    table = inspect_modules(adapter).frame
     for row in table.to_dict("records"):
         dense = adapter[row["module"]].delta().double()
         values = torch.linalg.svdvals(dense)
