@@ -242,7 +242,7 @@ def test_processes_read_for_themselves_where_they_can(portable: bool) -> None:
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
     one, two = adapter("one", 2, 0), adapter("two", 2, 1)
-    with pytest.raises(AdapterError, match="at least two adapters"):
+    with pytest.raises(AdapterError, match="at least 2 adapters"):
         compare_subspaces([one])
     with pytest.raises(AdapterError, match="share a module name"):
         compare_subspaces([one, adapter("three", 2, 2, modules=("other",))])
