@@ -49,7 +49,7 @@ __all__ = [
     "has_initialization",
     "initialization_evidence",
     "marks",
-    "pairs_evidence",
+    "module_evidence",
     "random_factors",
     "same_initialization",
 ]
@@ -64,6 +64,8 @@ FEW = 12.0  # over the number of entries: how much wider a spread is taken that 
 BLOCK = 64  # adapters whose rows are multiplied with all others at once
 FLAT = 0.6  # participation of the singular values above which a factor may have been initialized at random
 MOST_MODULES = 12  # read to judge an adapter's spectra; a training run initializes all its modules in one way
+LEAST_ENERGY, MOST_ENERGY = 1e-20, 1e20  # squared norms that float32 holds with room to spare
+SCREENED = 2.0  # times the next number: rows further from orthogonal need no second look
 ORTHOGONAL = 0.05  # cosines of rows, over 1/sqrt(d), below which the factors were split by an SVD
 
 INCOMPARABLE, NONE, SUGGESTED, LONE, CERTAIN = -1, 0, 1, 2, 3
@@ -125,18 +127,14 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
     evidence
         For all pairs, as square arrays. A factor and itself are level 3.
     """
-    count, size = len(factors), factors[0].shape[1]
+    count = len(factors)
     ranks = torch.tensor([len(factor) for factor in factors])
-    rows = torch.zeros(count, int(ranks.max()), size)
-    for at, factor in enumerate(factors):
-        rows[at, : len(factor)] = factor.float()
-    zero = ~rows.flatten(1).any(1)
-    rows = _polar(rows)
+    rows, zero = _polar(_stacked(factors))
     trace, square = torch.zeros(count, count), torch.zeros(count, count)
     for row in rows.unbind(1):
         product = row @ row.mT
         trace += product
-        square += product.square()
+        square += product.square_()
     least = torch.minimum(ranks[:, None], ranks[None, :])
     alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
     plain, wide = _deviations(rows, ranks, alike)
@@ -176,14 +174,39 @@ def _deviations(
     return found, wide
 
 
-def _polar(factors: Float[Tensor, "adapters rank d"]) -> Float[Tensor, "adapters rank d"]:
-    """(F F^T)^{-1/2} F of each factor; directions without length stay out."""
-    largest = factors.abs().amax((1, 2), keepdim=True)
-    factors = factors / torch.where(largest > 0, largest, 1.0)
-    values, vectors = torch.linalg.eigh((factors @ factors.mT).double())
+def _stacked(factors: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "n rank d"]:
+    """The factors in one float32 array, padded with zero rows; transposed ones stay in their own order in memory."""
+    if len({factor.shape for factor in factors}) == 1:
+        if all(factor.mT.is_contiguous() for factor in factors):
+            return torch.stack([factor.mT for factor in factors]).mT.float()
+        return torch.stack(list(factors)).float()
+    rows = torch.zeros(len(factors), max(len(factor) for factor in factors), factors[0].shape[1])
+    for at, factor in enumerate(factors):
+        rows[at, : len(factor)] = factor
+    return rows
+
+
+def _grams(
+    rows: Float[Tensor, "n rank d"],
+) -> tuple[Float[Tensor, "n rank rank"], Float[Tensor, "n rank d"]]:
+    """F F^T of each factor, and the factors, scaled where the squares of their entries would leave float32's range."""
+    gram = rows @ rows.mT
+    energy = gram.diagonal(dim1=1, dim2=2).sum(1)
+    if bool(((energy > LEAST_ENERGY) & (energy < MOST_ENERGY)).all()):
+        return gram, rows
+    largest = rows.abs().amax((1, 2), keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1.0)
+    return rows @ rows.mT, rows
+
+
+def _polar(factors: Float[Tensor, "n rank d"]) -> tuple[Float[Tensor, "n rank d"], Bool[Tensor, "n"]]:
+    """(F F^T)^{-1/2} F of each factor, where directions without length stay out; and which factors are zero."""
+    gram, factors = _grams(factors)
+    values, vectors = torch.linalg.eigh(gram.double())
     kept = values > 1e-10 * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     inverse = torch.where(kept, values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
-    return ((vectors * inverse[:, None, :]) @ vectors.mT).to(factors) @ factors
+    rows = ((vectors * inverse[:, None, :]) @ vectors.mT).to(factors) @ factors
+    return rows, gram.diagonal(dim1=1, dim2=2).sum(1) == 0
 
 
 def same_initialization(
@@ -237,6 +260,26 @@ def has_initialization(update: LowRankUpdate) -> bool:
         ratios = [norms[0] / norms[1], *norms]
         return not any(abs(ratio - 1) < 1e-3 for ratio in ratios)
     return not (_orthogonal(update.A) and _orthogonal(update.B.mT))
+
+
+def _with_initialization(updates: Mapping[int, LowRankUpdate]) -> dict[int, LowRankUpdate]:
+    """Those of many updates for which `has_initialization` holds; rows of A far from orthogonal settle it for most."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, update in updates.items():
+        by_shape.setdefault(tuple(update.A.shape), []).append(index)
+    doubtful = set()
+    for (rank, size), indices in by_shape.items():
+        if rank == 1:
+            doubtful.update(indices)
+            continue
+        gram, _ = _grams(_stacked([updates[index].A for index in indices]))
+        square = gram.double().square()
+        lengths = gram.double().diagonal(dim1=1, dim2=2)
+        # In units of the lengths, off the diagonal: the cosines of the rows.
+        total = (square / (lengths[:, :, None] * lengths[:, None, :]).clamp_min(1e-60)).sum((1, 2)) - rank
+        limit = rank * (rank - 1) * (SCREENED * ORTHOGONAL) ** 2 / size
+        doubtful.update(index for index, cosines in zip(indices, total.tolist(), strict=True) if not cosines > limit)
+    return {i: update for i, update in updates.items() if i not in doubtful or has_initialization(update)}
 
 
 def _orthogonal(rows: Float[Tensor, "rank d"]) -> bool:
@@ -307,17 +350,14 @@ def _flat_factors(adapter: Adapter) -> frozenset[Factor]:
 
 
 def _participation(factor: Tensor) -> float:
-    gram = factor @ factor.mT
-    total = gram.diagonal().sum()
-    if total <= 0:
-        return 0.0
-    gram = gram / total
-    return 1.0 / (len(gram) * gram.square().sum().item())
+    gram = (factor @ factor.mT).double().numpy()
+    total = float(gram.trace())
+    return total**2 / (len(gram) * float(np.vdot(gram, gram))) if total > 0 else 0.0
 
 
-def pairs_evidence(
-    updates: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], factor: Factor, count: int
-) -> tuple[Float[np.ndarray, "n n"], Evidence]:
+def module_evidence(
+    updates: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], count: int
+) -> dict[Factor, tuple[Float[np.ndarray, "n n"], Evidence]]:
     """Give the evidence of one module among `count` adapters, of which some may lack it.
 
     Parameters
@@ -326,27 +366,34 @@ def pairs_evidence(
         Adapter's index -> its module, or the recorded initial factors of it.
     randomly
         Adapter's index -> the factors that were initialized at random.
-    factor
-        The factor to compare.
     count
         Number of adapters.
 
     Returns
     -------
-    cosine, evidence
-        As `initialization_evidence`, count x count. A factor that was random in only one of two adapters is no shared
+    dict
+        Each factor that was initialized at random in two adapters or more -> cosine and evidence as in
+        `initialization_evidence`, count x count. A factor that was random in only one of two adapters is no shared
         initialization (level 0); sizes that differ, or factors that an SVD split, are not comparable.
     """
+    asked = [factor for factor in FACTORS if sum(factor in randomly[index] for index in updates) > 1]
+    held = _with_initialization(updates) if asked else {}
+    return {factor: _pairs_evidence(held, randomly, factor, count) for factor in asked}
+
+
+def _pairs_evidence(
+    held: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], factor: Factor, count: int
+) -> tuple[Float[np.ndarray, "n n"], Evidence]:
     cosine = np.full((count, count), np.nan, dtype=np.float32)
     trace, square = np.full((2, count, count), np.nan, dtype=np.float16)  # as comparisons keep them
     level = np.full((count, count), INCOMPARABLE, dtype=np.int8)
-    held = {index: u.A if factor == "A" else u.B.mT for index, u in updates.items() if has_initialization(u)}
     apart = [index for index in held if factor not in randomly[index]]
-    members = [index for index in held if factor in randomly[index]]
+    factors = {index: u.A if factor == "A" else u.B.mT for index, u in held.items() if factor in randomly[index]}
+    members = list(factors)
     level[np.ix_(apart, members)] = level[np.ix_(members, apart)] = NONE
-    for size in {held[index].shape[1] for index in members}:
-        alike = [index for index in members if held[index].shape[1] == size]
+    for size in {factors[index].shape[1] for index in members}:
+        alike = [index for index in members if factors[index].shape[1] == size]
         grid = np.ix_(alike, alike)
-        cosine[grid], found = initialization_evidence([held[index] for index in alike])
+        cosine[grid], found = initialization_evidence([factors[index] for index in alike])
         trace[grid], square[grid], level[grid] = found.trace, found.square, found.level
     return cosine, Evidence(trace, square, level)

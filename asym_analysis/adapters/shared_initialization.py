@@ -21,7 +21,7 @@ from asym_analysis.adapters.initialization import (
     POOLED,
     Evidence,
     marks,
-    pairs_evidence,
+    module_evidence,
     random_factors,
 )
 from asym_analysis.adapters.load import as_adapters
@@ -205,10 +205,8 @@ def shared_initialization(
             if module in run
         }
         factors_of = {index: randomly[index][module] for index in held}
-        for factor in FACTORS:
-            if sum(factor in factors for factors in factors_of.values()) < 2:
-                continue
-            cosines[module, factor], evidence[factor][module] = pairs_evidence(held, factors_of, factor, len(runs))
+        for factor, (cosine, told) in module_evidence(held, factors_of, len(runs)).items():
+            cosines[module, factor], evidence[factor][module] = cosine, told
             ranks = tuple(held[i].rank if factor in factors_of.get(i, ()) else 0 for i in range(len(runs)))
             largest = max((u.d_in if factor == "A" else u.d_out) for u in held.values())
             sizes[module, factor] = (ranks, largest)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import ModuleSource
-from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, pairs_evidence
+from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, module_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError, AdapterValueError
@@ -249,11 +249,8 @@ def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[n
     found[:, 2] = ABSENT
     if not task.random:
         return found
-    randomly = dict(enumerate(task.random))
-    for row, factor in enumerate(FACTORS):
-        if sum(factor in randomly[index] for index in held) > 1:
-            _, evidence = pairs_evidence(held, randomly, factor, count)
-            found[row] = [part[upper] for part in (evidence.trace, evidence.square, evidence.level)]
+    for factor, (_, evidence) in module_evidence(held, dict(enumerate(task.random)), count).items():
+        found[FACTORS.index(factor)] = [part[upper] for part in (evidence.trace, evidence.square, evidence.level)]
     return found
 
 
