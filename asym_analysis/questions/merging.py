@@ -194,6 +194,15 @@ def crowding(adapters: Any, *, side: str = "B", directions: int = 16, draws: int
     ValueError
         For another side.
 
+    Notes
+    -----
+    Damping is for a sum of adapters (weights of 1), not for their mean. With eight least-squares clients whose adapters
+    share two output directions and agree there, the sum has 22 times the loss of no adapter, against 3.6 with private
+    directions; damping the reported directions leaves 5.8, the best of twenty damped sets of random directions 15 to
+    20, and one scale for the whole sum 7.8. The mean of the same adapters has 0.43, which damping raises to 0.51. Where
+    the adapters share directions without agreeing, the sum loses no more than with private ones: `crowded` alone does
+    not say that a merge fails, see `merge_interference` for agreement (tests/questions/test_crowding_validated.py).
+
     Examples
     --------
     >>> from asym_analysis import Adapter
