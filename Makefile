@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report.html
 
-.PHONY: report test lint docs clean
+.PHONY: report test lint docs figures clean
 
 report: $(VENV)/.installed
 	$(BIN)/asym report --out $(OUT)
@@ -37,6 +37,13 @@ docs: $(VENV)/.installed-tests
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	$(BIN)/python docs/api_names.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+figures: $(VENV)/.installed-tests
+	$(BIN)/python figures/initialization.py
+	$(BIN)/python figures/least_squares.py
+	$(BIN)/python figures/bounds.py --results benchmarks/results
+	$(BIN)/python figures/variants.py
+	$(BIN)/python figures/asymmetry_index.py draw
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
