@@ -41,7 +41,6 @@ docs: $(VENV)/.installed-tests
 figures: $(VENV)/.installed-tests
 	$(BIN)/python figures/initialization.py
 	$(BIN)/python figures/least_squares.py
-	$(BIN)/python figures/bounds.py --results benchmarks/results
 	$(BIN)/python figures/variants.py
 	$(BIN)/python figures/asymmetry_index.py draw
 
