@@ -38,6 +38,7 @@ from .bounds.parametrizations import compare_parametrizations as compare_paramet
 from .bounds.report import BoundReport as BoundReport
 from .errors import AdapterError as AdapterError
 from .finetuning.application import apply_variant as apply_variant
+from .finetuning.callback import AsymmetryCallback as AsymmetryCallback
 from .finetuning.config import FinetuneConfig as FinetuneConfig
 from .finetuning.plan import read_sweep as read_sweep
 from .finetuning.results.claims import check_claims as check_claims
