@@ -65,7 +65,7 @@ class TrainingRecord(TableResult):
         return groups[COLUMNS[COLUMNS.index("value") :]].median().reset_index()
 
 
-class AsymmetryCallback(TrainerCallback):  # type: ignore[misc]
+class AsymmetryCallback(TrainerCallback):
     """Record what A and B of a PEFT LoRA do while transformers' Trainer trains them.
 
     At every log and save of the Trainer, and after the last step, it measures how far each factor moved, how much of
