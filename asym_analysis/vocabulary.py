@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Literal, cast
 
-__all__ = ["FACTORS", "TUNED", "Factor", "Tuned", "choose", "finite", "whole"]
+__all__ = ["FACTORS", "TUNED", "Factor", "Tuned", "checked_device", "choose", "finite", "whole"]
 
 #: One factor of an update dW = scaling · B·A.
 Factor = Literal["A", "B"]
@@ -138,6 +138,41 @@ def finite(
     if number is not None and math.isfinite(number) and _inside(number, least, most) and _between(number, above, below):
         return float(number)
     raise ValueError(f"{name} is {value!r}: give a finite number{_range(least, most, above, below)}")
+
+
+def checked_device(device: Any) -> Any:
+    """Check that tensors can be put on a device.
+
+    Parameters
+    ----------
+    device : str or torch.device or None
+        What the caller gave; None for the CPU.
+
+    Returns
+    -------
+    str or torch.device
+        `device`, or "cpu".
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or torch was built without it.
+
+    Examples
+    --------
+    >>> checked_device(None)
+    'cpu'
+    """
+    import torch
+
+    if device is None:
+        return "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(device)!r}, which is not to be had here ({reason}): use 'cpu'") from error
+    return device
 
 
 def _number(value: Any) -> float | int | None:

@@ -94,3 +94,20 @@ def test_an_attribute_keeps_its_old_name() -> None:
     comparison = compare_subspaces(_adapters())
     with pytest.warns(DeprecationWarning, match="use initialization_marks"):
         assert comparison.same_start is comparison.initialization_marks
+
+
+def test_the_seeds_of_a_family_by_their_old_names() -> None:
+    from asym_analysis import Adapter, mutual_information_of_family
+
+    generator = torch.Generator().manual_seed(0)
+    labels = [(subset, run) for subset in range(4) for run in range(3)]
+    adapters = [
+        Adapter.from_factors({"q": (torch.randn(1, 4, generator=generator), torch.randn(3, 1, generator=generator))})
+        for _ in labels
+    ]
+    options = {"subset": [s for s, _ in labels], "shuffles": 20}
+    runs = [r for _, r in labels]
+    new = mutual_information_of_family(adapters, runs=runs, seed=3, **options).frame
+    with pytest.warns(DeprecationWarning, match="use runs="), pytest.warns(DeprecationWarning, match="use seed="):
+        old = mutual_information_of_family(adapters, seed=runs, random_state=3, **options).frame
+    pd.testing.assert_frame_equal(old, new)

@@ -31,6 +31,7 @@ from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import settings_of
 from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
+from asym_analysis.vocabulary import checked_device
 
 __all__ = ["compare_subspaces"]
 
@@ -103,6 +104,7 @@ def compare_subspaces(
     [['run 0', 'run 1', 'A', 4], ['run 0', 'run 2', 'A', 4], ['run 1', 'run 2', 'A', 4]]
     """
     chosen = _factors(measure_named(measure), factors)
+    device = str(checked_device(device))
     runs = sharing_adapters(adapters, least=2)
     modules = runs.modules
     if subtract_initial and not set(chosen) <= {"A", "B"}:
@@ -129,7 +131,7 @@ def compare_subspaces(
             factors=chosen,
             measure=measure,
             subtract_initial=subtract_initial,
-            device=device or "cpu",
+            device=device,
             random=tuple(of_run.get(module, frozenset()) for of_run in randomly),
         )
         for module in modules
@@ -153,7 +155,7 @@ def compare_subspaces(
         shapes=np.stack([part.shape for part in parts]),
         spectra=stacked_spectra([part.spectra for part in parts]),
         initialization_marks=initialization_marks([part.initialization for part in parts]),
-        settings=settings_of(**settings, device=device or "cpu"),
+        settings=settings_of(**settings, device=device),
     )
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from asym_analysis.adapters.adapter import Adapter
+from asym_analysis._deprecated import warn
 from asym_analysis.adapters.adapter_set import AdapterSet
+from asym_analysis.adapters.load import as_adapters
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import TableResult, settings_of
-from asym_analysis.vocabulary import TUNED
+from asym_analysis.vocabulary import TUNED, whole
 
 __all__ = ["FamilyInformation", "mutual_information_of_family"]
 
@@ -60,13 +61,14 @@ class FamilyInformation(TableResult):
 
 
 def mutual_information_of_family(
-    adapters: AdapterSet | Sequence[Adapter],
+    adapters: Any,
     *,
     subset: str | Sequence[Any],
-    seed: str | Sequence[Any],
+    runs: str | Sequence[Any] | None = None,
     directions: int = 3,
     shuffles: int = 500,
-    random_state: int = 0,
+    seed: int | str | Sequence[Any] = 0,
+    random_state: int | None = None,
 ) -> FamilyInformation:
     """Estimate what A, B and both tell about the subset that an adapter was trained on.
 
@@ -82,16 +84,19 @@ def mutual_information_of_family(
 
     Parameters
     ----------
-    adapters : AdapterSet or sequence of Adapter
+    adapters : AdapterSet, sequence of Adapter, or sources
         At least 2 subsets with at least 2 seeds each, all with the same modules and shapes.
-    subset, seed : str or sequence
-        A column of the set's table, or one value for each adapter.
+    subset, runs : str or sequence
+        What each adapter was trained on, and the seed of its training: a column of the set's table, or one value for
+        each adapter.
     directions : int, default 3
         Number of principal directions; few, for there are few adapters.
     shuffles : int, default 500
         Shuffled assignments for the zero point. Subsets are shuffled within each seed.
-    random_state : int, default 0
-        Seed of the shuffles.
+    seed : int, default 0
+        Of the shuffles.
+    random_state : int, optional
+        Deprecated name of `seed`, from when `seed` was the name of `runs`.
 
     Returns
     -------
@@ -113,14 +118,22 @@ def mutual_information_of_family(
     ...     return Adapter.from_factors({"q": (torch.randn(2, 8, generator=draw), B)})
     >>> labels = [(subset, seed) for subset in range(6) for seed in range(4)]
     >>> found = mutual_information_of_family(
-    ...     [make(*label) for label in labels], subset=[k for k, _ in labels], seed=[s for _, s in labels]
+    ...     [make(*label) for label in labels], subset=[k for k, _ in labels], runs=[s for _, s in labels]
     ... )
     >>> table = found.frame.set_index("tuned")
     >>> bool(table.loc["B", "nats"] > 3 * table.loc["B", "shuffled_std"] > abs(table.loc["A", "nats"]))
     True
     """
-    family = adapters if isinstance(adapters, AdapterSet) else AdapterSet(adapters)
-    subsets, seeds = _labels(family, subset, "subset"), _labels(family, seed, "seed")
+    if runs is None and not isinstance(seed, int):
+        warn("seed= with the seeds of the trainings", "runs=")
+        runs, seed = seed, 0
+    if random_state is not None:
+        warn("random_state=", "seed=")
+        seed = random_state
+    if runs is None:
+        raise ValueError("runs is missing: give a column of the set's table, or the seed of each adapter's training")
+    family = as_adapters(adapters)
+    subsets, seeds = _labels(family, subset, "subset"), _labels(family, runs, "runs")
     count, groups = len(family), int(subsets.max()) + 1
     taken = int(seeds.max()) + 1 if _crossed(seeds) else 1
     if groups < 2 or count - groups - taken + 1 < directions:
@@ -129,7 +142,7 @@ def mutual_information_of_family(
             f"take at least 2 subsets and {directions + taken - 1} more adapters than subsets"
         )
     values = _flat(family)
-    generator = np.random.default_rng(random_state)
+    generator = np.random.default_rng(whole(seed, "seed", least=0))
     orders = [_shuffled(subsets, seeds, generator) for _ in range(shuffles)]
     rows = []
     for tuned in TUNED:
@@ -157,7 +170,7 @@ def mutual_information_of_family(
     # I(A, B; S) is at least I(A; S) and I(B; S): the joint estimate looks at other directions than theirs.
     joint = frame["tuned"] == "both"
     frame.loc[joint, "nats"] = frame["nats"].max()
-    return FamilyInformation(frame, settings_of(directions=directions, shuffles=shuffles, seed=random_state))
+    return FamilyInformation(frame, settings_of(directions=directions, shuffles=shuffles, seed=seed))
 
 
 def _labels(family: AdapterSet, given: str | Sequence[Any], what: str) -> Int[np.ndarray, "n"]:

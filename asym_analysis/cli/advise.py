@@ -58,13 +58,14 @@ def advise(
     from asym_analysis.prediction.asymmetry import predict_asymmetry
     from asym_analysis.prediction.input_moments import input_covariances
     from asym_analysis.prediction.output_sensitivities import output_sensitivities
+    from asym_analysis.vocabulary import checked_device
 
     prepare_training()
     read = read_adapter(call, adapter)
     with arguments_checked():
         batches = read_batches(data, model, column=column, rows=rows)
         network, has_loss = load_network(model)
-        network.to(device)
+        network.to(checked_device(device))
         covariances = input_covariances(network, batches, list(read))
         labelled = map(next_token_labels, batches)
         sensitivities = output_sensitivities(network, labelled, list(read)) if has_loss else None

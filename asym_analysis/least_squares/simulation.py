@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asym_analysis.least_squares.problem import LeastSquaresProblem, check_rank
 from asym_analysis.results import TableResult, settings_of
-from asym_analysis.vocabulary import Tuned, whole
+from asym_analysis.vocabulary import Tuned, checked_device, whole
 
 __all__ = ["Simulation", "simulate"]
 
@@ -108,7 +108,7 @@ def simulate(
     """
     check_rank(problem, rank, tuned)
     draws, seed = whole(draws, "draws", least=1), whole(seed, "seed", least=0)
-    place = problem.delta.device if device is None else torch.device(device)
+    place = problem.delta.device if device is None else torch.device(checked_device(device))
     rng = np.random.default_rng([seed, _STREAM[tuned]])
     if tuned == "A":
         gains = _gains_frozen_B(problem, rank, draws, rng, place)

@@ -49,7 +49,7 @@ def main() -> None:
     for tuned in ("B", "both"):
         adapters = family(study, tuned, subsets)
         for directions in (2, 3, 5):
-            found = mutual_information_of_family(adapters, subset="subset", seed="seed", directions=directions)
+            found = mutual_information_of_family(adapters, subset="subset", runs="seed", directions=directions)
             tables.append(found.frame.assign(trained=tuned))
     with replacing(chosen.out / "family.csv") as part:
         pd.concat(tables).to_csv(part, index=False)

@@ -258,3 +258,16 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
         compare_subspaces([one, two], measure="similarity")
     with pytest.raises(ValueError, match="choose among"):
         compare_subspaces([one, two], factors=("C",))
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    draw = torch.Generator().manual_seed(0)
+    runs = [
+        Adapter.from_factors({"q": (torch.randn(2, 8, generator=draw), torch.randn(6, 2, generator=draw))}, name=name)
+        for name in "ab"
+    ]
+    for device in ("cuda", "gpu"):
+        with pytest.raises(ValueError, match=f"device is '{device}', which is not to be had here"):
+            compare_subspaces(runs, device=device)

@@ -30,7 +30,7 @@ def family(strength: float, seed: int = 0, subsets: int = 6, seeds: int = 4, ran
 
 
 def test_information_is_found_where_it_is() -> None:
-    frame = mutual_information_of_family(family(3.0), subset="part", seed="run", shuffles=200).frame.set_index("tuned")
+    frame = mutual_information_of_family(family(3.0), subset="part", runs="run", shuffles=200).frame.set_index("tuned")
     assert frame.loc["B", "p_value"] < 0.01 < frame.loc["A", "p_value"]
     assert frame.loc["B", "raw"] - frame.loc["B", "shuffled_mean"] > 10 * frame.loc["B", "shuffled_std"]
     # No information about one of six subsets exceeds ln 6, and both factors tell at least what one does.
@@ -44,7 +44,7 @@ def test_estimate_against_the_truth() -> None:
     """Three dimensions, between-variance strength^2: I = 3/2 ln(1 + strength^2), over families of many subsets."""
     truth = 1.5 * math.log1p(4.0)
     found = [
-        mutual_information_of_family(family(2.0, seed, 20, 5), subset="part", seed="run", shuffles=50)
+        mutual_information_of_family(family(2.0, seed, 20, 5), subset="part", runs="run", shuffles=50)
         .frame.set_index("tuned")
         .loc["B", ["nats", "standard_error"]]
         .to_numpy(dtype=float)
@@ -58,7 +58,7 @@ def test_estimate_against_the_truth() -> None:
 def test_zero_point_is_zero() -> None:
     """Families without dependence: p-values are spread evenly, and estimates average zero."""
     frames = [
-        mutual_information_of_family(family(0.0, seed), subset="part", seed="run", shuffles=60).frame
+        mutual_information_of_family(family(0.0, seed), subset="part", runs="run", shuffles=60).frame
         for seed in range(12)
     ]
     p = np.concatenate([frame["p_value"].to_numpy() for frame in frames])
@@ -72,14 +72,14 @@ def test_frozen_factor_tells_nothing() -> None:
     adapters = family(3.0)
     A = adapters[0]["q"].A
     frozen = AdapterSet([Adapter.from_factors({"q": (A, a["q"].B)}) for a in adapters], adapters.table[["part", "run"]])
-    frame = mutual_information_of_family(frozen, subset="part", seed="run", shuffles=20).frame.set_index("tuned")
+    frame = mutual_information_of_family(frozen, subset="part", runs="run", shuffles=20).frame.set_index("tuned")
     assert frame.loc["A", ["nats", "raw", "explained"]].tolist() == [0.0, 0.0, 0.0]
     assert frame.loc["both", "raw"] == pytest.approx(frame.loc["B", "raw"])
 
 
 def test_feeds_the_second_rung() -> None:
     adapters = family(3.0)
-    found = mutual_information_of_family(adapters, subset="part", seed="run", shuffles=50)
+    found = mutual_information_of_family(adapters, subset="part", runs="run", shuffles=50)
     report = compute_bound(
         adapters[0], 1000, mutual_information=found.as_mutual_information(), rungs=("mutual information",)
     )
@@ -89,9 +89,9 @@ def test_feeds_the_second_rung() -> None:
 
 def test_too_few_or_unlike_adapters() -> None:
     with pytest.raises(AdapterError, match="too few"):
-        mutual_information_of_family(family(1.0, subsets=2, seeds=2), subset="part", seed="run")
+        mutual_information_of_family(family(1.0, subsets=2, seeds=2), subset="part", runs="run")
     with pytest.raises(AdapterError, match="no column"):
-        mutual_information_of_family(family(1.0), subset="fold", seed="run")
+        mutual_information_of_family(family(1.0), subset="fold", runs="run")
     odd = [*family(1.0), *family(1.0, rank=2)]
     with pytest.raises(AdapterError, match="other shapes"):
-        mutual_information_of_family(odd, subset=[0, 1] * 24, seed=list(range(48)))
+        mutual_information_of_family(odd, subset=[0, 1] * 24, runs=list(range(48)))
