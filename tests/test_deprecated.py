@@ -7,6 +7,7 @@ import pickle
 import warnings
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 

@@ -111,6 +111,7 @@ def mutual_information_of_family(
     Examples
     --------
     >>> import torch
+    >>> from asym_analysis import Adapter
     >>> def make(subset, seed):
     ...     draw = torch.Generator().manual_seed(100 * subset + seed)
     ...     mean = torch.Generator().manual_seed(subset)
@@ -222,7 +223,7 @@ def _without_seeds(values: Float[np.ndarray, "n size"], seeds: Int[np.ndarray, "
     return centred if np.linalg.norm(centred) > 1e-9 * np.linalg.norm(values) else np.zeros_like(values)
 
 
-def _principal(centred: list[Float[np.ndarray, "n size"]], directions: int) -> tuple[Float[np.ndarray, "n k"], float]:
+def _principal(centred: list[Float[np.ndarray, "n _"]], directions: int) -> tuple[Float[np.ndarray, "n k"], float]:
     """Coordinates along the first principal directions, each part scaled to the same total variance."""
     moving = [part / np.linalg.norm(part) for part in centred if part.any()]
     if not moving:
