@@ -46,8 +46,10 @@ from asym_analysis.vocabulary import FACTORS, Factor
 
 __all__ = [
     "Evidence",
+    "PairSums",
     "has_initialization",
     "initialization_evidence",
+    "inverse_root",
     "marks",
     "module_evidence",
     "random_factors",
@@ -89,6 +91,30 @@ class Evidence:
     level: Int[np.ndarray, "..."]
 
 
+@dataclass(frozen=True)
+class PairSums:
+    """Sums over K of every pair, for a caller that has multiplied the factors already.
+
+    Attributes
+    ----------
+    trace, square
+        Of its diagonal entries, and of their squares.
+    total
+        Of the squares of all entries; needed only where the trace is above `LEAST_COSINE` times the smaller rank.
+    """
+
+    trace: Float[Tensor, "n n"]
+    square: Float[Tensor, "n n"]
+    total: Float[Tensor, "n n"]
+
+    def of(self, places: Sequence[int]) -> PairSums:
+        """The sums of some adapters."""
+        if len(places) == len(self.trace):
+            return self
+        chosen = torch.tensor(places)
+        return PairSums(*(part[chosen][:, chosen] for part in (self.trace, self.square, self.total)))
+
+
 def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
     """Decide from the evidence of all modules in which of them each pair shares its initialization.
 
@@ -127,18 +153,35 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
     evidence
         For all pairs, as square arrays. A factor and itself are level 3.
     """
-    count = len(factors)
     ranks = torch.tensor([len(factor) for factor in factors])
     rows, zero = _polar(_stacked(factors))
-    trace, square = torch.zeros(count, count), torch.zeros(count, count)
+    trace, square = torch.zeros(2, len(factors), len(factors))
     for row in rows.unbind(1):
         product = row @ row.mT
         trace += product
         square += product.square_()
-    least = torch.minimum(ranks[:, None], ranks[None, :])
+    return _judged(
+        PairSums(trace, square, _total(rows, trace > LEAST_COSINE * _least(ranks))), ranks, rows.shape[2], zero
+    )
+
+
+def _least(ranks: Int[Tensor, "n"]) -> Int[Tensor, "n n"]:
+    return torch.minimum(ranks[:, None], ranks[None, :])
+
+
+def _judged(
+    sums: PairSums, ranks: Int[Tensor, "n"], size: int, zero: Bool[Tensor, "n"]
+) -> tuple[Float[np.ndarray, "n n"], Evidence]:
+    """Cosines and evidence, from the sums over the entries of K; `zero` marks factors of which nothing is known."""
+    trace, square = sums.trace.clone(), sums.square.clone()
+    least = _least(ranks)
     alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
-    plain, wide = _deviations(rows, ranks, alike)
-    level = torch.zeros(count, count, dtype=torch.int8)
+    # The deviation of tr K that the entries off its diagonal show, also widened for what few entries may hide.
+    entries = (ranks[:, None] * ranks[None, :] - least).clamp_min(1)
+    spread = (least * (sums.total - square).clamp_min(0) / entries).sqrt()
+    floor = (least / size).sqrt()
+    plain, wide = torch.maximum(floor, spread), torch.maximum(floor, (1 + FEW / entries).sqrt() * spread)
+    level = torch.zeros(trace.shape, dtype=torch.int8)
     level[alike & (trace > SUGGESTIVE * plain)] = SUGGESTED
     score = torch.where(alike, trace / wide, 0.0)
     level[score > DEVIATIONS] = LONE
@@ -149,29 +192,17 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
     return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy())
 
 
-def _deviations(
-    rows: Float[Tensor, "n rank d"], ranks: Int[Tensor, "n"], asked: Bool[Tensor, "n n"]
-) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
-    """Standard deviation of tr K that the entries off its diagonal show, also widened for what few entries may hide.
-
-    The least value where it is not asked for.
-    """
-    count, rank, size = rows.shape
-    least = torch.minimum(ranks[:, None], ranks[None, :]).float()
-    found = (least / size).sqrt()
-    wide = found.clone()
+def _total(rows: Float[Tensor, "n rank d"], asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Sum of the squared entries of K, in blocks of adapters of which one at least asks for it; zero elsewhere."""
+    count, rank, _ = rows.shape
+    found = torch.zeros(count, count)
+    asked = asked.clone().fill_diagonal_(False)
     for first in range(0, count, BLOCK):
-        if not asked[first : first + BLOCK].any():
-            continue
-        block = rows[first : first + BLOCK]
-        crossed = (block.flatten(0, 1) @ rows.flatten(0, 1).mT).square().reshape(len(block), rank, count, rank)
-        off = crossed.sum((1, 3)) - crossed.diagonal(dim1=1, dim2=3).sum(-1)
-        of_block = least[first : first + BLOCK]
-        entries = ranks[first : first + BLOCK, None] * ranks[None, :] - of_block
-        spread = (of_block * off.clamp_min(0) / entries.clamp_min(1)).sqrt()
-        for values, factor in ((found, 1.0), (wide, (1 + FEW / entries.clamp_min(1)).sqrt())):
-            values[first : first + BLOCK] = torch.maximum(values[first : first + BLOCK], factor * spread)
-    return found, wide
+        if asked[first : first + BLOCK].any():
+            block = rows[first : first + BLOCK]
+            crossed = (block.flatten(0, 1) @ rows.flatten(0, 1).mT).square_().reshape(len(block), rank, count, rank)
+            found[first : first + BLOCK] = crossed.sum(1).sum(-1)
+    return found
 
 
 def _stacked(factors: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "n rank d"]:
@@ -202,11 +233,31 @@ def _grams(
 def _polar(factors: Float[Tensor, "n rank d"]) -> tuple[Float[Tensor, "n rank d"], Bool[Tensor, "n"]]:
     """(F F^T)^{-1/2} F of each factor, where directions without length stay out; and which factors are zero."""
     gram, factors = _grams(factors)
+    return inverse_root(gram) @ factors, gram.diagonal(dim1=1, dim2=2).sum(1) == 0
+
+
+def inverse_root(gram: Float[Tensor, "n rank rank"]) -> Float[Tensor, "n rank rank"]:
+    """G^{-1/2} of each positive semidefinite matrix, computed in float64; directions without length give zero.
+
+    Parameters
+    ----------
+    gram
+        n matrices.
+
+    Returns
+    -------
+    Tensor
+        Same shape and dtype.
+
+    Examples
+    --------
+    >>> inverse_root(torch.diag(torch.tensor([4.0, 0.0]))[None])[0].tolist()
+    [[0.5, 0.0], [0.0, 0.0]]
+    """
     values, vectors = torch.linalg.eigh(gram.double())
     kept = values > 1e-10 * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     inverse = torch.where(kept, values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
-    rows = ((vectors * inverse[:, None, :]) @ vectors.mT).to(factors) @ factors
-    return rows, gram.diagonal(dim1=1, dim2=2).sum(1) == 0
+    return ((vectors * inverse[:, None, :]) @ vectors.mT).to(gram)
 
 
 def same_initialization(
@@ -356,7 +407,10 @@ def _participation(factor: Tensor) -> float:
 
 
 def module_evidence(
-    updates: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], count: int
+    updates: Mapping[int, LowRankUpdate],
+    randomly: Mapping[int, frozenset[Factor]],
+    count: int,
+    known: Mapping[Factor, PairSums] | None = None,
 ) -> dict[Factor, tuple[Float[np.ndarray, "n n"], Evidence]]:
     """Give the evidence of one module among `count` adapters, of which some may lack it.
 
@@ -368,6 +422,8 @@ def module_evidence(
         Adapter's index -> the factors that were initialized at random.
     count
         Number of adapters.
+    known
+        What is multiplied already: sums of all pairs of `updates`, in their order, of one size and none of them zero.
 
     Returns
     -------
@@ -378,11 +434,21 @@ def module_evidence(
     """
     asked = [factor for factor in FACTORS if sum(factor in randomly[index] for index in updates) > 1]
     held = _with_initialization(updates) if asked else {}
-    return {factor: _pairs_evidence(held, randomly, factor, count) for factor in asked}
+    order = {index: place for place, index in enumerate(updates)}
+    found = {}
+    for factor in asked:
+        sums = (known or {}).get(factor)
+        found[factor] = _pairs_evidence(held, randomly, factor, count, order, sums)
+    return found
 
 
 def _pairs_evidence(
-    held: Mapping[int, LowRankUpdate], randomly: Mapping[int, frozenset[Factor]], factor: Factor, count: int
+    held: Mapping[int, LowRankUpdate],
+    randomly: Mapping[int, frozenset[Factor]],
+    factor: Factor,
+    count: int,
+    order: Mapping[int, int],
+    known: PairSums | None,
 ) -> tuple[Float[np.ndarray, "n n"], Evidence]:
     cosine = np.full((count, count), np.nan, dtype=np.float32)
     trace, square = np.full((2, count, count), np.nan, dtype=np.float16)  # as comparisons keep them
@@ -394,6 +460,11 @@ def _pairs_evidence(
     for size in {factors[index].shape[1] for index in members}:
         alike = [index for index in members if factors[index].shape[1] == size]
         grid = np.ix_(alike, alike)
-        cosine[grid], found = initialization_evidence([factors[index] for index in alike])
+        if known is None:
+            cosine[grid], found = initialization_evidence([factors[index] for index in alike])
+        else:
+            ranks = torch.tensor([len(factors[index]) for index in alike])
+            sums = known.of([order[index] for index in alike])
+            cosine[grid], found = _judged(sums, ranks, size, torch.zeros(len(alike), dtype=torch.bool))
         trace[grid], square[grid], level[grid] = found.trace, found.square, found.level
     return cosine, Evidence(trace, square, level)

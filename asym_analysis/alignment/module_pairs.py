@@ -11,10 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import ModuleSource
-from asym_analysis.adapters.initialization import Evidence, initialization_evidence, marks, module_evidence
+from asym_analysis.adapters.initialization import (
+    Evidence,
+    PairSums,
+    initialization_evidence,
+    marks,
+    module_evidence,
+)
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.alignment.initialization_sums import InitializationSums
 from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError, AdapterValueError
+from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance, scaled
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
 from asym_analysis.subspaces.updates import thin_svd
@@ -120,19 +128,25 @@ def compare_module(task: ModuleTask) -> ModulePairs:
     updates = task.updates()
     members = list(updates)
     initial = task.initial_updates()
-    initialization = _initialization(task, updates | initial)
+    original = updates | initial if initial else updates
     if task.subtract_initial:
         updates = _movements(task, updates, initial)
     count = len(task.sources)
     measure = measure_named(task.measure)
     upper = np.triu_indices(count, 1)
     values, spectra = [], []
+    known: dict[Factor, PairSums] = {}
     ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
     shape = common_shape(task.module, {task.names[index]: update.shape for index, update in updates.items()})
     for row, factor in enumerate(task.factors):
         frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
         square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
-        square[np.ix_(members, members)] = all_pairs(measure, frames).cpu().numpy()
+        sums = None
+        if task.random and original is updates and sum(factor in task.random[index] for index in members) > 1:
+            sums = InitializationSums.beside(measure, frames, [updates[index].rank for index in members])
+        square[np.ix_(members, members)] = all_pairs(measure, frames, sums).cpu().numpy()
+        if sums is not None:
+            known["A" if factor == "A" else "B"] = sums.found()
         values.append(square[upper])
         ranks[row, members] = frames.rank.cpu().numpy()
         held = (
@@ -141,7 +155,11 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         spectra.append(np.zeros((count, held.shape[1])))
         spectra[-1][members] = held
     return ModulePairs(
-        np.stack(values), ranks, np.array(shape, dtype=np.int64), stacked_spectra(spectra), initialization
+        np.stack(values),
+        ranks,
+        np.array(shape, dtype=np.int64),
+        stacked_spectra(spectra),
+        _initialization(task, original, known),
     )
 
 
@@ -195,10 +213,11 @@ def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, 
     return measure.prepare(weights[:, :, None] * (Vh if factor == "right" else U.mT))
 
 
-def all_pairs(measure: Measure, frames: Frames) -> Float[Tensor, "n n"]:
+def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None = None) -> Float[Tensor, "n n"]:
     """Values of all pairs i <= j; the lower triangle is NaN below the blocks that the upper one needs.
 
-    The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed.
+    The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed. `sums` takes
+    what it needs of every block.
     """
     count, rank = len(frames), frames.rows.shape[1]
     # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle.
@@ -206,7 +225,13 @@ def all_pairs(measure: Measure, frames: Frames) -> Float[Tensor, "n n"]:
     values = torch.full((count, count), torch.nan, dtype=frames.rows.dtype, device=frames.rows.device)
     for start in range(0, count, step):
         stop = min(start + step, count)
-        values[start:stop, start:] = measure.compare(frames[start:stop], frames[start:])
+        left, right = frames[start:stop], frames[start:]
+        if sums is None or measure.of_products is None:
+            values[start:stop, start:] = measure.compare(left, right)
+            continue
+        products = cross_gram(left.rows, right.rows)
+        sums.add(start, stop, products)
+        values[start:stop, start:] = measure.of_products(products, left, right)
     return values
 
 
@@ -241,7 +266,9 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
     return alike[int(found[0])] if len(found) else None
 
 
-def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[np.ndarray, "2 3 pairs"]:
+def _initialization(
+    task: ModuleTask, held: dict[int, LowRankUpdate], known: dict[Factor, PairSums]
+) -> Float[np.ndarray, "2 3 pairs"]:
     """What this module says of shared initializations, with recorded ones in place of the trained factors."""
     count = len(task.sources)
     upper = np.triu_indices(count, 1)
@@ -249,7 +276,7 @@ def _initialization(task: ModuleTask, held: dict[int, LowRankUpdate]) -> Float[n
     found[:, 2] = ABSENT
     if not task.random:
         return found
-    for factor, (_, evidence) in module_evidence(held, dict(enumerate(task.random)), count).items():
+    for factor, (_, evidence) in module_evidence(held, dict(enumerate(task.random)), count, known).items():
         found[FACTORS.index(factor)] = [part[upper] for part in (evidence.trace, evidence.square, evidence.level)]
     return found
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["numerical_rank", "orthonormal_rows", "rank_tolerance", "scaled"]
+__all__ = ["numerical_rank", "orthonormal_coordinates", "orthonormal_rows", "rank_tolerance", "scaled"]
 
 NEAR_ONE = 8  # powers of two by which the largest entry may differ from 1 without being scaled
 
@@ -91,10 +91,37 @@ def orthonormal_rows(
     >>> rank.tolist(), basis[0].abs().tolist()
     ([1], [[0.6, 0.0, 0.8], [0.0, 0.0, 0.0]])
     """
+    basis, rank, _ = orthonormal_coordinates(rows, tolerance)
+    return basis, rank
+
+
+def orthonormal_coordinates(
+    rows: Float[Tensor, "n rank d"], tolerance: float | None = None
+) -> tuple[Float[Tensor, "n k d"], Int[Tensor, "n"], Float[Tensor, "n rank k"]]:
+    """Orthonormal bases as `orthonormal_rows` gives them, and the matrices' coordinates in them.
+
+    Parameters
+    ----------
+    rows
+        n matrices whose rows span the subspaces.
+    tolerance
+        Relative to the largest singular value; `rank_tolerance` by default.
+
+    Returns
+    -------
+    basis, rank, coordinates
+        coordinates @ basis is rows, up to directions within the tolerance.
+
+    Examples
+    --------
+    >>> basis, _, coordinates = orthonormal_coordinates(torch.tensor([[[3.0, 0.0, 4.0], [0.0, 1.0, 0.0]]]))
+    >>> (coordinates @ basis).round(decimals=5).abs().tolist()
+    [[[3.0, 0.0, 4.0], [0.0, 1.0, 0.0]]]
+    """
     if tolerance is None:
         tolerance = rank_tolerance((rows.shape[-2], rows.shape[-1]), rows.dtype)
     q, upper = torch.linalg.qr(rows.mT)
-    basis = q.mT.contiguous()
+    basis, coordinates = q.mT.contiguous(), upper.mT
     rank = torch.full(rows.shape[:1], basis.shape[1], dtype=torch.int64, device=rows.device)
     doubtful = _perhaps_deficient(upper, tolerance).nonzero()[:, 0]
     if doubtful.numel():
@@ -102,7 +129,9 @@ def orthonormal_rows(
         rank[doubtful] = numerical_rank(singular, tolerance)
         kept = torch.arange(basis.shape[1], device=rows.device) < rank[doubtful][:, None]
         basis[doubtful] = vh * kept[..., None]
-    return basis, rank
+        coordinates = coordinates.clone()
+        coordinates[doubtful] = rows[doubtful] @ basis[doubtful].mT
+    return basis, rank, coordinates
 
 
 def _perhaps_deficient(upper: Tensor, tolerance: float) -> Tensor:

@@ -99,6 +99,9 @@ class Measure:
         between random directions. For kind "update", d_in and d_out in place of d.
     sees_strengths
         True where the null distribution depends on the singular values, and not on their number alone.
+    of_products
+        Where `compare` needs nothing but the products of the rows: those, as `cross_gram` gives them, and the frames ->
+        the values. It may overwrite the products.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Measure:
     compare: Callable[[Frames, Frames], Tensor]
     null: Callable[..., ReferenceNull]
     sees_strengths: bool = False
+    of_products: Callable[[Tensor, Frames, Frames], Tensor] | None = None
 
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "q d"]) -> float:
         """The value for one pair of matrices, given by their rows.

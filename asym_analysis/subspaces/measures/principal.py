@@ -16,8 +16,8 @@ from torch import Tensor
 
 from asym_analysis.chance.spectral import angle_reference, overlap_reference
 from asym_analysis.subspaces.angles import angles_and_cosines, cross_gram
-from asym_analysis.subspaces.bases import orthonormal_rows
-from asym_analysis.subspaces.measures.measure import Frames, Invariance, Measure, block_norms
+from asym_analysis.subspaces.bases import orthonormal_coordinates
+from asym_analysis.subspaces.measures.measure import Frames, Invariance, Measure
 
 __all__ = ["PRINCIPAL", "mean_cosine", "mean_of_cosines", "smaller_rank"]
 
@@ -25,7 +25,8 @@ GAUGE_FREE: frozenset[Invariance] = frozenset({"symmetric", "gauge", "orthogonal
 
 
 def _prepare(rows: Float[Tensor, "n rank d"]) -> Frames:
-    return Frames(*orthonormal_rows(rows))
+    basis, rank, coordinates = orthonormal_coordinates(rows)
+    return Frames(basis, rank, {"coordinates": coordinates})
 
 
 def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -35,7 +36,12 @@ def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
 
 
 def _overlap(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
-    return block_norms(left.rows, right.rows) / smaller_rank(left, right)
+    return _overlap_of(cross_gram(left.rows, right.rows), left, right)
+
+
+def _overlap_of(products: Float[Tensor, "n p m q"], left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+    # The first sum runs over whole contiguous rows, which is several times faster than summing both axes at once.
+    return products.square_().sum(1).sum(-1) / smaller_rank(left, right)
 
 
 def mean_cosine(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -122,6 +128,7 @@ PRINCIPAL = (
         preparation=_prepare,
         compare=_overlap,
         null=overlap_reference,
+        of_products=_overlap_of,
     ),
     Measure(
         name="mean_cosine",
