@@ -17,6 +17,7 @@ Tail = BetaNull | ProductNull | StrengthNull
 JOIN = 0.01  # the fitted tail takes over at this probability
 FITTED = 0.05  # share of the samples that the tail is fitted to
 BEYOND = 10  # the fitted tail ends at a probability of 1 / (BEYOND times the number of samples)
+ROUNDING = 1e-6  # of a value computed in float32, beyond which it differs from a single null value
 POINT = 1e-7  # a standard deviation below this is rounding of a single value
 
 
@@ -129,7 +130,9 @@ class TabulatedNull:
         """
         sign = 1.0 if self.larger_is_more_similar else -1.0
         found = np.exp(np.interp(sign * (values - self.mean) / np.maximum(self.std, POINT), self.steps, self.log_tail))
-        return np.where(np.isnan(values), np.nan, np.where(np.asarray(self.std) < POINT, 1.0, found))
+        # Around a single value rounding decides nothing; what lies clearly beyond it is as rare as can be told.
+        undecided = (np.asarray(self.std) < POINT) & (sign * (values - self.mean) < ROUNDING)
+        return np.where(np.isnan(values), np.nan, np.where(undecided, 1.0, found))
 
     def moved(self, mean: Number, std: Number) -> TabulatedNull:
         """The same shape with another mean and standard deviation, or one of each for every value.

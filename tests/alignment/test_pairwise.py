@@ -271,3 +271,16 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
     for device in ("cuda", "gpu"):
         with pytest.raises(ValueError, match=f"device is '{device}', which is not to be had here"):
             compare_subspaces(runs, device=device)
+
+
+def test_a_measure_near_its_end_still_sees_what_is_shared() -> None:
+    """Fubini-Study distances of random subspaces of rank 8 round to pi/2; related ones lie clearly below."""
+    draw = torch.Generator().manual_seed(0)
+    shared = torch.randn(8, 384, generator=draw)
+    runs = [
+        Adapter.from_factors({"q": (shared + k * torch.randn(8, 384, generator=draw), torch.eye(16, 8))}, name=str(i))
+        for i, k in enumerate((0.5, 0.5, 1e6, 1e6))
+    ]
+    frame = compare_subspaces(runs, measure="fubini_study", factors=("A",)).frame
+    assert frame["p_value"].iloc[0] < 0.001
+    assert (frame["p_value"].iloc[1:] > 0.01).all()
