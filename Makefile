@@ -30,7 +30,7 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster]" --group lint --group test --group samples
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster,neighbours]" --group lint --group test --group samples
 	touch $@
 
 docs: $(VENV)/.installed-tests
