@@ -330,6 +330,46 @@ class Adapter(Mapping[str, LowRankUpdate]):
             raise AdapterError(f"two modules of {self.name} would have one name: give each its own")
         return self._like(modules, initial=None if self.initial is None else self.initial.renamed(names))
 
+    def replaced(
+        self,
+        *,
+        name: str | None = None,
+        modules: Mapping[str, ModuleSource] | None = None,
+        extras: Mapping[str, TensorSource] | None = None,
+        initial: Adapter | None = None,
+    ) -> Adapter:
+        """Give this adapter with some of its pieces replaced; what is not given stays.
+
+        Parameters
+        ----------
+        name : str, optional
+            Its name.
+        modules : mapping of str to ModuleSource, optional
+            Sources of some modules.
+        extras : mapping of str to TensorSource, optional
+            All trained tensors outside the modules.
+        initial : Adapter, optional
+            The initial factors.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+        """
+        given = {"name": name, "extras": extras, "initial": initial}
+        changed = {piece: value for piece, value in given.items() if value is not None}
+        return self._like({**self._modules, **(modules or {})}, **changed)
+
+    def without_initial(self) -> Adapter:
+        """Leave out the recorded initial factors.
+
+        Returns
+        -------
+        Adapter
+            A new adapter; this one stays as it is.
+        """
+        return self._like(self._modules, initial=None)
+
     def without_extras(self) -> Adapter:
         """Leave out the trained tensors that belong to no pair: heads, biases, embeddings.
 

@@ -13,7 +13,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds import risk
 from asym_analysis.bounds.description import PLACEMENTS, encode_adapter, relative_error
 from asym_analysis.bounds.losses import Losses, generator_for
-from asym_analysis.bounds.posterior import GaussianPosterior, gaussian_posterior, with_initial
+from asym_analysis.bounds.posterior import GaussianPosterior, gaussian_posterior
 from asym_analysis.bounds.report import BoundRow, Predictor, Prior
 from asym_analysis.bounds.trained import trained_tensors
 from asym_analysis.vocabulary import Tuned
@@ -88,7 +88,7 @@ class Certification:
 
     def coded(self, levels: Sequence[int]) -> list[BoundRow]:
         """The quantized adapter, from the length of its message."""
-        centred = with_initial(self.adapter, self.prior) if self.prior is not None else self.adapter
+        centred = self.adapter.replaced(initial=self.prior) if self.prior is not None else self.adapter
         rows: list[BoundRow] = []
         candidates = [(count, placement) for count in levels for placement in PLACEMENTS]
         for count, placement in tqdm(candidates, desc="coded", disable=not self.progress, leave=False):

@@ -162,7 +162,7 @@ def certify(
     losses = Losses(evaluate, evaluate_some, n_samples, group_members(groups, n_samples))
     if include_head and adapter.extras:
         losses.refuse_ignored_head(adapter)
-    reasons = doubts(adapter if prior is None else _without_initial(adapter), own)
+    reasons = doubts(adapter if prior is None else adapter.without_initial(), own)
     work = Certification(
         adapter=adapter,
         prior=prior,
@@ -204,17 +204,6 @@ def certify(
         seed=seed,
     )
     return BoundReport(rows, settings)
-
-
-def _without_initial(adapter: Adapter) -> Adapter:
-    """The adapter without its recorded initialization: where a prior is given, nothing is centred there."""
-    return Adapter(
-        {module: adapter.source(module) for module in adapter},
-        name=adapter.name,
-        metadata=adapter.metadata,
-        extras=adapter.extras,
-        coverage=adapter.coverage,
-    )
 
 
 def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> list[str]:

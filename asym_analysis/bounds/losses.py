@@ -199,15 +199,7 @@ class Losses:
 
 def _head_times(adapter: Adapter, factor: float) -> Adapter:
     extras = {name: replace(extra, read=partial(_times, factor, extra.read)) for name, extra in adapter.extras.items()}
-    return Adapter(
-        {module: adapter.source(module) for module in adapter},
-        name=f"{adapter.name}, head changed",
-        metadata=adapter.metadata,
-        extras=extras,
-        coverage=adapter.coverage,
-        initial=adapter.initial,
-        assumptions=adapter.assumptions,
-    )
+    return adapter.replaced(name=f"{adapter.name}, head changed", extras=extras)
 
 
 def _times(factor: float, read: Callable[[], Tensor]) -> Tensor:

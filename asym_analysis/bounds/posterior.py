@@ -21,7 +21,7 @@ from asym_analysis.bounds.report import Prior
 from asym_analysis.bounds.trained import TensorKey, is_plain, trained_tensors, with_tensors
 from asym_analysis.vocabulary import Tuned, choose, finite
 
-__all__ = ["GaussianPosterior", "fitted_posterior", "gaussian_posterior", "with_initial"]
+__all__ = ["GaussianPosterior", "fitted_posterior", "gaussian_posterior"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def gaussian_posterior(
     finite(relative_noise, "relative_noise", above=0)
     start = prior if prior is not None else adapter.initial
     centred = _balanced(adapter) if tuned == "both" and start is None else adapter
-    reference = with_initial(centred, start) if start is not None else centred
+    reference = centred.replaced(initial=start) if start is not None else centred
     energy = factor_energies(reference)[tuned]
     if include_head:
         energy = with_head(energy, reference)
@@ -208,7 +208,7 @@ def fitted_posterior(
     2.465
     """
     choose(scales, ("tensor", "group"), "scales")
-    reference = with_initial(adapter, prior) if prior is not None else adapter
+    reference = adapter.replaced(initial=prior) if prior is not None else adapter
     centre: dict[TensorKey, Tensor] = {}
     origin: dict[TensorKey, Tensor] = {}
     members: dict[object, list[TensorKey]] = {}
@@ -239,30 +239,6 @@ def fitted_posterior(
         adapter, dict(stds), total, tuned, include_head, _prior_kind(adapter, prior),
         "" if prior is None else prior.name, centre, origin, prior_stds, price,
     )  # fmt: skip
-
-
-def with_initial(adapter: Adapter, initial: Adapter) -> Adapter:
-    """The same adapter with `initial` as its recorded initialization.
-
-    Parameters
-    ----------
-    adapter, initial
-        The adapter, and what it is centred on.
-
-    Returns
-    -------
-    Adapter
-        A new adapter.
-    """
-    return Adapter(
-        {module: adapter.source(module) for module in adapter},
-        name=adapter.name,
-        metadata=adapter.metadata,
-        extras=adapter.extras,
-        coverage=adapter.coverage,
-        initial=initial,
-        assumptions=adapter.assumptions,
-    )
 
 
 def _prior_kind(adapter: Adapter, prior: Adapter | None) -> Prior:

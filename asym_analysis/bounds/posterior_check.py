@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.posterior import GaussianPosterior, with_initial
+from asym_analysis.bounds.posterior import GaussianPosterior
 from asym_analysis.bounds.trained import is_plain, trained_tensors
 from asym_analysis.vocabulary import FACTORS, Tuned
 
@@ -66,7 +66,7 @@ def check_posterior(
             own, other = getattr(adapter[module], factor), getattr(posterior.adapter[module], factor)
             if own.shape != other.shape or not torch.equal(own, other.to(own)):
                 raise ValueError(f"the posterior was made around another frozen {factor} of {module}")
-    reference = adapter if prior is None else with_initial(adapter, prior)
+    reference = adapter if prior is None else adapter.replaced(initial=prior)
     for tensor in trained_tensors(reference, tuned, include_head=posterior.include_head):
         centre = posterior.prior_centre.get(tensor.key)
         if centre is None or tuple(centre.shape) != tensor.shape:

@@ -237,15 +237,7 @@ def with_tensors(adapter: Adapter, values: Mapping[TensorKey, Tensor], *, name: 
             if same:
                 by_module.setdefault(module, {}).update(same)
     modules = {module: _replaced(adapter, module, parts) for module, parts in by_module.items()}
-    return Adapter(
-        {module: modules.get(module, adapter.source(module)) for module in adapter},
-        name=name or adapter.name,
-        metadata=adapter.metadata,
-        extras=extras,
-        coverage=adapter.coverage,
-        initial=adapter.initial,
-        assumptions=adapter.assumptions,
-    )
+    return adapter.replaced(name=name, modules=modules, extras=extras)
 
 
 def _plain_tensors(

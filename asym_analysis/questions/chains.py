@@ -12,7 +12,7 @@ from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance import overlap_null
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import factors_of, table_of
+from asym_analysis.questions.common import factors_of, row_basis, table_of
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces import updates
 
@@ -99,14 +99,14 @@ def chain_coverage(blocks: Any) -> ChainCoverage:
             A, B = factors_of(update)
             As.append(A)
             Bs.append(B)
-            basis = _row_basis(A)
+            basis = row_basis(A)
             inside, null = np.nan, None
             if len(span) and len(basis):
                 null = overlap_null(len(basis), len(span), d)
                 least = min(len(basis), len(span))
                 total = (basis @ span.mT).square().sum().item()
                 inside = total / len(basis)
-            span = _row_basis(torch.cat([span, basis]))
+            span = row_basis(torch.cat([span, basis]))
             bases.append(basis)
             # The eigenvalues of the mean of the projectors, from the bases laid below each other.
             values = torch.linalg.svdvals(torch.cat(bases)).square() / number
@@ -219,15 +219,8 @@ def factor_movement(checkpoints: Any) -> FactorMovement:
     return FactorMovement(table_of(rows, {}, "movement"), settings_of(checkpoints=list(run.names)))
 
 
-def _row_basis(rows: torch.Tensor) -> torch.Tensor:
-    if not rows.numel():
-        return rows
-    found = torch.linalg.svd(rows, full_matrices=False)
-    return found.Vh[found.S.max() * 1e-10 < found.S]
-
-
 def _turn(before: torch.Tensor, after: torch.Tensor) -> float:
-    first, second = _row_basis(before), _row_basis(after)
+    first, second = row_basis(before), row_basis(after)
     if not len(first) or not len(second):
         return np.nan
     return max(0.0, 1 - (first @ second.mT).square().sum().item() / min(len(first), len(second)))

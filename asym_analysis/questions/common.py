@@ -14,12 +14,20 @@ from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError
 from asym_analysis.subspaces import updates
 
-__all__ = ["by_projection", "factors_of", "moment_of", "spectrum_of", "table_of"]
+__all__ = ["by_projection", "factors_of", "moment_of", "row_basis", "spectrum_of", "table_of"]
 
 
 def factors_of(update: LowRankUpdate) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
     """A and B in float64, with the scaling folded into B."""
     return update.A.double(), update.scaling * update.B.double()
+
+
+def row_basis(rows: Float[Tensor, "rank d"]) -> Float[Tensor, "k d"]:
+    """Orthonormal rows that span the row space; none for a zero matrix."""
+    if not rows.numel():
+        return rows
+    found = torch.linalg.svd(rows, full_matrices=False)
+    return found.Vh[found.S.max() * 1e-10 < found.S]
 
 
 def spectrum_of(

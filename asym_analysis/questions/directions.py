@@ -18,7 +18,7 @@ from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.weight_svd import weight_svd
 from asym_analysis.chance import overlap_null
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import factors_of, moment_of, spectrum_of, table_of
+from asym_analysis.questions.common import factors_of, moment_of, row_basis, spectrum_of, table_of
 from asym_analysis.results import Result, TableResult, settings_of
 from asym_analysis.vocabulary import finite, whole
 
@@ -193,8 +193,7 @@ def gradient_alignment(adapter: Any, gradients: Mapping[str, Tensor], *, k: int 
         left, strengths, right = torch.linalg.svd(G, full_matrices=False)
         top = min(k or update.rank, int((strengths > strengths.max() * 1e-10).sum()))
         for factor, own, directions in (("A", A, right[:top]), ("B", B.mT, left[:, :top].mT)):
-            found = torch.linalg.svd(own, full_matrices=False)
-            basis = found.Vh[found.S.max() * 1e-10 < found.S]
+            basis = row_basis(own)
             if not len(basis) or not top:
                 continue
             null = overlap_null(len(basis), top, basis.shape[1])

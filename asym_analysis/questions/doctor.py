@@ -155,7 +155,7 @@ def _unspent(adapter: Adapter) -> Iterator[Finding]:
     if shares and np.median(shares) <= UNSPENT:
         text = (
             f"half of the modules hold 99 % of their energy in {np.median(shares):.0%} of their rank or less: "
-            "a smaller rank would do"
+            "a smaller rank would hold nearly the same update"
         )
         # A product of Gaussian factors needs nearly all of its directions for 99 percent.
         yield Finding("saving", text, float(np.median(shares)), 1.0, UNSPENT, f"asym ask ranks {adapter.name}")
@@ -169,7 +169,7 @@ def _movement(adapter: Adapter) -> Iterator[Finding]:
     moved = float(known["value"].median())
     error = float(known["std_error"].median())
     if moved + 2 * (error if math.isfinite(error) else 0.0) < HARDLY_MOVED:
-        text = f"A moved by {moved:.1%} of its length: freezing it at random would have cost little"
+        text = f"A moved by {moved:.1%} of its length: training it changed this update by little"
         yield Finding("saving", text, moved, 0.0, HARDLY_MOVED, f"asym drift {adapter.name}")
 
 
@@ -208,8 +208,7 @@ def _siblings(adapter: Adapter, others: AdapterSet) -> Iterator[Finding]:
     own = [adapter, *(other for other in others if other is not adapter)]
     if len(own) < 2:
         return
-    family = AdapterSet([Adapter({m: run.source(m) for m in run}, name=f"{i}: {run.name}", metadata=run.metadata,
-                                 initial=run.initial) for i, run in enumerate(own)])  # fmt: skip
+    family = AdapterSet([run.replaced(name=f"{i}: {run.name}") for i, run in enumerate(own)])
     shared = shared_initialization(family)
     same = [own[i].name for i in range(1, len(own)) if shared.agreement[0, i] >= 0.5]
     if same:

@@ -14,7 +14,7 @@ from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import by_projection, factors_of, table_of
+from asym_analysis.questions.common import by_projection, factors_of, row_basis, table_of
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces import updates
 from asym_analysis.vocabulary import choose, whole
@@ -115,7 +115,7 @@ def _merge_row(module: str, held: list[tuple[Any, float]]) -> dict[str, float]:
     inner = np.array([updates.inner_product(A, merged, a, b).item() for a, b in pairs])
     kept = np.mean(inner[norms > 0] / norms[norms > 0]) if (norms > 0).any() else np.nan
     _, _, Vh = updates.thin_svd(A, merged)
-    cosines = [(_basis(a) @ Vh[0]).norm().item() for a, _ in pairs]
+    cosines = [(row_basis(a) @ Vh[0]).norm().item() for a, _ in pairs]
     weights = np.array([w for _, w in held])
     return {
         "gap": updates.singular_values(A, merged).sum().item() / nuclear.mean() if nuclear.any() else np.nan,
@@ -126,7 +126,7 @@ def _merge_row(module: str, held: list[tuple[Any, float]]) -> dict[str, float]:
         "retained_before": float(kept),
         "retained_after": float(kept * scale),
         "direction_cosine": float(np.mean(cosines)),
-        "direction_null": float(np.mean([len(_basis(a)) / a.shape[1] for a, _ in pairs])) ** 0.5,
+        "direction_null": float(np.mean([len(row_basis(a)) / a.shape[1] for a, _ in pairs])) ** 0.5,
     }
 
 
@@ -246,7 +246,7 @@ def _bases(runs: AdapterSet, module: str, side: str) -> list[Tensor]:
     for run in runs:
         if module in run:
             A, B = factors_of(run[module])
-            basis = _basis(A if side == "A" else B.mT)
+            basis = row_basis(A if side == "A" else B.mT)
             if len(basis):
                 found.append(basis)
     if len({basis.shape[1] for basis in found}) > 1:
@@ -263,11 +263,6 @@ def _random_use(
         found.append(torch.linalg.svdvals(torch.cat(drawn)).square().numpy()[:count])
     stacked = np.stack(found)
     return stacked.mean(0), np.quantile(stacked, 0.99, axis=0)
-
-
-def _basis(rows: Tensor) -> Tensor:
-    found = torch.linalg.svd(rows, full_matrices=False)
-    return found.Vh[found.S.max() * 1e-10 < found.S] if found.S.max() > 0 else found.Vh[:0]
 
 
 def _relative(squared: float, whole: float) -> float:

@@ -18,7 +18,7 @@ from asym_analysis.adapters.load import as_adapter, as_adapters
 from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.sharing import joint_diagonalization
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import factors_of, table_of
+from asym_analysis.questions.common import factors_of, row_basis, table_of
 from asym_analysis.results import Result, TableResult, settings_of
 from asym_analysis.subspaces import updates
 from asym_analysis.vocabulary import whole
@@ -353,7 +353,7 @@ def mean_adapter_baseline(adapters: Any, rank: int = 8) -> MeanAdapterBaseline:
         held = [(name, factors_of(run[module])) for name, run in zip(runs.names, runs, strict=True) if module in run]
         if len(held) < 3:
             continue
-        bases = [_basis(A) for _, (A, _) in held]
+        bases = [row_basis(A) for _, (A, _) in held]
         d = bases[0].shape[1]
         top = torch.linalg.svdvals(torch.cat(bases)).square()[0].item() / len(held)
         ratio = sum(len(basis) for basis in bases) / d
@@ -384,11 +384,6 @@ def _explained(A: Tensor, B: Tensor, others: list[tuple[Tensor, Tensor]], rank: 
     shared = torch.linalg.svd(scaled, full_matrices=False).Vh[:rank]
     common = updates.frobenius_norm(A @ shared.mT @ shared, B).item() ** 2
     return {"by_mean": along / energy, "by_mean_space": inside / energy, "by_shared_space": common / energy}
-
-
-def _basis(rows: Tensor) -> Tensor:
-    found = torch.linalg.svd(rows, full_matrices=False)
-    return found.Vh[found.S.max() * 1e-10 < found.S] if found.S.max() > 0 else found.Vh[:0]
 
 
 def _unit(factor: Tensor) -> Tensor:

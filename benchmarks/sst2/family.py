@@ -18,7 +18,6 @@ from run import Study
 from asym_analysis.adapters import AdapterSet
 from asym_analysis.atomic import replacing
 from asym_analysis.bounds import mutual_information_of_family
-from asym_analysis.bounds.posterior import with_initial
 
 SUBSETS, SEEDS, RANK = 6, 4, 4
 
@@ -31,7 +30,7 @@ def family(study: Study, tuned: str, subsets: tuple[torch.Tensor, ...]) -> Adapt
         projected = study.projected(setting, begun)
         for number, sentences in enumerate(subsets):
             centre, _ = train(study.train, begun, setting, sentences, projected)
-            adapters.append(with_initial(centre, begun))
+            adapters.append(centre.replaced(initial=begun))
             rows.append({"subset": number, "seed": seed})
             print(f"{tuned}: subset {number}, seed {seed}", flush=True)
     return AdapterSet(adapters, pd.DataFrame(rows))

@@ -33,7 +33,6 @@ from torch import Tensor
 from asym_analysis import Adapter, certify
 from asym_analysis.atomic import replacing
 from asym_analysis.bounds import fitted_posterior
-from asym_analysis.bounds.posterior import with_initial
 from asym_analysis.bounds.risk import kl_inverse_risk
 from asym_analysis.results import plain
 
@@ -88,7 +87,7 @@ class Study:
         begun = start(setting.rank, 0, setting.tuned)
         projected = self.projected(setting, begun)
         centre, stds = train(self.train, begun, setting, self.order, projected)
-        posterior = fitted_posterior(with_initial(centre, begun), stds, setting.tuned)
+        posterior = fitted_posterior(centre.replaced(initial=begun), stds, setting.tuned)
         generator = torch.Generator().manual_seed(1)
         blocks = np.array_split(self.order[:8000].numpy(), 25)
         error = np.mean([self.train.losses(posterior.draw(generator), part, projected).mean() for part in blocks])
@@ -99,7 +98,7 @@ class Study:
         begun = start(setting.rank, setting.seed, setting.tuned)
         projected = self.projected(setting, begun)
         centre, stds = train(self.train, begun, setting, self.order, projected)
-        posterior = fitted_posterior(with_initial(centre, begun), stds, setting.tuned)
+        posterior = fitted_posterior(centre.replaced(initial=begun), stds, setting.tuned)
         centre = posterior.adapter
         some = {"prior": None, "levels": (3,) if setting.seed == 0 else ()}
         return self._certify(setting, centre, begun, posterior, self.order.numpy(), projected, **some)

@@ -13,7 +13,7 @@ from asym_analysis import certify, compute_bound, load_adapter
 from asym_analysis.adapters import Adapter, Coverage, TensorSource
 from asym_analysis.bounds import find_duplicates
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.posterior import fitted_posterior, gaussian_posterior, with_initial
+from asym_analysis.bounds.posterior import fitted_posterior, gaussian_posterior
 
 N, D = 200, 400
 X = np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
@@ -55,7 +55,7 @@ def test_tuned_that_contradicts_the_recorded_initialization_is_refused() -> None
 @pytest.mark.parametrize("scheme", ["lora_ga", "eva", "corda"])
 def test_initializations_from_data_give_no_certificate(scheme: str) -> None:
     run = memorized(scheme=scheme)
-    frozen = with_initial(run, Adapter.from_factors({"q": (run["q"].A, torch.zeros(2, 2))}))
+    frozen = run.replaced(initial=Adapter.from_factors({"q": (run["q"].A, torch.zeros(2, 2))}))
     for adapter in (run, frozen):
         report = certify(adapter, losses, N, **OPTIONS)
         assert set(report.frame["kind"]) == {"diagnostic"}
@@ -269,7 +269,7 @@ def test_a_posterior_whose_prior_only_shares_the_name_is_refused() -> None:
 def test_a_posterior_centred_on_a_fabricated_initialization_is_refused() -> None:
     """The initialization of the posterior's own copy is the trained adapter itself: KL 0, were it believed."""
     run = memorized()
-    copy = with_initial(run, Adapter.from_factors({"q": (run["q"].A, run["q"].B)}, name="start"))
+    copy = run.replaced(initial=Adapter.from_factors({"q": (run["q"].A, run["q"].B)}, name="start"))
     posterior = gaussian_posterior(copy, "both", relative_noise=0.01)
     with pytest.raises(ValueError, match="centred elsewhere"):
         certify(run, losses, N, tuned="both", posterior=posterior, **OPTIONS)
