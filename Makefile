@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report.html
 
-.PHONY: report test lint docs figures clean
+.PHONY: report test lint docs figures notebooks clean
 
 report: $(VENV)/.installed
 	$(BIN)/asym report --out $(OUT)
@@ -43,6 +43,10 @@ figures: $(VENV)/.installed-tests
 	$(BIN)/python figures/least_squares.py
 	$(BIN)/python figures/variants.py
 	$(BIN)/python figures/asymmetry_index.py draw
+
+notebooks: $(VENV)/.installed-tests
+	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
+	$(BIN)/python -m pytest --override-ini addopts= -n 2 --nbmake --nbmake-timeout=300 --overwrite notebooks
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
