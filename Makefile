@@ -18,8 +18,14 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 	$(BIN)/python -m pytest -q tests/test_docstrings.py
 	$(BIN)/codespell asym_analysis tests benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
+
+# Every Python that the machine has, the oldest dependencies, wheel and source distribution, coverage, the site.
+check-all: $(VENV)/.installed-tests
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group check
+	$(BIN)/nox
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

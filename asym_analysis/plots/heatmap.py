@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -73,14 +74,16 @@ def plot_similarity_heatmap(
         ax = axes_or_new(ax, width=width, height=height)
         # A square root: chance is a few hundredths where related pairs are a few tenths, and both must be seen.
         norm = PowerNorm(0.5, vmin=0, vmax=top or 1.0)
-        mesh = ax.imshow(matrix, norm=norm, cmap=_COLORMAP, interpolation="nearest")
+        sns.heatmap(
+            matrix, ax=ax, norm=norm, cmap=_COLORMAP, square=True, cbar=False, rasterized=True, xticklabels=False,
+            yticklabels=False, annot=_values(matrix) if len(names) <= _WITH_VALUES else None, fmt="",
+            annot_kws={"fontsize": 6},
+        )  # fmt: skip
         _write_names(ax, names, named and len(names) <= _WITH_NAMES)
-        if len(names) <= _WITH_VALUES:
-            _write_values(ax, matrix, top)
         chance = _chance(comparison, factor)
         ax.set_title(f"{factor} (chance {chance:.3g})" if np.isfinite(chance) else factor)
         if colorbar:
-            scale = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, label=f"mean {comparison.measure}")
+            scale = ax.figure.colorbar(ax.collections[0], ax=ax, shrink=0.9, label=f"mean {comparison.measure}")
             scale.ax.tick_params(labelsize=7)
             if np.isfinite(chance) and chance < top:
                 scale.set_label(f"mean {comparison.measure} (line: chance)")
@@ -132,10 +135,14 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
     factors = [factor for factor in ("A", "B") if all(factor in each.factors for each in comparisons.values())]
     top = max(_highest(each.matrix(factor)) for each in comparisons.values() for factor in factors)
     named = columns == 1 or max(len(name) for each in comparisons.values() for name in each.names) <= _SHORT
-    highest = max(_size(list(each.names))[1] for each in comparisons.values())
+    widest, highest = np.max([_size(list(each.names)) for each in comparisons.values()], axis=0)
+    if columns > 1:
+        beside = max(_beside(list(each.names)) for each in comparisons.values()) if named else 0.3
+        widest = min(DOUBLE_COLUMN, 1.6 + 2.2 * columns)
+        highest = min(highest, (widest - 0.9) / columns - beside + 0.6)
     with styled():
-        size = (min(DOUBLE_COLUMN, 1.6 + 2.2 * columns), 0.3 + len(factors) * min(highest, 2.6))
-        figure, axes = plt.subplots(len(factors), columns, figsize=size, squeeze=False, layout="constrained")
+        size = (widest, 0.3 + len(factors) * min(highest, 2.6))
+        figure, axes = plt.subplots(len(factors), columns, figsize=size, squeeze=False, layout="compressed")
         for column, (title, comparison) in enumerate(comparisons.items()):
             for row, factor in enumerate(factors):
                 ax = plot_similarity_heatmap(
@@ -146,17 +153,22 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
                 chance = ax.get_title()
                 ax.set_title(f"{title}\n{chance}" if row == 0 and title else chance)
         measure = next(iter(comparisons.values())).measure
-        figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.6, label=f"mean {measure}")
+        figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.6, label=f"mean {measure}")
     return figure
 
 
 def _size(names: list[str]) -> tuple[float, float]:
     """Width and height in inches of one matrix with its names and colour bar."""
-    longest = max(len(name) for name in _rows(names)) if len(names) <= _WITH_NAMES else 4
-    beside = 0.062 * longest * _letters(names) / 7 + 0.95
+    beside = _beside(names) + 0.95
     least = max(1.5, 0.1 * min(len(names), _WITH_NAMES))
     side = min(max(SINGLE_COLUMN - beside, least), 0.5 * len(names) + 0.3)
     return max(SINGLE_COLUMN, beside + side), side + 0.7
+
+
+def _beside(names: list[str]) -> float:
+    """Width in inches of the names at the left."""
+    longest = max(len(name) for name in _rows(names)) if len(names) <= _WITH_NAMES else 4
+    return 0.062 * longest * _letters(names) / 7
 
 
 def _highest(matrix: np.ndarray) -> float:
@@ -166,7 +178,7 @@ def _highest(matrix: np.ndarray) -> float:
 
 
 def _letters(names: list[str]) -> float:
-    return 7.0 if len(names) <= 16 else 5.5
+    return 7.0 if len(names) <= 10 else 5.5
 
 
 def _rows(names: list[str]) -> list[str]:
@@ -182,26 +194,24 @@ def _write_names(ax: Axes, names: list[str], named: bool) -> None:
     count, size = len(names), _letters(names)
     step = 1 if count <= 16 else -(-count // 10)
     numbers = [str(i) for i in range(1, count + 1, step)]
-    ax.set_xticks(range(0, count, step), numbers, fontsize=size)
+    middles = np.arange(0, count, step) + 0.5
+    ax.set_xticks(middles, numbers, fontsize=size, rotation=0)
     if named:
         shared = _common_start(names)
-        ax.set_yticks(range(count), _rows(names), fontsize=size)
+        ax.set_yticks(np.arange(count) + 0.5, _rows(names), fontsize=size, rotation=0)
         if shared:
             ax.set_ylabel(f"{shared}…", fontsize=6.5)
     else:
-        ax.set_yticks(range(0, count, step), numbers, fontsize=size)
+        ax.set_yticks(middles, numbers, fontsize=size, rotation=0)
         ax.set_ylabel("number of the adapter in the set", fontsize=7)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
-def _write_values(ax: Axes, matrix: np.ndarray, top: float) -> None:
-    for row, column in np.argwhere(np.isfinite(matrix)):
-        value = matrix[row, column]
-        text = f"{value:.2f}".lstrip("0").replace("1.00", "1")
-        color = "black" if value > 0.3 * top else "white"
-        ax.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
+def _values(matrix: np.ndarray) -> np.ndarray:
+    """The text of each cell: two digits without the zero before the point."""
+    return np.array([[f"{value:.2f}".lstrip("0").replace("1.00", "1") for value in row] for row in matrix])
 
 
 def _common_start(names: list[str]) -> str:

@@ -23,12 +23,13 @@ from asym_analysis import (
     compute_bound,
     initialization_drift,
     intruder_dimensions,
+    sample_adapters,
     shared_energy,
 )
 from asym_analysis.plots.alignment import plot_subspace_alignment
 from asym_analysis.plots.bounds import plot_bounds
 from asym_analysis.plots.drift import plot_drift
-from asym_analysis.plots.heatmap import plot_figure_one, plot_similarity_heatmap
+from asym_analysis.plots.heatmap import plot_figure_one, plot_similarity, plot_similarity_heatmap
 from asym_analysis.plots.intruders import plot_intruders
 from asym_analysis.plots.sharing import plot_sharing
 from asym_analysis.plots.spectra import plot_spectra
@@ -76,6 +77,7 @@ PICTURES: dict[str, Callable[[], Axes | Figure]] = {
     "heatmap of 30": lambda: plot_similarity_heatmap(compare_subspaces(runs(30)), "A"),
     "heatmap of 40": lambda: plot_similarity_heatmap(compare_subspaces(runs(40)), "A"),
     "figure one": lambda: plot_figure_one({"one": compare_subspaces(runs(3)), "two": compare_subspaces(runs(4))}),
+    "figure one of 13": lambda: plot_similarity(compare_subspaces(sample_adapters())),
     "alignment": lambda: plot_subspace_alignment(compare_subspaces(runs(3))),
     "drift": lambda: plot_drift(initialization_drift(runs(1)[0])),
     "drift of 5": lambda: plot_drift(initialization_drift(runs(5))),
