@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import model_source
 from asym_analysis.finetuning.tasks.base import read_rows
+from asym_analysis.finetuning.tasks.images import ImageRecipe, image_files
+from asym_analysis.finetuning.tasks.tokenizers import check_known, text_tokenizer
 
 __all__ = ["LabelledTexts", "load_classifier", "load_network", "next_token_labels", "read_batches", "read_labelled"]
-
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def load_network(model: str) -> tuple[Any, bool]:
@@ -180,48 +180,26 @@ def _text_batches(
     texts: list[tuple[str, ...]], model: str, max_length: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     tokenizer = _tokenizer(model)
-    known = positions = 0
+    ids: list[list[int]] = []
     for start in range(0, len(texts), batch_size):
         columns = [list(part) for part in zip(*texts[start : start + batch_size], strict=True)]
         batch = dict(tokenizer(*columns, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
-        real = batch["input_ids"][batch["attention_mask"].bool()]
-        known += int((real != tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else len(real)
-        positions += len(real)
+        ids += [
+            row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
         yield batch
-    if known < positions / 2:
-        raise AdapterError(
-            f"the tokenizer of {model} does not know {1 - known / positions:.0%} of the tokens in these texts; the "
-            "folder may lack the tokenizer's files, or the texts may be in another language"
-        )
+    check_known(model, tokenizer, ids)
 
 
 def _tokenizer(model: str) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
     source, options = model_source(model)
-    config = AutoConfig.from_pretrained(source, **options)
-    kind = MODEL_MAPPING.get(type(config), None)
-    if getattr(kind, "main_input_name", "input_ids") == "pixel_values":
-        raise AdapterError(f"{model} is a model of images: give a folder of images in place of texts")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise AdapterError(
-            f"{model} has no tokenizer that can be read ({reason}); give the folder that has it"
-        ) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
+    return text_tokenizer(source, **options)
 
 
 def _image_batches(folder: Path, model: str, rows: int, batch_size: int) -> Iterator[dict[str, Any]]:
     import torch
 
-    from asym_analysis.finetuning.tasks.images import ImageRecipe
-
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)[:rows]
+    paths = image_files(folder)[:rows]
     if not paths:
         raise AdapterError(f"{folder} holds no images")
     recipe = ImageRecipe.of_model(*model_source(model))

@@ -100,12 +100,27 @@ def adapted_model(config: FinetuneConfig, data: TaskData | None = None) -> tuple
         raise AdapterError(
             f"{config.model} has no module {targets} to adapt; its linear modules end in {', '.join(sorted(names))}"
         ) from None
+    _check_rank(model, config)
     statistics = None
     if statistics_needed(variant):
         statistics = measure_statistics(model, variant, _statistics_batches(config, data))
     dtype = getattr(torch, config.storage_dtype)
     initial = apply_variant(model, variant, config.factor_seed, storage_dtype=dtype, statistics=statistics)
     return model, {key: value.to(dtype) for key, value in initial.items()}
+
+
+def _check_rank(model: Any, config: FinetuneConfig) -> None:
+    """Refuse a rank above the width of a module, whose own weight has no such rank."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            width = min(layer.in_features, layer.out_features)
+            if config.rank > width:
+                raise AdapterError(
+                    f"settings.rank is {config.rank}, above the width {width} of module "
+                    f"{name.removeprefix('base_model.model.')}: give a rank of at most {width}"
+                )
 
 
 def prepared_model(config: FinetuneConfig, data: TaskData) -> PreparedModel:

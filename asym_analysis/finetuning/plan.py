@@ -16,6 +16,7 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig
 from asym_analysis.finetuning.settings import Rate, Seed, read_settings
 from asym_analysis.finetuning.shipped import shipped_configs
+from asym_analysis.finetuning.tasks import TASKS
 
 __all__ = ["PlannedRun", "read_sweep"]
 
@@ -127,7 +128,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     source : path
         A path, or the name of a shipped config.
     data : path, optional
-        Replaces the task's `data_folder`.
+        Replaces the task's `data_folder`; a file replaces its `train_file` too.
     model : str, optional
         Replaces the model of every run.
 
@@ -184,7 +185,14 @@ def _config(
     if model is not None:
         settings["model"] = model
     if data is not None:
-        _put(settings, "task.data_folder", str(Path(data).expanduser().resolve()))
+        path = Path(data).expanduser().resolve()
+        if path.is_file():
+            kind = settings.get("task", {}).get("kind")
+            if kind in TASKS and "train_file" not in TASKS[kind].__dataclass_fields__:  # type: ignore[attr-defined]
+                raise AdapterError(f"--data {data} is a file, and a task of kind {kind!r} reads a folder")
+            _put(settings, "task.train_file", path.name)
+            path = path.parent
+        _put(settings, "task.data_folder", str(path))
     try:
         return FinetuneConfig.from_mapping(settings, folder=folder)
     except AdapterError as error:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["CHECKED", "Count", "DataPath", "Fraction", "Rate", "Seed", "read_settings", "refused"]
+__all__ = ["CHECKED", "Count", "DataPath", "Folder", "Fraction", "Rate", "Seed", "read_settings", "refused"]
 
 #: How the dataclasses of settings are checked: every value, no unknown names.
 CHECKED = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -29,6 +29,8 @@ Seed = Annotated[int, Field(ge=0, strict=True)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 DataPath = Annotated[Path, AfterValidator(_from_folder)]
+#: A folder that is the config file's own by default.
+Folder = Annotated[DataPath, Field(validate_default=True)]
 
 
 def read_settings(

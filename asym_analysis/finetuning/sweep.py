@@ -58,9 +58,12 @@ def run_sweep(
     ------
     AdapterError
         If a finished run was made from other inputs than it would be now; the message names the run and what changed.
+        If the data of a run that is to be made cannot be used: before any run is made.
     """
     folder, reporter = Path(folder), as_reporter(progress)
     finished = _finished(runs, folder)
+    for task in {id(run.config.task): run.config.task for run in runs if _wanted(run, only, finished)}.values():
+        task.check()
     changed = {
         run.name: found for run in runs if run.name in finished and (found := _changes(run, runs, finished, folder))
     }
@@ -162,6 +165,10 @@ def best_rate(group: str, runs: list[PlannedRun], finished: Mapping[str, dict[st
 def _finished(runs: list[PlannedRun], folder: Path) -> dict[str, dict[str, Any]]:
     """Metrics of the finished runs, each read once."""
     return {run.name: read_run(folder / run.name).metrics for run in runs if is_finished(folder / run.name)}
+
+
+def _wanted(run: PlannedRun, only: str, finished: Mapping[str, dict[str, Any]]) -> bool:
+    return only in run.name and run.name not in finished
 
 
 def _at_rate(run: PlannedRun, runs: list[PlannedRun], finished: Mapping[str, dict[str, Any]]) -> PlannedRun | None:

@@ -51,6 +51,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
         If the data or the model cannot be read.
     """
     folder = Path(folder)
+    config.task.check()
     inputs = inputs_of(config)
     claim(folder, inputs)
     source, options = model_source(config.model)

@@ -11,7 +11,9 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.settings import read_settings
 from asym_analysis.finetuning.tasks.base import Task, TaskData
 from asym_analysis.finetuning.tasks.choices import ChoiceTask, InstructionTask
+from asym_analysis.finetuning.tasks.classification import ClassificationTask
 from asym_analysis.finetuning.tasks.glue import GlueTask
+from asym_analysis.finetuning.tasks.image_folders import ImageFolderTask
 from asym_analysis.finetuning.tasks.images import DomainTask
 from asym_analysis.finetuning.tasks.language_modelling import LanguageModellingTask
 from asym_analysis.finetuning.tasks.pronunciation import PronunciationTask
@@ -21,8 +23,10 @@ from asym_analysis.vocabulary import choose
 __all__ = [
     "TASKS",
     "ChoiceTask",
+    "ClassificationTask",
     "DomainTask",
     "GlueTask",
+    "ImageFolderTask",
     "InstructionTask",
     "LanguageModellingTask",
     "PronunciationTask",
@@ -35,8 +39,10 @@ __all__ = [
 #: Kind in a config file -> task. A new task is one file and one entry here.
 TASKS: dict[str, type[Task]] = {
     "choices": ChoiceTask,
+    "classification": ClassificationTask,
     "domains": DomainTask,
     "glue": GlueTask,
+    "images": ImageFolderTask,
     "instructions": InstructionTask,
     "language_modelling": LanguageModellingTask,
     "pronunciation": PronunciationTask,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Task", "TaskData", "read_rows"]
+from asym_analysis.errors import AdapterError
+
+__all__ = ["Task", "TaskData", "class_scores", "held_out_rows", "largest_class", "read_rows"]
+
+LEAST_ROWS = 4  # of a class, where some of its rows are held out
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Task(ABC):
 
     `kind` is the name in a config file. Class attributes: `peft_task_type` (None where PEFT has no such type),
     `heads` (modules that are trained in full beside the adapter; PEFT's own choice if empty), `lower_is_better` (of the
-    metric), and `generates` (whether predictions are generated token by token).
+    metric), `generates` (whether predictions are generated token by token), and `source` (where the data are had).
     """
 
     kind: str
@@ -39,6 +44,7 @@ class Task(ABC):
     heads: ClassVar[tuple[str, ...]] = ()
     lower_is_better: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    source: ClassVar[str] = ""
     data_folder: Path
 
     @property
@@ -59,6 +65,21 @@ class Task(ABC):
     @abstractmethod
     def files(self) -> list[Path]:
         """The files that the data are read from, whether they exist or not."""
+
+    def check(self) -> None:
+        """Refuse data that cannot be used, before a model is loaded or a folder made.
+
+        Raises
+        ------
+        AdapterError
+            If a file is absent; subclasses also look into their files.
+        """
+        absent = [path for path in self.files() if not path.is_file()]
+        if absent:
+            origin = f"; {self.source}" if self.source else ""
+            raise AdapterError(
+                f"{self.name}: there is no {absent[0]}; give the data with --data or settings.task.data_folder{origin}"
+            )
 
     @abstractmethod
     def model(self, source: str, **options: Any) -> Any:
@@ -104,6 +125,64 @@ class Task(ABC):
         return logits[0] if isinstance(logits, tuple) else logits
 
 
+def held_out_rows(
+    rows: Sequence[Any], labels: Sequence[str], fraction: float, generator: np.random.Generator, where: str
+) -> tuple[list[Any], list[Any]]:
+    """Hold out a fraction of the rows of each class, at least one of each.
+
+    Parameters
+    ----------
+    rows, labels
+        The rows, and the class of each.
+    fraction
+        Of each class.
+    generator
+        Draws them.
+    where
+        The file and its column, for the message.
+
+    Returns
+    -------
+    tuple
+        Rows to learn from, and those held out, both in their given order.
+
+    Raises
+    ------
+    AdapterError
+        If a class has fewer than four rows, or the fraction leaves it none to learn from.
+    """
+    held: list[int] = []
+    for label, count in Counter(labels).items():
+        if count < LEAST_ROWS:
+            raise AdapterError(
+                f"{where}: class {label!r} has {count} {'row' if count == 1 else 'rows'}, and each needs at least "
+                f"{LEAST_ROWS}, since some are held out; add rows or leave the class out"
+            )
+        number = max(1, round(fraction * count))
+        if number >= count:
+            raise AdapterError(f"settings.task.held_out is {fraction:g}, which leaves class {label!r} no row to learn")
+        own = np.flatnonzero(np.asarray(labels) == label)
+        held += generator.permutation(own)[:number].tolist()
+    chosen = set(held)
+    return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
+
+
+def class_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The accuracy of logits, and the F1 score averaged over the classes."""
+    from sklearn.metrics import f1_score
+
+    chosen = predictions.argmax(-1)
+    return {
+        "accuracy": float(np.mean(chosen == labels)),
+        "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0)),
+    }
+
+
+def largest_class(labels: Sequence[int]) -> float:
+    """The accuracy of always answering with the most frequent class."""
+    return max(Counter(labels).values()) / len(labels)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a .jsonl, .json, .tsv or .csv file as dictionaries.
 
@@ -116,18 +195,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     import pandas as pd
 
-    from asym_analysis.errors import AdapterError
-
     if not path.is_file():
         raise AdapterError(f"there is no {path}; give the data's folder with --data or data_folder")
     try:
         match path.suffix:
             case ".jsonl":
-                return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                lines = path.read_text(encoding="utf-8").splitlines()
+                return _objects(path, [json.loads(line) for line in lines if line.strip()])
             case ".json":
-                return list(json.loads(path.read_text(encoding="utf-8")))
+                return _objects(path, json.loads(path.read_text(encoding="utf-8")))
             case ".tsv" | ".csv":
-                separator = "\t" if path.suffix == ".tsv" else ","
+                separator = "\t" if path.suffix == ".tsv" else _separator(path)
                 # Words such as "nan" and "null" are data here, and quotes are letters in a .tsv.
                 table = pd.read_csv(
                     path, sep=separator, dtype=str, keep_default_na=False, quoting=3 if path.suffix == ".tsv" else 0
@@ -136,3 +214,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except (ValueError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     raise AdapterError(f"{path}: rows are read from .jsonl, .json, .tsv and .csv files")
+
+
+def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError('it holds no rows such as [{"text": "...", "label": "..."}, ...]')
+    return rows
+
+
+def _separator(path: Path) -> str:
+    """What parts the columns: spreadsheets of many countries write semicolons."""
+    with open(path, encoding="utf-8") as file:
+        header = file.readline()
+    return ";" if ";" in header and "," not in header else ","

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from asym_analysis.finetuning.tasks.base import Task
+from asym_analysis.finetuning.tasks.tokenizers import text_tokenizer
 
 __all__ = ["CausalTask", "prompt_and_answer"]
 
@@ -24,13 +25,7 @@ class CausalTask(Task):
 
     @override
     def processor(self, source: str, **options: Any) -> Any:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if tokenizer.pad_token_id is None:
-            # Padding is masked everywhere, so that any token will do.
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        return tokenizer
+        return text_tokenizer(source, **options)
 
     @override
     def collator(self, processor: Any) -> Any:

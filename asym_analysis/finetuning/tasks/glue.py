@@ -15,6 +15,7 @@ from typing_extensions import override
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Fraction, Seed
 from asym_analysis.finetuning.tasks.base import Task, TaskData
+from asym_analysis.finetuning.tasks.tokenizers import text_tokenizer
 
 __all__ = ["GlueTask", "read_glue"]
 
@@ -54,7 +55,8 @@ def read_glue(task: GlueName, path: Path) -> list[dict[str, Any]]:
     columns = _COLUMNS[task]
     if not path.is_file():
         raise AdapterError(
-            f"{task}: there is no {path}; give the folder that holds GLUE's {task} with train.tsv and dev.tsv"
+            f"{task}: there is no {path}; give the folder that holds GLUE's {task} with train.tsv and dev.tsv "
+            "(https://gluebenchmark.com/tasks)"
         )
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     rows = []
@@ -104,6 +106,7 @@ class GlueTask(Task):
     """
 
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
+    source: ClassVar[str] = "GLUE's files are linked at https://gluebenchmark.com/tasks"
     data_folder: DataPath
     dataset: GlueName
     max_length: Count = 128
@@ -163,9 +166,7 @@ class GlueTask(Task):
 
     @override
     def processor(self, source: str, **options: Any) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(source, **options)
+        return text_tokenizer(source, **options)
 
     @override
     def data(self, processor: Any) -> TaskData:

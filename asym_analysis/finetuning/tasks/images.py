@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
@@ -17,9 +18,11 @@ from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.settings import CHECKED, Count, DataPath, Fraction, Seed
-from asym_analysis.finetuning.tasks.base import Task, TaskData, read_rows
+from asym_analysis.finetuning.tasks.base import Task, TaskData, largest_class, read_rows
 
-__all__ = ["DomainTask", "ImageRecipe"]
+__all__ = ["DomainTask", "ImageRecipe", "ImageTask", "Images", "image_files"]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @plain_dataclass(frozen=True)
@@ -38,7 +41,13 @@ class ImageRecipe:
         """The recipe of a model; `edge` replaces its own image size where given."""
         from transformers.image_processing_base import ImageProcessingMixin
 
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
+        try:
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
+        except OSError as error:
+            raise AdapterError(
+                f"{source} has no preprocessor_config.json, so it is not known as a model of images: texts need "
+                f'kind = "classification" ({str(error).splitlines()[0].split(". ")[0]})'
+            ) from None
         crop = settings.get("crop_size") or settings.get("size") or {}
         own = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge") or 224
         return cls(edge or own, tuple(settings["image_mean"]), tuple(settings["image_std"]))
@@ -62,7 +71,7 @@ class ImageRecipe:
         """Nothing to save: the recipe stands beside the model."""
 
 
-class _Images(Sequence[dict[str, Any]]):
+class Images(Sequence[dict[str, Any]]):
     """Rows whose pixels are read when asked for."""
 
     def __init__(self, rows: Sequence[tuple[Path, int]], recipe: ImageRecipe) -> None:
@@ -77,8 +86,60 @@ class _Images(Sequence[dict[str, Any]]):
         return {"pixel_values": self.recipe(path), "labels": label}
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+class ImageTask(Task):
+    """Classify images by a head on a pretrained model of images."""
+
+    heads: ClassVar[tuple[str, ...]] = ("classifier",)
+    edge: int | None
+
+    @property
+    @override
+    def metric(self) -> str:
+        return "accuracy"
+
+    @abstractmethod
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their numbers."""
+
+    @override
+    def model(self, source: str, **options: Any) -> Any:
+        from transformers import AutoModelForImageClassification
+
+        try:
+            return AutoModelForImageClassification.from_pretrained(
+                source, num_labels=len(self.classes()), ignore_mismatched_sizes=True, **options
+            )
+        except ValueError as error:
+            raise AdapterError(
+                f"{source} cannot be opened as a classifier of images: {str(error).splitlines()[0]}"
+            ) from None
+
+    @override
+    def processor(self, source: str, **options: Any) -> ImageRecipe:
+        return ImageRecipe.of_model(source, options, self.edge)
+
+    @override
+    def collator(self, processor: ImageRecipe) -> Any:
+        from transformers import default_data_collator
+
+        return default_data_collator
+
+    @override
+    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(predictions.argmax(-1) == labels))}
+
+    @override
+    def baseline(self, data: TaskData) -> float | None:
+        return largest_class([label for _, label in data.dev.rows])
+
+
 @dataclass(frozen=True, config=CHECKED)
-class DomainTask(Task):
+class DomainTask(ImageTask):
     """Classify images, learned in `train_domains` and scored there (held-out rows) and in every other domain.
 
     Parameters
@@ -99,7 +160,6 @@ class DomainTask(Task):
         How tables call the task; by its training domains if None.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("classifier",)
     data_folder: DataPath
     train_domains: tuple[str, ...]
     held_out: Fraction = 0.2
@@ -114,11 +174,6 @@ class DomainTask(Task):
     @override
     def name(self) -> str:
         return self.dataset or f"images from {', '.join(self.train_domains)}"
-
-    @property
-    @override
-    def metric(self) -> str:
-        return "accuracy"
 
     @override
     def files(self) -> list[Path]:
@@ -135,25 +190,16 @@ class DomainTask(Task):
         return rows, sorted({row["label"] for row in rows})
 
     @override
-    def model(self, source: str, **options: Any) -> Any:
-        from transformers import AutoModelForImageClassification
-
-        labels = len(self._index()[1])
-        return AutoModelForImageClassification.from_pretrained(
-            source, num_labels=labels, ignore_mismatched_sizes=True, **options
-        )
-
-    @override
-    def processor(self, source: str, **options: Any) -> ImageRecipe:
-        return ImageRecipe.of_model(source, options, self.edge)
+    def classes(self) -> list[str]:
+        return self._index()[1]
 
     @override
     def data(self, processor: ImageRecipe) -> TaskData:
         rows, labels = self._index()
         folder = Path(self.data_folder)
 
-        def images(chosen: Sequence[dict[str, Any]]) -> _Images:
-            return _Images([(folder / row["path"], labels.index(row["label"])) for row in chosen], processor)
+        def images(chosen: Sequence[dict[str, Any]]) -> Images:
+            return Images([(folder / row["path"], labels.index(row["label"])) for row in chosen], processor)
 
         generator = np.random.default_rng(self.rows_seed)
 
@@ -167,18 +213,3 @@ class DomainTask(Task):
         outside = {domain: shuffled([row for row in rows if row["domain"] == domain]) for domain in others}
         more = {name: images(chosen[: self.scored_rows]) for name, chosen in {"train": train, **outside}.items()}
         return TaskData(images(train), images(inside[:held]), more)
-
-    @override
-    def collator(self, processor: ImageRecipe) -> Any:
-        from transformers import default_data_collator
-
-        return default_data_collator
-
-    @override
-    def score(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, float]:
-        return {"accuracy": float(np.mean(predictions.argmax(-1) == labels))}
-
-    @override
-    def baseline(self, data: TaskData) -> float | None:
-        labels = [label for _, label in data.dev.rows]
-        return max(labels.count(label) for label in set(labels)) / len(labels)

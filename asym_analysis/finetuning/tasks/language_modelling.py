@@ -13,9 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.finetuning.settings import CHECKED, Count, DataPath
+from asym_analysis.finetuning.settings import CHECKED, Count, Folder
 from asym_analysis.finetuning.tasks.base import TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask
+from asym_analysis.finetuning.tasks.tokenizers import check_known
 
 __all__ = ["LanguageModellingTask"]
 
@@ -27,10 +28,10 @@ class LanguageModellingTask(CausalTask):
     Parameters
     ----------
     data_folder
-        Holds the files.
+        Holds the files; the config file's own folder by default.
     train_file, dev_file
         .txt files (documents apart by an empty line), or tables of rows with a column of text. Without a `dev_file` the
-        last `dev_windows` windows of the training file are held out.
+        last `dev_windows` windows of the training file are held out; a tenth of them if `dev_windows` is None too.
     column
         That column.
     window
@@ -44,8 +45,8 @@ class LanguageModellingTask(CausalTask):
     """
 
     lower_is_better: ClassVar[bool] = True
-    data_folder: DataPath
-    train_file: str
+    data_folder: Folder = Path()
+    train_file: str = "train.txt"
     dev_file: str | None = None
     column: str = "text"
     window: Count = 256
@@ -76,30 +77,43 @@ class LanguageModellingTask(CausalTask):
 
     @override
     def data(self, processor: Any) -> TaskData:
+        if self.window > processor.model_max_length:
+            raise AdapterError(
+                f"settings.task.window is {self.window}, and {processor.name_or_path} has "
+                f"{processor.model_max_length} positions"
+            )
         train = self._windows(self.train_file, processor)
         if self.dev_file is not None:
             dev = self._windows(self.dev_file, processor)[: self.dev_windows]
-        elif self.dev_windows is not None and 0 < self.dev_windows < len(train):
-            train, dev = train[: -self.dev_windows], train[-self.dev_windows :]
         else:
-            raise AdapterError(
-                f"{self.name}: without a dev_file, dev_windows must leave some of {len(train)} windows to learn from"
-            )
+            held = max(1, len(train) // 10) if self.dev_windows is None else self.dev_windows
+            if held >= len(train):
+                raise AdapterError(
+                    f"{self.files()[0]} has {len(train)} windows of {self.window} tokens: without a dev_file, "
+                    f"{held} are held out, which leaves none to learn from; give more text or a smaller "
+                    "settings.task.window"
+                )
+            train, dev = train[:-held], train[-held:]
+        check_known(processor.name_or_path, processor, train)
         return TaskData(self._rows(train[: self.train_windows]), self._rows(dev))
 
     def _windows(self, file: str, tokenizer: Any) -> list[list[int]]:
         path = Path(self.data_folder) / file
         if path.suffix == ".txt":
-            if not path.is_file():
-                raise AdapterError(f"there is no {path}; give the data's folder with --data or data_folder")
             documents = path.read_text(encoding="utf-8").split("\n\n")
         else:
-            documents = [str(row[self.column]) for row in read_rows(path)]
+            rows = read_rows(path)
+            if not rows or self.column not in rows[0]:
+                known = f"it has {', '.join(rows[0])}" if rows else "it has no row"
+                raise AdapterError(f"{path} has no column {self.column!r}; {known}: name yours in settings.task.column")
+            documents = [str(row.get(self.column) or "") for row in rows]
         documents = [text.lower() if self.lower_case else text for text in documents if text.strip()]
         ids = [token for text in documents for token in tokenizer(text)["input_ids"]]
         windows = [ids[i : i + self.window] for i in range(0, len(ids) - self.window + 1, self.window)]
         if not windows:
-            raise AdapterError(f"{path} has {len(ids)} tokens, fewer than one window of {self.window}")
+            raise AdapterError(
+                f"{path} has {len(ids)} tokens, fewer than one window of {self.window} (settings.task.window)"
+            )
         return windows
 
     def _rows(self, windows: list[list[int]]) -> Any:
