@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.config import FinetuneConfig
 from asym_analysis.finetuning.settings import Rate, Seed, read_settings
-from asym_analysis.finetuning.shipped import shipped_configs
+from asym_analysis.finetuning.shipped import config_text
 from asym_analysis.finetuning.tasks import TASKS
 
 __all__ = ["PlannedRun", "read_sweep"]
@@ -148,7 +148,7 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     >>> runs[0].name, runs[0].stage
     ('frozen-CoLA-rate-0.001-seed-0', 'search')
     """
-    text, folder = _text(source)
+    text, folder = config_text(source)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -167,16 +167,6 @@ def read_sweep(source: str | Path, *, data: str | Path | None = None, model: str
     if doubled:
         raise AdapterError(f"{source} gives the same name to several runs: {', '.join(doubled)}")
     return runs
-
-
-def _text(source: str | Path) -> tuple[str, Path | None]:
-    path = Path(source)
-    if path.is_file():
-        return path.read_text(encoding="utf-8"), path.parent
-    shipped = shipped_configs()
-    if str(source) in shipped:
-        return shipped[str(source)], None
-    raise AdapterError(f"there is no file {source}, and no shipped config of that name; shipped: {', '.join(shipped)}")
 
 
 def _config(

@@ -38,7 +38,7 @@ class TrainingState:
         return f"{self.run}: step {self.step:,} of {self.steps:,}{loss}{left}"
 
 
-#: Is called after every step.
+#: Is called before the first step and after every step.
 Reporter = Callable[[TrainingState], None]
 
 
@@ -78,6 +78,7 @@ def progress_callback(run: str, report: Reporter) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.first = (time.perf_counter(), state.global_step)
+            report(TrainingState(run, state.global_step, state.max_steps, None, None))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             self.loss = (logs or {}).get("loss", self.loss)

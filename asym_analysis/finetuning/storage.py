@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,13 @@ from asym_analysis.codec import plain
 from asym_analysis.finetuning.config import FinetuneConfig
 from asym_analysis.finetuning.digest import changed_inputs
 
+if TYPE_CHECKING:
+    from asym_analysis.finetuning.training_record import TrainingRecord
+
 __all__ = ["FinetuneRun", "claim", "is_finished", "last_checkpoint", "read_run", "write_run"]
 
 INPUTS, METRICS, INITIAL, CHECKPOINTS = "run.json", "metrics.json", "initial.safetensors", "checkpoints"
-OUTCOMES, HEAD = "outcomes.npz", "head.safetensors"
+OUTCOMES, HEAD, RECORD = "outcomes.npz", "head.safetensors", "training.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,19 @@ class FinetuneRun:
         """
         with np.load(self.folder / OUTCOMES) as stored:
             return dict(stored)
+
+    def training_record(self) -> TrainingRecord | None:
+        """Read what A and B did while the run trained.
+
+        Returns
+        -------
+        TrainingRecord or None
+            None for runs without an adapter, and for runs of versions that kept no record.
+        """
+        from asym_analysis.finetuning.training_record import TrainingRecord
+
+        path = self.folder / RECORD
+        return TrainingRecord.from_parquet(path) if path.is_file() else None
 
 
 def is_finished(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,8 +15,19 @@ from asym_analysis.finetuning.digest import inputs_of
 from asym_analysis.finetuning.evaluation import Evaluator
 from asym_analysis.finetuning.models import head_parameters, prepared_model
 from asym_analysis.finetuning.progress import Reporter, as_reporter, progress_callback
-from asym_analysis.finetuning.storage import CHECKPOINTS, FinetuneRun, claim, last_checkpoint, write_run
+from asym_analysis.finetuning.storage import (
+    CHECKPOINTS,
+    INITIAL,
+    RECORD,
+    FinetuneRun,
+    claim,
+    last_checkpoint,
+    write_run,
+)
 from asym_analysis.finetuning.tasks import TaskData
+
+if TYPE_CHECKING:
+    from asym_analysis.finetuning.callback import AsymmetryCallback
 
 __all__ = ["FinetuneRun", "finetune"]
 
@@ -26,8 +37,9 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
 
     The folder gets `adapter_model.safetensors` and `adapter_config.json` (which PEFT loads), `initial.safetensors` (the
     factors before the first step, under the same keys), `outcomes.npz` (what every development row got), `run.json`
-    (the settings, with digests of the data and the model) and, last, `metrics.json`. An interrupted run of the same
-    inputs goes on from its last checkpoint. Runs of kind "frozen" write their head in place of an adapter.
+    (the settings, with digests of the data and the model), `training.parquet` (what A and B did in the course of the
+    run: see `AsymmetryCallback`) and, last, `metrics.json`. An interrupted run of the same inputs goes on from its last
+    checkpoint. Runs of kind "frozen" write their head in place of an adapter.
 
     Parameters
     ----------
@@ -70,7 +82,11 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
     wall, cpu = time.perf_counter(), time.process_time()
     train_loss = float("nan")
     if sum(counts.values()):
-        outcome = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        checkpoint = last_checkpoint(folder)
+        recorder = _recorder(config, trainer, checkpoint)
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        if recorder is not None:
+            recorder.result().to_parquet(folder / RECORD)
         train_loss = _training_loss(trainer, outcome.training_loss)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     scored = time.perf_counter()
@@ -175,6 +191,17 @@ def _trainer(
     # Without a progress bar the Trainer prints its logs on standard output, which belongs to results.
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _recorder(config: FinetuneConfig, trainer: Any, checkpoint: str | None) -> AsymmetryCallback | None:
+    """Record A and B about twenty times in a run, at most every ten steps, which costs about a hundredth of a run."""
+    if config.parsed_variant is None or (checkpoint is not None and not (Path(checkpoint) / INITIAL).is_file()):
+        return None
+    from asym_analysis.finetuning.callback import AsymmetryCallback
+
+    rows = -(-len(trainer.train_dataset) // (config.batch_size * config.gradient_accumulation))
+    steps = config.max_steps or int(config.epochs * rows)
+    return AsymmetryCallback(every=max(10, steps // 20)).attach(trainer)
 
 
 def _own_rate(optimizer: Any, parameters: set[int], rate: float) -> None:

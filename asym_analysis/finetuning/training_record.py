@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -45,6 +45,8 @@ class TrainingRecord(TableResult):
     settings
         Arguments and versions.
     """
+
+    _plot: ClassVar[str | None] = "training:plot_training"
 
     def summary(self) -> pd.DataFrame:
         """One row a recorded step and factor: medians over the modules.

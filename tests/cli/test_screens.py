@@ -107,7 +107,7 @@ def test_each_command_has_one_sentence_in_the_list_and_its_own_help(asym) -> Non
 
 
 def test_options_have_the_same_names_everywhere(asym) -> None:
-    drawing = {"ask", "compare", "drift", "share", "intruders", "report", "bound", "simulate"}
+    drawing = {"ask", "compare", "drift", "share", "intruders", "report", "bound", "simulate", "finetune"}
     for names in COMMANDS.values():
         for name in names:
             options = asym(name, "--help").out
@@ -138,6 +138,7 @@ def _loaded(*arguments: str) -> set[str]:
         (("compare",), {"pandas", "torch"}),
         (("compare", "a", "--out", "x.txt"), {"pandas", "torch"}),
         (("finetune", "list"), {"pandas", "torch"}),
+        (("finetune", "nothing-there"), {"pandas", "torch", "numpy"}),
         (("variants",), {"torch", "matplotlib"}),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from asym_analysis import load_adapter
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import read_sweep
+from asym_analysis.finetuning.storage import read_run
 from asym_analysis.finetuning.tasks import ClassificationTask, ImageFolderTask, LanguageModellingTask
 from asym_analysis.finetuning.tasks.base import held_out_rows, read_rows
 
@@ -67,6 +68,14 @@ def test_a_table_of_texts_trains_an_encoder(name: str, tiny_roberta: Path, tmp_p
         key.split("model.")[-1] for key in adapter.extras
     }
     assert adapter.initial is not None
+    record = read_run(tmp_path / "runs" / "run").training_record()
+    assert record is not None
+    assert record.frame["step"].unique().tolist() == [1, 2, 3]  # so short a run is recorded at its checkpoints
+    moved = record.frame.query("factor == 'A' and step == 3").set_index("module")["value"]
+    assert set(moved.index) == set(adapter)
+    for module in adapter:
+        now, then = adapter[module].A, adapter.initial[module].A
+        assert moved[module] == pytest.approx(((now - then).norm() / then.norm()).item(), rel=1e-4)
 
 
 def test_pairs_train_a_decoder_without_a_padding_token(tiny_gpt2: Path, tmp_path: Path, asym) -> None:
@@ -143,7 +152,7 @@ def test_a_shipped_config_runs_on_data_and_a_model_that_are_named(tiny_roberta: 
 @pytest.mark.parametrize(
     ("columns", "settings", "message"),
     [
-        ({}, {"text": "words"}, "mine.csv has no column 'words'; it has id, text, other, label: name yours in settings.task.text"),
+        ({}, {"text": "words"}, "mine.csv has no column 'words'; it has id, text, other, label: name yours in"),
         ({}, {"text_pair": "second"}, "name yours in settings.task.text_pair"),
         ({}, {"label": "class"}, "name yours in settings.task.label"),
         ({}, {"label": "id"}, "column 'id' has 24 different values in 24 rows"),
