@@ -39,7 +39,9 @@ def oldest(session: nox.Session) -> None:
         "--output-file", str(pins), "pyproject.toml",
     )  # fmt: skip
     _install(session, "test", "samples", constraints=str(pins))
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env=THREADS)
+    # The cases of PEFT's methods are made by the newest PEFT, which has methods that the oldest lacks.
+    newest = ["--ignore=tests/adapters/dialects"]
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *newest, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.11")
