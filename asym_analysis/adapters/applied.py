@@ -44,6 +44,7 @@ class AppliedAdapter:
     """
 
     def __init__(self, adapter: Adapter, model: torch.nn.Module, *, head: bool = True) -> None:
+        self._model = model
         self._tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         names = BaseNames({name: tuple(value.shape) for name, value in self._tensors.items()}, "the open model")
         self._matches: dict[str, Match] = {
@@ -58,6 +59,14 @@ class AppliedAdapter:
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Modules of the adapter whose weight the model also uses under another name: a tied head or embedding."""
+        names: dict[int, set[str]] = {}
+        for name, value in self._model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(value), set()).add(name)
+        return tuple(m for m, match in self._matches.items() if len(names.get(id(self._tensors[match.name]), ())) > 1)
 
     def exchange(self, adapter: Adapter) -> None:
         """Put another adapter with the same modules in place of the present one.

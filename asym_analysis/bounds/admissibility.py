@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.trained import has_factors, tuned_of
+from asym_analysis.bounds.trained import has_factors, is_plain, tuned_of
 from asym_analysis.vocabulary import TUNED, Tuned, choose
 
 __all__ = ["DATA_DRIVEN", "checked_tuned", "doubts"]
 
 #: Initializations of PEFT that are computed from the training data or its gradients.
 DATA_DRIVEN = frozenset({"eva", "corda", "lora_ga"})
+#: Initializations at which B·A is not zero, drawn at random.
+NOT_ZERO = frozenset({"false", "orthogonal"})
 
 
 def checked_tuned(adapter: Adapter, tuned: str) -> tuple[Tuned, str]:
@@ -71,7 +73,8 @@ def doubts(adapter: Adapter, tuned: Tuned) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        One clause for each: refused tensors, trained tensors that may be missing, an initialization made from data.
+        One clause for each: refused tensors, trained tensors that may be missing, an initialization made from data or
+        recorded after training had moved it.
 
     Examples
     --------
@@ -88,4 +91,22 @@ def doubts(adapter: Adapter, tuned: Tuned) -> tuple[str, ...]:
     scheme = str(adapter.metadata.get("init_lora_weights", "")).lower()
     if scheme in DATA_DRIVEN and (tuned != "both" or adapter.initial is not None):
         found.append(f"the initialization {scheme!r} was computed from training data")
+    late = _recorded_late(adapter)
+    if late and scheme not in NOT_ZERO and adapter.base_changed is None:
+        found.append(
+            f"at the recorded initialization {late} changes the model already, which no initialization that "
+            "is known of it does: was it recorded after training had moved it?"
+        )
     return tuple(found)
+
+
+def _recorded_late(adapter: Adapter) -> str | None:
+    """A module whose recorded initial factors have a product other than zero though training changed something."""
+    start = adapter.initial
+    for module in adapter if start is not None else ():
+        if start is None or module not in start or not is_plain(adapter.source(module)):
+            continue
+        initial = start[module]
+        if bool(initial.A.any()) and bool(initial.B.any()):
+            return module
+    return None

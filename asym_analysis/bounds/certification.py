@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,8 @@ __all__ = ["HEADLINE", "Certification", "Margin"]
 
 HEADLINE = "kl-inverse"
 SAMPLING_SHARE = 0.1  # of a method's delta, for the draws of the Gibbs posterior
+LEAST_GAIN = 0.002  # of the certified risk: where no number of draws can give more, the sampling stops
+MOST_COPIES = 0.01  # share of samples that repeat others, above which every row says so
 PILOT_DRAWS = 4  # of each noise size, to choose one before the draws that count
 
 Form = Callable[[float, float, int, float], float]
@@ -64,10 +67,12 @@ class Certification:
         Probability that a method may fail with.
     confidence
         1 - delta of all methods together.
-    extra_nats
-        Price of the choices made before: ln of the number tried.
+    tried
+        Number of codes, priors or seeds that the data chose among.
     doubts
         Reasons why no row can be a certificate.
+    copies
+        Share of the samples whose inputs are those of another, which every row says; None where it is not known.
     seed
         Of the draws.
     progress
@@ -81,8 +86,9 @@ class Certification:
     include_head: bool
     delta: float
     confidence: float
-    extra_nats: float
+    tried: int
     doubts: tuple[str, ...]
+    copies: float | None
     seed: int
     progress: bool
 
@@ -124,13 +130,22 @@ class Certification:
         """
         index = self._best_candidate(candidates)
         note, posterior = candidates[index]
-        sampling = SAMPLING_SHARE * self.delta
-        values, unit, upper = self._sampled(posterior, index, margin, 1.0 - sampling)
+        sampling = SAMPLING_SHARE * self.delta / self.tried  # each of the calls that were tried has draws of its own
+        confidence = 1.0 - (1.0 - SAMPLING_SHARE) * self.delta
+        nats = posterior.kl + math.log(self.tried)
+
+        def certified(loss: float) -> float:
+            return risk.kl_inverse_risk(min(loss, 1.0), nats, self.losses.count, confidence)
+
+        values, unit, upper = self._sampled(posterior, index, margin, 1.0 - sampling, certified)
         mean = float(values.mean()) * unit
         text = f"{note}; loss over {len(values)} draws {mean:.4f}, at most {upper:.4f}"
+        gain = certified(upper) - certified(mean)
+        if gain <= LEAST_GAIN and upper - mean > margin.largest:
+            text += f"; more draws would lower the certified risk by at most {gain:.1g}"
         return list(
             self._rows(
-                "gaussian", "Gibbs posterior", posterior.kl, upper, 1.0 - (1.0 - SAMPLING_SHARE) * self.delta,
+                "gaussian", "Gibbs posterior", posterior.kl, upper, confidence,
                 dict(risk.RISK_FORMS), "KL, scales of the prior, the confidence of the sampling", text,
             )
         )  # fmt: skip
@@ -174,12 +189,13 @@ class Certification:
         return int(np.argmin(bounds))
 
     def _sampled(
-        self, posterior: GaussianPosterior, index: int, margin: Margin, confidence: float
-    ) -> tuple[Float[np.ndarray, "draws"], float, float]:
+        self, posterior: GaussianPosterior, index: int, margin: Margin, confidence: float,
+        certified: Callable[[float], float],
+    ) -> tuple[Float[np.ndarray, "draws"], float, float]:  # fmt: skip
         """Values in [0, 1] whose expected mean, times `unit`, is the posterior's training loss; and its upper bound.
 
         The confidence bound is a betting one, which holds at every number of draws at once, so that the sampling may
-        stop where its margin is small enough.
+        stop where its margin is small enough, or where a margin of zero would not lower the certified risk.
         """
         generator = generator_for(self.seed, "draws", index)
         streamed = self.losses.evaluate_some is not None
@@ -200,7 +216,8 @@ class Certification:
             if enough or (margin.draws is None and len(values) % 100 == 0) or (streamed and margin.draws is None):
                 found = np.array(values)
                 upper = min(1.0, risk.sampled_mean_upper_bound(found, confidence) * unit)
-                if enough or upper - found.mean() * unit <= margin.largest:
+                mean = float(found.mean()) * unit
+                if enough or upper - mean <= margin.largest or certified(upper) - certified(mean) <= LEAST_GAIN:
                     shown.close()
                     return found, unit, upper
 
@@ -213,6 +230,9 @@ class Certification:
         n = self.losses.count
         unit = "samples" if self.losses.members is None else "groups of samples"
         facts = [f"i.i.d. {unit}", "loss in [0, 1]"]
+        if self.copies and self.copies > MOST_COPIES:
+            facts.append(f"{self.copies:.0%} of the samples repeat another: drawn with replacement, or not independent")
+        facts.append("nothing else tried on these samples" if self.tried == 1 else f"{self.tried:,} tried on them")
         headless = bool(self.adapter.extras) and not self.include_head and predictor != "prior"
         prior: Prior = "zero" if self.adapter.initial is None else "initialization"
         if self.prior is not None:
@@ -226,13 +246,13 @@ class Certification:
         if headless:
             facts.append("the head was fixed beforehand")
         facts += self.doubts
-        nats += self.extra_nats
+        nats += math.log(self.tried)
         base = BoundRow(
             rung=rung, predictor=predictor, prior=prior, tuned=self.tuned, applies=True,
             head=self.include_head and bool(self.adapter.extras), parameters=size, nats=nats, gap=None, risk=None,
             statement=f"with probability {self.confidence:g}", vacuous=False,
             kind="diagnostic" if headless or self.doubts else "certificate", assumptions="; ".join(facts),
-            charged=charged + (", the number tried" if self.extra_nats else ""), note=note, empirical_risk=empirical,
+            charged=charged + (", the number tried" if self.tried > 1 else ""), note=note, empirical_risk=empirical,
         )  # fmt: skip
         for form, bound in forms.items():
             value = min(1.0, bound(empirical, nats, n, confidence))

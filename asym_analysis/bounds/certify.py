@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned, doubts
 from asym_analysis.bounds.certification import HEADLINE, Certification, Margin
 from asym_analysis.bounds.duplicates import Duplicates, find_duplicates
+from asym_analysis.bounds.evaluation import examine
+from asym_analysis.bounds.identity import fingerprint, same_trained
 from asym_analysis.bounds.losses import Evaluate, EvaluateSome, Losses, group_members
 from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.posterior import GaussianPosterior
@@ -87,7 +88,8 @@ def certify(
         Sizes of the noise to try, as shares of the update's norm; paid for by the price of the scales.
     draws : int, optional
         Adapters drawn from the Gibbs posterior. By default as many as a sampling margin of at most .005 takes: about
-        2,000 evaluations, or a few passes over the data with `evaluate_some`.
+        2,000 evaluations, or a few passes over the data with `evaluate_some`; fewer where no number of draws would
+        lower the certified risk, as with very few samples.
     posterior : GaussianPosterior, optional
         A posterior trained for the bound, in place of `relative_noise`.
     prior : Adapter, optional
@@ -103,8 +105,9 @@ def certify(
         Texts or arrays of the n samples, and of those that the prior was trained on. Copies and near copies among
         them are measured; above one percent, and without `groups`, no row is a certificate.
     tried : int, default 1
-        Number of codes or priors tried on these data: sets of modules, ranks, seeds of a frozen factor, settings of a
-        prior. Learning rates and checkpoints need no charge: the bounds hold for all adapters at once.
+        Number of codes, priors or seeds tried on these data: sets of modules, ranks, seeds of a frozen factor, settings
+        of a prior, values of `seed`, calls of this function whose lowest row is reported. Learning rates and
+        checkpoints need no charge: the bounds hold for all adapters at once.
     seed : int, default 0
         Of the draws. Each use has its own stream.
     progress : bool, default False
@@ -113,13 +116,16 @@ def certify(
     Returns
     -------
     BoundReport
-        Rows of rung "coded", "gaussian", "one draw" and, with `prior`, "hold-out".
+        Rows of rung "coded", "gaussian", "one draw" and, with `prior`, "hold-out". All are diagnostics, with the reason
+        among the assumptions, where the losses show that `evaluate` may not use the adapter that it gets, divides by
+        its largest loss, or has an order of samples that matters. `settings["fingerprint"]` is of the checkpoint.
 
     Raises
     ------
     ValueError
-        If an argument lies outside its range or contradicts what the adapter records, `posterior` was made for other
-        factors or another prior, `evaluate` gives other than n losses in [0, 1], or it ignores the trained head.
+        If an argument lies outside its range or contradicts what the adapter records; if `posterior` was made for other
+        factors or another prior; if `evaluate` gives other than n losses in [0, 1], ignores the trained head of the
+        adapter it gets, gives other losses when it is called again, or lets samples influence each other.
 
     References
     ----------
@@ -131,38 +137,28 @@ def certify(
     >>> import torch
     >>> A, B = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1)
     >>> adapter = Adapter.from_factors({"q": (A, B)})
-    >>> report = certify(adapter, lambda adapter: np.zeros(5000), 5000, tuned="B", draws=10)
+    >>> x = torch.randn(5000, 8, generator=torch.Generator().manual_seed(1))
+    >>> def evaluate(adapter):  # its label: the sign of the first output of the trained adapter
+    ...     return (x @ adapter["q"].delta()[0]).sign() != (x @ A[0]).sign()
+    >>> report = certify(adapter, evaluate, 5000, tuned="B", draws=10)
     >>> best = report.best()
     >>> best.predictor, best.kind, best.risk < 0.02
     ('one draw', 'certificate', True)
     """
     adapter = as_adapter(checkpoint)
-    for method in methods:
-        choose(method, METHODS, "methods")
-    if not methods or (not relative_noise and posterior is None) or not levels:
-        raise ValueError("methods, levels and relative_noise need at least one value each")
-    if model is not None or data is not None:
-        if model is None or data is None or evaluate is not None or n_samples is not None or evaluate_some is not None:
-            raise ValueError("give model= and data=, or evaluate and n_samples, not parts of both")
-        own_losses = ModelLosses(adapter, model, data, loss=loss)
-        evaluate, evaluate_some, n_samples = own_losses.evaluate, own_losses.evaluate_some, len(own_losses)
-    if evaluate is None or n_samples is None:
-        raise ValueError("give evaluate and n_samples, or model= and data=")
-    whole(n_samples, "n_samples", least=1)
-    whole(tried, "tried", least=1)
-    finite(confidence, "confidence", above=0, below=1)
-    for size in relative_noise:
-        finite(size, "relative_noise", above=0)
-    if draws is not None:
-        whole(draws, "draws", least=1)
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    _check_arguments(methods, levels, relative_noise, posterior, confidence, draws, tried)
+    losses = _losses(adapter, evaluate, evaluate_some, n_samples, groups, model, data, loss)
     own, evidence = checked_tuned(adapter, tuned)
+    head = include_head and bool(adapter.extras)
     if posterior is not None:
-        check_posterior(posterior, adapter, own, head=include_head and bool(adapter.extras), prior=prior)
+        check_posterior(posterior, adapter, own, head=head, prior=prior)
     repeats = find_duplicates(samples, prior_samples) if samples is not None else None
-    losses = Losses(evaluate, evaluate_some, n_samples, group_members(groups, n_samples))
-    if include_head and adapter.extras:
-        losses.refuse_ignored_head(adapter)
+    examined = examine(losses, adapter, own, head=head, whole=set(methods) != {"gaussian"} or bool(prior), seed=seed)
     reasons = doubts(adapter if prior is None else adapter.without_initial(), own)
+    reasons += losses.doubts + examined.doubts + _repeated(repeats, losses.n_samples, grouped=groups is not None)
+    if prior is not None and prior_samples is None and same_trained(adapter, prior, own):
+        reasons += ("the prior is the checkpoint itself: was it trained on these samples? (samples=, prior_samples=)",)
     work = Certification(
         adapter=adapter,
         prior=prior,
@@ -171,8 +167,9 @@ def certify(
         include_head=include_head,
         delta=(1.0 - confidence) / (len(methods) + (prior is not None)),
         confidence=confidence,
-        extra_nats=math.log(tried),
-        doubts=(*reasons, *_repeated(repeats, n_samples, grouped=groups is not None)),
+        tried=tried,
+        doubts=reasons,
+        copies=losses.repeated if repeats is None and groups is None else 0.0,
         seed=seed,
         progress=progress,
     )
@@ -187,28 +184,76 @@ def certify(
             rows += work.one_draw(candidates)
     if prior is not None:
         rows += work.hold_out()
+    examined.refuse_changes()
     settings = settings_of(
         checkpoint=adapter.name,
-        n_samples=n_samples,
+        fingerprint=fingerprint(adapter),
+        n_samples=losses.n_samples,
         units=losses.count,
         tuned=own,
         tuned_known_from=evidence,
-        methods=tuple(methods),
+        methods=methods,
         confidence=confidence,
         headline=HEADLINE,
         draws=draws,
         tried=tried,
         prior=None if prior is None else prior.name,
-        repeated_within=None if repeats is None else repeats.within,
+        repeated_within=losses.repeated if repeats is None else repeats.within,
         repeated_across=None if repeats is None else repeats.across,
         seed=seed,
     )
     return BoundReport(rows, settings)
 
 
-def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> list[str]:
+def _check_arguments(
+    methods: Sequence[str],
+    levels: Sequence[int],
+    relative_noise: Sequence[float],
+    posterior: GaussianPosterior | None,
+    confidence: float,
+    draws: int | None,
+    tried: int,
+) -> None:
+    for method in methods:
+        choose(method, METHODS, "methods")
+    if not methods or (not relative_noise and posterior is None) or not levels:
+        raise ValueError("methods, levels and relative_noise need at least one value each")
+    for count in levels:
+        whole(count, "levels", least=2)
+    for size in relative_noise:
+        finite(size, "relative_noise", above=0)
+    finite(confidence, "confidence", above=0, below=1)
+    if draws is not None:
+        whole(draws, "draws", least=1)
+    whole(tried, "tried", least=1)
+
+
+def _losses(
+    adapter: Adapter,
+    evaluate: Evaluate | None,
+    evaluate_some: EvaluateSome | None,
+    n_samples: int | None,
+    groups: ArrayLike | None,
+    model: torch.nn.Module | None,
+    data: Iterable[Mapping[str, Any]] | None,
+    loss: str,
+) -> Losses:
+    """Losses by the caller's functions, or by the model that was given in their place."""
+    if model is not None and data is not None and evaluate is evaluate_some is n_samples is None:
+        own = ModelLosses(adapter, model, data, loss=loss)
+        members = group_members(groups, len(own))
+        return Losses(own.evaluate, own.evaluate_some, len(own), members, True, own.doubts, own.repeated)
+    if model is not None or data is not None:
+        raise ValueError("give model= and data=, or evaluate and n_samples, not parts of both")
+    if evaluate is None or n_samples is None:
+        raise ValueError("give evaluate and n_samples, or model= and data=")
+    n_samples = whole(n_samples, "n_samples", least=1)
+    return Losses(evaluate, evaluate_some, n_samples, group_members(groups, n_samples))
+
+
+def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> tuple[str, ...]:
     if repeats is None:
-        return []
+        return ()
     if len(repeats.groups) != n_samples:
         raise ValueError(f"samples has {len(repeats.groups)} entries for n_samples={n_samples}")
     found = []
@@ -216,4 +261,4 @@ def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> l
         found.append(f"{repeats.within:.0%} of the samples repeat another: give groups=")
     if repeats.across > MOST_DUPLICATES:
         found.append(f"{repeats.across:.0%} of the samples repeat one that the prior was trained on")
-    return found
+    return tuple(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +66,8 @@ def find_duplicates(
         Samples that a prior was trained on, to compare with as well.
     threshold : float, default 0.8
         For texts, the share of common runs of five words (of all words, in shorter texts) above which one of two is a
-        near copy: Jaccard similarity, estimated by MinHash. Arrays repeat each other where they are equal to six
-        digits.
+        near copy: Jaccard similarity, estimated by MinHash. Case, spacing, punctuation and ways of writing the same
+        letter do not count. Arrays repeat each other where they are equal to six digits.
 
     Returns
     -------
@@ -129,10 +131,17 @@ _draw = np.random.default_rng(0)
 _SLOPES, _OFFSETS = (_draw.integers(1, 1 << 31, HASHES, dtype=np.uint64) for _ in range(2))
 
 
+def _words(text: str) -> list[str]:
+    """Words without case, punctuation, spacing, invisible characters and ways of writing the same letter."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return re.findall(r"\w+", plain) or plain.split()
+
+
 def _signature(text: str) -> np.ndarray:
     import zlib
 
-    words = text.lower().split()
+    words = _words(text)
     runs = {" ".join(words[i : i + SHINGLE]) for i in range(max(len(words) - SHINGLE + 1, 1))}
     if len(words) < SHINGLE:
         runs |= set(words)

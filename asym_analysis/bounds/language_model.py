@@ -21,7 +21,7 @@ from asym_analysis.bounds.admissibility import checked_tuned, doubts
 from asym_analysis.bounds.description import PLACEMENTS, encode_adapter
 from asym_analysis.bounds.duplicates import find_duplicates
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import logits_of
+from asym_analysis.bounds.model_losses import logits_of, tied_doubts
 from asym_analysis.bounds.risk import chernoff_risk
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.vocabulary import Tuned, finite, whole
@@ -185,15 +185,17 @@ def language_model_bound(
     >>> class Bigrams(torch.nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.table = torch.nn.Linear(4, 4, bias=False)
+    ...         self.table = torch.nn.Linear(32, 32, bias=False)
     ...     def forward(self, input_ids, attention_mask):
-    ...         return SimpleNamespace(logits=self.table(torch.nn.functional.one_hot(input_ids, 4).float()))
-    >>> follows = 20 * torch.eye(4).roll(1, 0)  # token k + 1 follows token k
-    >>> adapter = Adapter.from_factors({"table": (torch.eye(4), follows)})
-    >>> documents = [torch.arange(k, k + 20) % 4 for k in range(4)] * 500
+    ...         return SimpleNamespace(logits=self.table(torch.nn.functional.one_hot(input_ids, 32).float()))
+    >>> steps = (torch.arange(32)[:, None] - torch.arange(32)) % 32
+    >>> follows = 20.0 * ((steps >= 1) & (steps <= 4))  # token k + 1, 2, 3 or 4 follows token k: two bits
+    >>> adapter = Adapter.from_factors({"table": (torch.eye(32), follows)})
+    >>> drawn = torch.randint(1, 5, (500, 20), generator=torch.Generator().manual_seed(0))
+    >>> documents = list(drawn.cumsum(1) % 32)
     >>> found = language_model_bound(adapter, Bigrams(), documents, tuned="B", smoothing=(0.01,), levels=(2,))
     >>> best = found.best("token")
-    >>> bool(best.training_bits < 0.1), bool(best.bits < best.uniform_bits)
+    >>> bool(best.training_bits < 2.1), bool(2 < best.bits < best.uniform_bits)
     (True, True)
     """
     adapter = as_adapter(checkpoint)
@@ -213,7 +215,7 @@ def language_model_bound(
         chosen = torch.randperm(n, generator=generator_for(seed, "documents"))[:evaluated].numpy()
     candidates = [(count, placement) for count in levels for placement in PLACEMENTS]
     reading = _Reading(adapter, model.eval(), [texts[int(i)] for i in chosen], batch_size, progress)
-    reasons = list(doubts(adapter, own))
+    reasons = [*doubts(adapter, own), *reading.doubts(adapter)]
     if adapter.extras and not include_head:
         reasons.append("the head was fixed beforehand, which cannot be seen")
     repeats = find_duplicates([" ".join(map(str, text.tolist())) for text in texts])
@@ -239,7 +241,8 @@ def language_model_bound(
             for level, bound in (("document", _document_bound), ("token", _token_bound)):
                 mean, upper, value = bound(loss, lengths, paid, range_, shares)
                 text = _assumptions(level, own, candidate is not None, reasons, repeats.within)
-                repeated = level == "document" and repeats.within > MOST_REPEATED
+                # A copy's tokens follow from those of the first: they are drawn anew at neither level.
+                repeated = repeats.within > MOST_REPEATED
                 rows.append(
                     {
                         "level": level, **facts, "smoothing": alpha, "nats": paid, "training_bits": mean,
@@ -334,6 +337,11 @@ class _Reading:
         with AppliedAdapter(candidate, self.model, head=bool(candidate.extras)):
             return self._read()
 
+    def doubts(self, adapter: Adapter) -> tuple[str, ...]:
+        """What is known against losses in this model."""
+        with AppliedAdapter(adapter, self.model, head=bool(adapter.extras)) as applied:
+            return tied_doubts(applied)
+
     @torch.no_grad()
     def _read(self) -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
@@ -390,6 +398,6 @@ def _assumptions(level: str, tuned: Tuned, adapted: bool, reasons: Sequence[str]
         if tuned != "both":
             facts.append(f"{'A' if tuned == 'B' else 'B'} drawn without them")
         facts += reasons
-    if level == "document" and repeated > MOST_REPEATED:
+    if repeated > MOST_REPEATED:
         facts.append(f"{repeated:.0%} of the documents repeat another")
     return "; ".join(facts)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 
@@ -19,8 +18,6 @@ __all__ = ["Evaluate", "EvaluateSome", "Losses", "checked_losses", "generator_fo
 
 Evaluate = Callable[[Adapter], ArrayLike]
 EvaluateSome = Callable[[Adapter, Int[np.ndarray, "some"]], ArrayLike]
-
-PROBED = 2000  # samples of the first probe of the head
 
 
 def generator_for(seed: int, *labels: object) -> torch.Generator:
@@ -76,6 +73,8 @@ def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarr
     if groups is None:
         return None
     labels = np.asarray(groups)
+    if pd.isna(labels).any():
+        raise ValueError(f"groups has no label for {int(pd.isna(labels).sum())} samples")
     if labels.shape != (n_samples,):
         raise ValueError(f"groups has shape {labels.shape}: give one label for each of the {n_samples} samples")
     _, first, index = np.unique(labels, return_index=True, return_inverse=True)
@@ -112,7 +111,13 @@ def checked_losses(given: ArrayLike, expected: int) -> Float[np.ndarray, "n"]:
     """
     if isinstance(given, torch.Tensor):
         given = given.detach().to("cpu", torch.float64).numpy()
-    losses = np.asarray(given, dtype=np.float64)
+    try:
+        found = np.asarray(given)
+        if np.iscomplexobj(found):
+            raise TypeError("complex numbers")
+        losses = found.astype(np.float64)
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"evaluate gave {type(given).__name__}, which holds no losses: {problem}") from None
     if losses.shape != (expected,):
         raise ValueError(f"evaluate gave losses of shape {losses.shape}; it must give one for each of {expected}")
     if not ((losses >= 0) & (losses <= 1)).all():
@@ -132,81 +137,58 @@ class Losses:
         Number of samples.
     members
         Samples of each group, or None.
+    by_model
+        True where the package itself evaluates candidates in their model, and `evaluate` is `evaluate_some` on every
+        sample.
+    doubts
+        What is known against these losses.
+    repeated
+        Share of samples whose inputs are those of another, where this is known.
     """
 
     evaluate: Evaluate
     evaluate_some: EvaluateSome | None
     n_samples: int
     members: list[Int[np.ndarray, "members"]] | None = None
+    by_model: bool = False
+    doubts: tuple[str, ...] = ()
+    repeated: float | None = None
 
     @property
     def count(self) -> int:
         """Number of units: n of the bound."""
         return self.n_samples if self.members is None else len(self.members)
 
+    def on_all(self, adapter: Adapter) -> Float[np.ndarray, "n"]:
+        """The loss on every sample, by `evaluate`."""
+        return checked_losses(self.evaluate(adapter.copy()), self.n_samples)
+
+    def on_samples(self, adapter: Adapter, samples: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
+        """The loss on some samples, by `evaluate_some`."""
+        assert self.evaluate_some is not None
+        return checked_losses(self.evaluate_some(adapter.copy(), samples), len(samples))
+
     def of(self, adapter: Adapter) -> Float[np.ndarray, "units"]:
         """The mean loss of every unit."""
-        losses = checked_losses(self.evaluate(adapter.copy()), self.n_samples)
+        return self.grouped(self.on_all(adapter))
+
+    def grouped(self, losses: Float[np.ndarray, "some"]) -> Float[np.ndarray, "units"]:
+        """Losses of the first samples as means of the units that are complete among them."""
         if self.members is None:
             return losses
-        return np.array([losses[members].mean() for members in self.members])
+        whole = [members for members in self.members if members.max() < len(losses)]
+        return np.array([losses[members].mean() for members in whole])
 
     def of_some(self, adapter: Adapter, units: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
         """The mean loss of some units."""
         if self.evaluate_some is None:
             return self.of(adapter)[units]
         if self.members is None:
-            return checked_losses(self.evaluate_some(adapter.copy(), units), len(units))
-        samples = np.concatenate([self.members[unit] for unit in units])
-        losses = checked_losses(self.evaluate_some(adapter.copy(), samples), len(samples))
+            return self.on_samples(adapter, units)
+        losses = self.on_samples(adapter, np.concatenate([self.members[unit] for unit in units]))
         ends = np.cumsum([len(self.members[unit]) for unit in units])
         return np.array([part.mean() for part in np.split(losses, ends[:-1])])
 
     def blocks(self, count: int) -> Iterator[Int[np.ndarray, "some"]]:
         """The units in blocks whose sizes differ by at most one."""
         yield from np.array_split(np.arange(self.count), min(count, self.count))
-
-    def refuse_ignored_head(self, adapter: Adapter) -> None:
-        """Refuse a function that does not use the head of the adapter it is given.
-
-        Parameters
-        ----------
-        adapter
-            An adapter with trained tensors outside the modules.
-
-        Raises
-        ------
-        ValueError
-            If the losses stay the same, sample by sample, when these tensors are zeroed and when they are negated: the
-            function then reads the head from elsewhere, and the losses are not those of the candidate.
-        """
-        # Zeroed alone may leave every prediction as it is, where the adapter predicts one class.
-        probes = [_head_times(adapter, factor) for factor in (0.0, -1.0)]
-        some = np.arange(min(self.count, PROBED))
-        before = self.of_some(adapter, some)
-        if any((self.of_some(probe, some) != before).any() for probe in probes):
-            return
-        if len(some) < self.count:
-            before = self.of(adapter)
-            if any((self.of(probe) != before).any() for probe in probes):
-                return
-        names = ", ".join(list(adapter.extras)[:3])
-        raise ValueError(
-            f"evaluate gives the same losses when the trained head ({names}) of the adapter it gets is zeroed or "
-            "negated: it must use adapter.extras; if the head was fixed before the data, pass include_head=False"
-        )
-
-
-def _head_times(adapter: Adapter, factor: float) -> Adapter:
-    extras = {name: replace(extra, read=partial(_times, factor, extra.read)) for name, extra in adapter.extras.items()}
-    return adapter.replaced(name=f"{adapter.name}, head changed", extras=extras)
-
-
-def _times(factor: float, read: Callable[[], Tensor]) -> Tensor:
-    """A stored tensor times a factor, in its own dtype; torch cannot multiply fp8, nor keep booleans as they are."""
-    stored = read()
-    if stored.dtype.is_floating_point or stored.dtype.is_complex:
-        wide = stored.float() if stored.dtype.itemsize == 1 else stored
-    else:
-        wide = stored.double()
-    return (factor * wide).to(stored.dtype)

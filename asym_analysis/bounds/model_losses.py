@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose, whole
 
-__all__ = ["LOSSES", "ModelLosses", "logits_of"]
+__all__ = ["LOSSES", "ModelLosses", "logits_of", "tied_doubts"]
 
 LOSSES = ("zero-one", "bounded cross-entropy")
 
@@ -42,7 +44,7 @@ class ModelLosses:
     Raises
     ------
     AdapterError
-        If there are no labels, or the model does not fit the adapter.
+        If there are no labels, an input repeats them, or the model does not fit the adapter.
     ValueError
         For an unknown loss.
 
@@ -74,9 +76,10 @@ class ModelLosses:
         self.loss, self.batch_size = loss, whole(batch_size, "batch_size", least=1)
         self.model = model.eval()
         self.rows = _rows(data)
+        _refuse_labels_among_inputs(self.rows)
         self.head = bool(adapter.extras)
-        with AppliedAdapter(adapter, self.model, head=self.head):
-            pass  # refuses a model that does not fit, before any work
+        with AppliedAdapter(adapter, self.model, head=self.head) as applied:  # refuses a model that does not fit
+            self.doubts = tied_doubts(applied)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,13 +140,30 @@ class ModelLosses:
         inputs = _trimmed({name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]})
         return inputs, inputs.pop("labels")
 
+    @property
+    def repeated(self) -> float:
+        """Share of the samples whose inputs, bit for bit, are those of another."""
+        digests = [_digest(row) for row in self.rows]
+        counts = Counter(digests)
+        return sum(counts[one] > 1 for one in digests) / len(digests)
+
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.loss == "zero-one":
             return (logits.argmax(-1) != labels).float()
         classes = logits.shape[-1]
         mixed = 0.9 * logits.softmax(-1) + 0.1 / classes
         chosen = mixed.gather(-1, labels[:, None])[:, 0]
-        return -chosen.log() / -torch.tensor(0.1 / classes).log()
+        return (-chosen.log() / -torch.tensor(0.1 / classes).log()).clamp(0.0, 1.0)  # 1 up to rounding
+
+
+def tied_doubts(applied: AppliedAdapter) -> tuple[str, ...]:
+    """Why losses in this model may not be those of the adapter as it was trained: weights that the model shares."""
+    if not applied.shared:
+        return ()
+    return (
+        f"the model uses the weight of {', '.join(applied.shared)} under another name too (tied): here the update "
+        "changes both, in training it changed one",
+    )
 
 
 def logits_of(output: Any) -> Tensor:
@@ -165,6 +185,27 @@ def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
     if not rows:
         raise AdapterError("data holds no sample")
     return rows
+
+
+def _refuse_labels_among_inputs(rows: Sequence[dict[str, Tensor]]) -> None:
+    """Refuse an input with one number a sample that is the label itself."""
+    labels = torch.stack([row["labels"] for row in rows]).double()
+    for name in rows[0]:
+        if name == "labels" or any(row[name].numel() != 1 for row in rows) or len(rows) < 2:
+            continue
+        given = torch.stack([row[name].reshape(()) for row in rows]).double()
+        if torch.equal(given, labels) and labels.unique().numel() > 1:
+            raise AdapterError(f"the input {name!r} repeats the labels: leave it out of data")
+
+
+def _digest(row: Mapping[str, Tensor]) -> bytes:
+    found = hashlib.sha256()
+    for name in sorted(row):
+        if name != "labels":
+            value = row[name].detach().cpu().contiguous()
+            found.update(f"{name} {tuple(value.shape)}".encode())
+            found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return found.digest()
 
 
 def _trimmed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from asym_analysis.bounds.report import Prior
 from asym_analysis.bounds.trained import TensorKey, is_plain, trained_tensors, with_tensors
 from asym_analysis.vocabulary import Tuned, choose, finite
 
-__all__ = ["GaussianPosterior", "fitted_posterior", "gaussian_posterior"]
+__all__ = ["GaussianPosterior", "divergence", "fitted_posterior", "gaussian_posterior"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +239,46 @@ def fitted_posterior(
         adapter, dict(stds), total, tuned, include_head, _prior_kind(adapter, prior),
         "" if prior is None else prior.name, centre, origin, prior_stds, price,
     )  # fmt: skip
+
+
+def divergence(posterior: GaussianPosterior) -> tuple[float, float]:
+    """KL of a posterior from its own centre, standard deviations and prior, and the price of the prior's scales.
+
+    Parameters
+    ----------
+    posterior : GaussianPosterior
+        A posterior, as it is now.
+
+    Returns
+    -------
+    kl, price
+        In nats; `kl` includes `price`. A prior scale that all tensors of one group share (all A, all B, or all others)
+        is paid once.
+
+    Raises
+    ------
+    ValueError
+        If a scale of the prior is not on the grid 2^(-k/2), or a standard deviation is not positive.
+
+    Examples
+    --------
+    >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
+    >>> posterior = fitted_posterior(adapter, {("q", "B"): 0.5}, "B")
+    >>> kl, price = divergence(posterior)
+    >>> abs(kl - posterior.kl) < 1e-9, price == posterior.price
+    (True, True)
+    """
+    groups: dict[str, list[float]] = {}
+    total = 0.0
+    for key, value in posterior.centre.items():
+        std = torch.as_tensor(posterior.stds[key], dtype=torch.float64).expand(value.shape)
+        if not bool((std > 0).all()):
+            raise ValueError(f"the standard deviation of {key[1]} of {key[0]} is not positive")
+        scale = posterior.prior_stds[key]
+        total += _entrywise_kl(value.double() - posterior.prior_centre[key].double(), std.square(), scale)
+        groups.setdefault(_group(posterior.adapter, key), []).append(scale)
+    price = sum(sum(map(scale_price, [s[0]] if len(set(s)) == 1 else s)) for s in groups.values())
+    return total + price, price
 
 
 def _prior_kind(adapter: Adapter, prior: Adapter | None) -> Prior:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.posterior import GaussianPosterior
+from asym_analysis.bounds.posterior import GaussianPosterior, divergence
 from asym_analysis.bounds.trained import is_plain, trained_tensors
 from asym_analysis.vocabulary import FACTORS, Tuned
 
@@ -33,7 +35,8 @@ def check_posterior(
     Raises
     ------
     ValueError
-        If the factors, the head, the modules, a frozen factor or the prior's centre differ.
+        If the factors, the head, the modules, a frozen factor or the prior's centre differ, or its KL is not that of
+        its centre, standard deviations and prior.
 
     Examples
     --------
@@ -66,6 +69,15 @@ def check_posterior(
             own, other = getattr(adapter[module], factor), getattr(posterior.adapter[module], factor)
             if own.shape != other.shape or not torch.equal(own, other.to(own)):
                 raise ValueError(f"the posterior was made around another frozen {factor} of {module}")
+    for module in adapter:
+        if posterior.adapter.source(module).scaling != adapter.source(module).scaling:
+            raise ValueError(f"the posterior was made for another scaling (alpha) of {module}")
+    claimed, (own, price) = posterior.kl, divergence(posterior)
+    if not (claimed >= (own if math.isinf(own) else own - 1e-6 * max(own, 1.0)) and posterior.price >= price - 1e-9):
+        raise ValueError(
+            f"the posterior says that its KL is {claimed:.6g} nats, and its centre, standard deviations and prior give "
+            f"{own:.6g}: it was changed after it was made; make it again with fitted_posterior"
+        )
     reference = adapter if prior is None else adapter.replaced(initial=prior)
     for tensor in trained_tensors(reference, tuned, include_head=posterior.include_head):
         centre = posterior.prior_centre.get(tensor.key)

@@ -69,8 +69,9 @@ class TrainedFactors(NamedTuple):
 def tuned_of(adapter: Adapter) -> TrainedFactors:
     """The trained factors of an adapter, and how they are known.
 
-    The config's own record comes first, then the recorded initialization: a factor that did not move was frozen.
-    Without either both count as trained, which never charges too little.
+    The config's own record comes first, then the recorded initialization: a factor that did not move was frozen. A
+    factor that left its recorded initialization was trained, whatever the config says. Without either both count as
+    trained, which never charges too little.
 
     Parameters
     ----------
@@ -91,14 +92,13 @@ def tuned_of(adapter: Adapter) -> TrainedFactors:
     """
     records = {adapter.source(module).trained for module in adapter}
     if records and None not in records:
-        moved = frozenset().union(*(record for record in records if record is not None))
-        return TrainedFactors(_name(moved), "the adapter's config", recorded=True)
+        said = frozenset().union(*(record for record in records if record is not None))
+        more = _moved(adapter) - said
+        if more:
+            return TrainedFactors("both", f"{min(more)} left its recorded initialization", recorded=True)
+        return TrainedFactors(_name(said), "the adapter's config", recorded=True)
     if adapter.initial is not None and set(adapter) <= set(adapter.initial):
-        moved = frozenset(
-            factor
-            for factor in FACTORS
-            if any(not _equal(adapter[module], adapter.initial[module], factor) for module in adapter)
-        )
+        moved = _moved(adapter)
         if moved:
             frozen = {"A", "B"} - moved
             why = f"{frozen.pop()} equals its recorded initialization" if frozen else "both left their initialization"
@@ -296,9 +296,27 @@ def _as_float(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return found
 
 
-def _equal(first: LowRankUpdate, second: LowRankUpdate, factor: str) -> bool:
-    a, b = getattr(first, factor), getattr(second, factor)
-    return a.shape == b.shape and torch.equal(a, b.to(a))
+def _moved(adapter: Adapter) -> frozenset[str]:
+    """Factors of which a module's left the recorded initialization."""
+    start = adapter.initial
+    if start is None:
+        return frozenset()
+    known = [module for module in adapter if module in start]
+    return frozenset(
+        factor for factor in FACTORS if any(not _equal(adapter, start, module, factor) for module in known)
+    )
+
+
+def _equal(adapter: Adapter, start: Adapter, module: str, factor: str) -> bool:
+    """Whether a factor is its recorded initialization, rounded to the dtype that the adapter is stored in."""
+    a, b = getattr(adapter[module], factor), getattr(start[module], factor)
+    if a.shape != b.shape:
+        return False
+    if torch.equal(a, b.to(a)):
+        return True
+    source = adapter.source(module)
+    dtype = getattr(torch, source.parts[factor].dtype if factor in source.parts else source.dtype, None)
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point and torch.equal(a, b.to(dtype).to(a))
 
 
 def _name(moved: frozenset[str]) -> Tuned:

@@ -200,7 +200,12 @@ def test_each_factor_is_charged_in_its_own_dtype() -> None:
 
 def test_a_zero_update_is_certified_by_default() -> None:
     zero = Adapter.from_factors({"q": (torch.ones(1, 8), torch.zeros(2, 1))})
-    report = certify(zero, lambda adapter: np.zeros(4000), 4000, tuned="B", draws=10)
+    x = np.random.default_rng(0).standard_normal((4000, 8)).astype(np.float32)
+
+    def evaluate(adapter: Adapter) -> np.ndarray:
+        return np.clip(np.abs(x @ adapter["q"].delta().numpy().T).mean(1) / 1000, 0, 1)
+
+    report = certify(zero, evaluate, 4000, tuned="B", draws=10)
     assert certified(report) < 0.02
 
 

@@ -1,0 +1,255 @@
+"""What can be seen of an evaluation before its losses are believed: that it uses the candidate, and repeats itself.
+
+A certificate rests on losses that a caller's function gives. The commonest mistakes show in a few calls: a function
+that reads the trained model in place of the candidate, remembers an earlier answer, leaves an earlier candidate in the
+model, runs in training mode, lets samples of a batch influence each other, or divides by the largest loss it finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.bounds.losses import Losses, generator_for
+from asym_analysis.bounds.trained import trained_tensors, with_tensors
+from asym_analysis.vocabulary import Tuned
+
+__all__ = ["Examination", "examine", "neighbours_alike"]
+
+PROBED = 2000  # samples of a probe
+SAME = 0.01  # losses closer than this are equal up to the arithmetic of another batch
+MOST_DIFFERENT = 0.01  # share of samples whose loss may differ between two calls, by that arithmetic
+NOISE = (1.0, 64.0)  # size of random factors, over that of the trained ones
+LEAST_EXCESS, LEAST_DEVIATIONS = 10.0, 5.0  # of neighbours that are both wrong, before the order is said to matter
+
+Measured = Callable[[Adapter], Float[np.ndarray, "some"]]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """An evaluation after it was examined.
+
+    Attributes
+    ----------
+    measured
+        For each function of the caller that is used: its name, how to call it on the probed samples, and the losses
+        that it gave for the adapter.
+    adapter
+        The adapter.
+    doubts
+        Reasons why no row can be a certificate.
+    """
+
+    measured: tuple[tuple[str, Measured, Float[np.ndarray, "some"]], ...]
+    adapter: Adapter
+    doubts: tuple[str, ...]
+
+    def refuse_changes(self) -> None:
+        """Refuse an evaluation that has come to give other losses for the same adapter.
+
+        Raises
+        ------
+        ValueError
+            If the losses differ from those of the first call.
+        """
+        for name, losses, before in self.measured:
+            _refuse_other(name, before, losses(self.adapter), "at the end of the work, after other candidates")
+
+
+def examine(losses: Losses, adapter: Adapter, tuned: Tuned, *, head: bool, whole: bool, seed: int) -> Examination:
+    """Call an evaluation a few times and refuse it where its losses cannot be those of the candidate.
+
+    Parameters
+    ----------
+    losses
+        The caller's functions and the samples.
+    adapter
+        The checkpoint.
+    tuned
+        Its trained factors, which the probes replace by noise.
+    head
+        Whether the trained tensors outside the modules are charged, and must be used.
+    whole
+        Whether the losses on all samples will be asked for, and not only those on some.
+    seed
+        Of the noise and of the order of samples.
+
+    Returns
+    -------
+    Examination
+        With the reasons that make every row a diagnostic: losses that do not change when the trained factors become
+        noise, losses divided by the largest of them, neighbouring samples with like losses.
+
+    Raises
+    ------
+    ValueError
+        If the losses of the same adapter differ from call to call, do not change when the trained head is zeroed and
+        negated, or depend on the other samples of a call.
+    """
+    some = np.arange(min(losses.n_samples, PROBED))
+    functions: list[tuple[str, Measured]] = []
+    if losses.evaluate_some is not None:
+        functions.append(("evaluate_some", lambda one: losses.on_samples(one, some)))
+    if losses.evaluate_some is None or (whole and not losses.by_model):
+        functions.append(("evaluate", losses.on_all))
+    measured, found = [], []
+    for name, function in functions:
+        before = function(adapter)
+        noisy = _with_noise_losses(function, adapter, tuned, before, seed)
+        if (noisy == before).all() and not losses.by_model:
+            found.append(
+                f"{name} gives the same losses when the trained factors of the adapter it gets are noise: it may not "
+                "evaluate the adapter that it gets, but another or an earlier one"
+            )
+        _refuse_other(name, before, function(adapter), "called again, after another candidate")
+        if head:
+            _refuse_ignored_head(name, function, adapter, before)
+        measured.append((name, function, before))
+        if _divided_by_largest(before) and _divided_by_largest(noisy):
+            found.append(
+                f"{name} gives exactly one loss of 1 for each adapter: losses divided by the largest of these samples "
+                "have no range fixed before the data"
+            )
+    if losses.evaluate_some is not None:
+        _refuse_dependence(losses, adapter, some, measured, seed)
+    correlation = neighbours_alike(losses.grouped(measured[0][2]))
+    if correlation is not None:
+        found.append(
+            f"neighbouring samples have like losses (correlation {correlation:.2f}): they share sources (give groups=) "
+            "or are sorted; samples that were sorted only after they were drawn may be shuffled"
+        )
+    return Examination(tuple(measured), adapter, tuple(dict.fromkeys(found)))
+
+
+def neighbours_alike(losses: Float[np.ndarray, "n"]) -> float | None:
+    """Correlation of each loss with the next, where it is beyond what independent samples give.
+
+    Parameters
+    ----------
+    losses
+        In the order of the samples.
+
+    Returns
+    -------
+    float or None
+        None where the order does not show: fewer than five standard deviations, or an excess of fewer than ten
+        neighbours that are both wrong.
+
+    Examples
+    --------
+    >>> neighbours_alike(np.repeat(np.random.default_rng(0).integers(0, 2, 100), 20).astype(float)) > 0.9
+    True
+    >>> neighbours_alike(np.random.default_rng(0).integers(0, 2, 2000).astype(float)) is None
+    True
+    """
+    centred = losses - losses.mean()
+    variance = float(np.mean(centred**2))
+    if len(losses) < 3 or variance == 0.0:
+        return None
+    excess = float(centred[1:] @ centred[:-1])
+    deviation = variance * math.sqrt(len(losses))
+    if excess < LEAST_EXCESS or excess < LEAST_DEVIATIONS * deviation:
+        return None
+    return excess / (variance * (len(losses) - 1))
+
+
+def _with_noise_losses(
+    function: Measured, adapter: Adapter, tuned: Tuned, before: Float[np.ndarray, "some"], seed: int
+) -> Float[np.ndarray, "some"]:
+    """Losses with noise in place of the trained factors, larger noise where they stay the same; NaN beyond [0, 1]."""
+    for size in NOISE:
+        try:
+            after = function(_with_noise(adapter, tuned, size, seed))
+        except ValueError:
+            return np.full_like(before, np.nan)
+        if (after != before).any():
+            break
+    return after
+
+
+def _with_noise(adapter: Adapter, tuned: Tuned, size: float, seed: int) -> Adapter:
+    """The adapter, under its own name, with Gaussian entries as large as the trained ones."""
+    generator, values = generator_for(seed, "probe", size), {}
+    for tensor in trained_tensors(adapter, tuned, include_head=False):
+        value = tensor.read()
+        scale = float(value.double().square().mean().sqrt()) if value.numel() else 0.0
+        values[tensor.key] = size * (scale or 1 / 16) * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    return with_tensors(adapter, values)
+
+
+def _refuse_other(name: str, before: Float[np.ndarray, "some"], after: Float[np.ndarray, "some"], when: str) -> None:
+    differ = float((np.abs(after - before) > SAME).mean())
+    if differ > MOST_DIFFERENT:
+        raise ValueError(
+            f"{name} gives other losses for the same adapter {when} ({differ:.0%} of the samples differ): put the "
+            "model in evaluation mode, fix its random numbers, take each candidate out of the model again, and "
+            "keep the base model as it is"
+        )
+
+
+def _refuse_dependence(
+    losses: Losses,
+    adapter: Adapter,
+    some: Int[np.ndarray, "some"],
+    measured: Sequence[tuple[str, Measured, Float[np.ndarray, "some"]]],
+    seed: int,
+) -> None:
+    """Refuse losses of a sample that depend on which others are asked for with it, or on their order."""
+    order = torch.randperm(len(some), generator=generator_for(seed, "order")).numpy()
+    apart = np.empty(len(some))
+    for half in np.array_split(order, 2):
+        if len(half):
+            apart[half] = losses.on_samples(adapter, some[half])
+    for name, _, before in measured:
+        differ = float((np.abs(before[: len(some)] - apart) > SAME).mean())
+        if differ > MOST_DIFFERENT:
+            raise ValueError(
+                f"evaluate_some gives other losses for {differ:.0%} of the samples when they are asked for in another "
+                f"order or number than {name} was: each must be the loss of the sample with that index, whatever "
+                "stands beside it (batch normalization in training mode, padding without a mask, losses divided within "
+                "a batch)"
+            )
+
+
+def _refuse_ignored_head(name: str, function: Measured, adapter: Adapter, before: Float[np.ndarray, "some"]) -> None:
+    """Refuse a function that does not use the head of the adapter it is given."""
+    # Zeroed alone may leave every prediction as it is, where the adapter predicts one class.
+    for factor in (0.0, -1.0):
+        try:
+            if (function(_head_times(adapter, factor)) != before).any():
+                return
+        except ValueError:
+            return
+    names = ", ".join(list(adapter.extras)[:3])
+    raise ValueError(
+        f"{name} gives the same losses when the trained head ({names}) of the adapter it gets is zeroed or negated: it "
+        "must use adapter.extras; if the head was fixed before the data, pass include_head=False"
+    )
+
+
+def _divided_by_largest(losses: Float[np.ndarray, "some"]) -> bool:
+    """Whether one loss is exactly 1 and most others lie strictly between 0 and 1."""
+    return bool((losses == 1.0).sum() == 1 and ((losses > 0) & (losses < 1)).mean() > 0.5 and len(losses) > 2)
+
+
+def _head_times(adapter: Adapter, factor: float) -> Adapter:
+    extras = {name: replace(extra, read=partial(_times, factor, extra.read)) for name, extra in adapter.extras.items()}
+    return adapter.replaced(extras=extras)
+
+
+def _times(factor: float, read: Callable[[], Tensor]) -> Tensor:
+    """A stored tensor times a factor, in its own dtype; torch cannot multiply fp8, nor keep booleans as they are."""
+    stored = read()
+    if stored.dtype.is_floating_point or stored.dtype.is_complex:
+        wide = stored.float() if stored.dtype.itemsize == 1 else stored
+    else:
+        wide = stored.double()
+    return (factor * wide).to(stored.dtype)
