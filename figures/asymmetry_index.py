@@ -28,7 +28,7 @@ from asym_analysis.finetuning.plan import PlannedRun, read_sweep
 from asym_analysis.finetuning.sweep import results_table
 from asym_analysis.finetuning.sweep_prediction import advantages, predict_sweep
 from asym_analysis.plots.asymmetry_index import plot_asymmetry_index
-from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SINGLE_COLUMN, save_figure, styled
+from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, SHAPES, SINGLE_COLUMN, save_figure, styled
 from asym_analysis.prediction.asymmetry import measured_capture
 from asym_analysis.prediction.input_moments import InputMoment, adapted_module
 from asym_analysis.prediction.padding import RealPositions
@@ -101,7 +101,7 @@ def draw(folder: Path) -> None:
     """Index against measured advantage: the paper's index on the left, the one that asks the loss on the right."""
     table = sample_predictions()
     with styled():
-        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.9), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 3.2), sharey=True, layout="constrained")
         for ax, kind, title in zip(
             axes,
             ("inputs", "inputs and outputs"),
@@ -110,8 +110,9 @@ def draw(folder: Path) -> None:
         ):
             plot_asymmetry_index(table, ax, kind=kind)
             ax.set_title(title, loc="left")
-        axes[0].get_legend().remove()
+            ax.get_legend().remove()
         axes[1].set_ylabel("")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save_figure(figure, folder / "asymmetry_index")
     draw_captured(table.dropna(subset=["predicted"]), folder)
     plt.close("all")
@@ -121,11 +122,14 @@ def draw_captured(table: pd.DataFrame, folder: Path) -> None:
     """Predicted against regressed: what a random A keeps, a point a module."""
     with styled():
         _, ax = plt.subplots(figsize=(SINGLE_COLUMN, 2.6))
-        for color, (family, rows) in zip(SERIES, table.groupby("family", sort=False), strict=False):
+        for color, shape, (family, rows) in zip(SERIES, SHAPES, table.groupby("family", sort=False), strict=False):
             bars = 2 * rows["regressed_error"]
-            ax.errorbar(rows["predicted"], rows["regressed"], bars, fmt=".", color=color, elinewidth=0.6, label=family)
+            ax.errorbar(
+                rows["predicted"], rows["regressed"], bars,
+                fmt=shape, color=color, markersize=3, alpha=0.7, elinewidth=0.6, label=family,
+            )  # fmt: skip
         top = 1.05 * table[["predicted", "regressed"]].max().max()
-        ax.plot([0, top], [0, top], color=COLORS["theory"], linewidth=0.8, zorder=0)
+        ax.plot([0, top], [0, top], color=COLORS["theory"], linewidth=0.8, zorder=0, label="equal")
         ax.set_xlabel("part of the signal, predicted")
         ax.set_ylabel("by regression on activations")
         error = (table["predicted"] / table["regressed"] - 1).abs().median()

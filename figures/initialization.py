@@ -49,11 +49,12 @@ def draw_drift(folder: Path) -> None:
 
 def _inferred_against_true(ax: plt.Axes, trained: pd.DataFrame) -> None:
     samples = trained.adapter.str.startswith("sample")
-    for rows, color, label in ((trained[~samples], "A", "60 trainings"), (trained[samples], "B", "13 samples")):
+    looks = ((trained[~samples], "A", "o", "60 trainings"), (trained[samples], "B", "x", "13 samples"))
+    for rows, color, marker, label in looks:
         known = rows.dropna(subset=["value"])
         ax.errorbar(
             known.true, known.value, 2 * known.std_error,
-            fmt=".", color=COLORS[color], markersize=2.5, elinewidth=0.4, label=label,
+            fmt=marker, color=COLORS[color], markersize=2.5, elinewidth=0.4, label=label,
         )  # fmt: skip
     ax.plot([0, 1.4], [0, 1.4], color=COLORS["theory"], linewidth=0.8, label="equal")
     ax.set(xlim=(0, 1.4), ylim=(0, 1.6), xlabel="true movement of A", ylabel="inferred, ± 2 stated errors")
@@ -65,7 +66,7 @@ def _calibration(ax: plt.Axes, known: pd.DataFrame) -> None:
     share = np.arange(1, len(scores) + 1) / len(scores)
     ax.plot(scores, share, color=COLORS["A"], label="inferred")
     errors = np.linspace(0, 3, 100)
-    ax.plot(errors, 2 * ndtr(errors) - 1, color=COLORS["theory"], linewidth=0.8, label="normal errors")
+    ax.plot(errors, 2 * ndtr(errors) - 1, color=COLORS["theory"], linestyle="--", linewidth=0.8, label="normal errors")
     ax.set(xlim=(0, 3), ylim=(0, 1.02), xlabel="stated errors from the truth", ylabel="share of the modules")
     ax.legend(loc="lower right")
 
@@ -90,15 +91,16 @@ def draw_sharing(samples: AdapterSet, folder: Path) -> None:
     """Four tasks from one initialization, and from four: energy in a common subspace."""
     ranks, quantities = [1, 2, 4, 8, 16], ["A", "A - A0", "B", "outputs"]
     with styled():
-        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.6), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.9), sharey=True, layout="constrained")
         for ax, family, title in zip(
             axes, ("shared_start", "independent_start"), ("a  one initialization", "b  one for each"), strict=True
         ):
             runs = samples.select(samples.table["family"] == family)
             plot_sharing(shared_energy(runs, ranks), ax, quantities=quantities)
             ax.set_title(f"{title}, four tasks", loc="left")
-        axes[0].get_legend().remove()
+            ax.get_legend().remove()
         axes[1].set_ylabel("")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     save_figure(figure, folder / "sharing")
     plt.close(figure)
 

@@ -203,12 +203,17 @@ def draw(runs: pd.DataFrame, folder: Path) -> None:
     save_figure(plot_kept_gains(kept), folder / "kept_gains")
     tasks = runs.drop_duplicates("family")[["family", "task"]]
     with styled():
-        figure, axes = plt.subplots(1, len(tasks), figsize=(DOUBLE_COLUMN + 1.2, 2.3))
+        figure, axes = plt.subplots(1, len(tasks), figsize=(DOUBLE_COLUMN + 1.2, 2.9), layout="constrained")
+        entries = {}
         for ax, (_, row) in zip(axes, tasks.iterrows(), strict=True):
             plot_learning_rates(chosen[chosen["family"] == row["family"]], ax, task=row["task"])
             ax.set_title(row["task"], loc="left", fontsize=8)
-            if ax is not axes[-1]:
-                ax.get_legend().remove()
+            entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+            ax.get_legend().remove()
+        # Dashed in every panel; which of the two it is depends on the task's family.
+        lines = [entries.pop(name) for name in ("pretrained model", "constant guess") if name in entries]
+        entries["pretrained model, or a constant guess"] = lines[0]
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     save_figure(figure, folder / "learning_rates")
     plt.close("all")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from asym_analysis.cli.console import Table, fail
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
+
+if TYPE_CHECKING:
+    from asym_analysis.prediction.advice import FreezingAdvice
 
 __all__ = ["register"]
 
@@ -66,10 +69,15 @@ def advise(
         batches = read_batches(data, model, column=column, rows=rows)
         network, has_loss = load_network(model)
         network.to(checked_device(device))
-        covariances = input_covariances(network, batches, list(read))
-        labelled = map(next_token_labels, batches)
-        sensitivities = output_sensitivities(network, labelled, list(read)) if has_loss else None
-        result = advise_on(predict_asymmetry(read, covariances, sensitivities, rank=rank), tolerance=tolerance)
+
+        def advice(some: list[Any]) -> FreezingAdvice:
+            covariances = input_covariances(network, some, list(read))
+            labelled = map(next_token_labels, some)
+            sensitivities = output_sensitivities(network, labelled, list(read)) if has_loss else None
+            return advise_on(predict_asymmetry(read, covariances, sensitivities, rank=rank), tolerance=tolerance)
+
+        result = advice(batches)
+        half = advice(batches[: len(batches) // 2]) if len(batches) > 1 else None
     few = result.frame[~result.frame["enough_inputs"]]
     if len(few):
         row = few.iloc[0]
@@ -77,12 +85,16 @@ def advise(
             f"Cannot tell for {len(few)} modules: {row['module']} was given {row['inputs']:,} inputs of width "
             f"{row['d_in']:,}; give more data or more --rows, at least as many inputs as they are wide."
         )
+    if result.frame["enough_inputs"].any():
+        call.note(_moves(result, half))
     whole = result.summary().to_dict(orient="records")[0]
     call.note(
         f"Freezing A in {whole['freeze_A']} of {whole['modules']} modules loses {whole['predicted_cost']:.1%} of the "
         f"update's signal and saves {whole['saved_parameters']:,} trained numbers ({whole['saved_fraction']:.0%}), "
         f"{whole['saved_bytes'] / 2**20:.2f} MiB of gradients and optimizer state; the parameter-count bound is "
         f"multiplied by {whole['bound_factor']:.2f}."
+        if whole["freeze_A"]
+        else f"No module is advised: none is known to keep within --tolerance {tolerance:g}."
     )
     below = (
         "A row: a module, the cheapest to freeze first; cost and saving are cumulative, from the first row to this one."
@@ -92,4 +104,24 @@ def advise(
         result,
         Table("modules", result.frame, title, _MODULES, below),
         Table("summary", result.summary(), shown=False),
+    )
+
+
+def _moves(whole: FreezingAdvice, half: FreezingAdvice | None) -> str:
+    """Whether the advice had settled on half of the rows."""
+    if half is None:
+        return "The rows fit in one batch: whether the numbers still move is not known; give more data or more --rows."
+    now, then = (each.frame.set_index("module").sort_index() for each in (whole, half))
+    both = now["enough_inputs"] & then["enough_inputs"]
+    other = int((now["freeze_A"] != then["freeze_A"])[both].sum())
+    if not both.any():
+        return "Half of the rows are too few to check the advice against: the numbers may still move; give more data."
+    if other:
+        return (
+            f"The numbers still move: half of the rows advise to freeze {int(then['freeze_A'].sum())} modules and all "
+            f"of them {int(now['freeze_A'].sum())}, with another answer for {other}; give more data or more --rows."
+        )
+    moved = (now["lost_signal"] / now["signal"] - then["lost_signal"] / then["signal"]).abs()[both].max()
+    return (
+        f"Half of the rows give the same advice; what a module would lose differs by at most {moved:.1%} of its signal."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -36,40 +36,91 @@ class Question(StrEnum):
     mean = "mean"
 
 
-_MANY = {Question.chain, Question.movement, Question.merge, Question.crowding, Question.clusters, Question.mean}
-_FUNCTIONS = {
-    Question.null_space: "null_space_energy",
-    Question.base: "base_alignment",
-    Question.initialization: "initialization_statistics",
-    Question.ranks: "allocate_rank",
-    Question.projections: "projection_terms",
-    Question.scaling: "intruder_scaling",
-    Question.worth: "direction_worth",
-    Question.gradient: "gradient_alignment",
-    Question.experts: "expert_sharing",
-    Question.chain: "chain_coverage",
-    Question.movement: "factor_movement",
-    Question.merge: "merge_compensation",
-    Question.crowding: "crowding",
-    Question.clusters: "clustered_diagonalization",
-    Question.mean: "mean_adapter_baseline",
-}
-_MEANING = {
-    Question.null_space: "A row: medians over a projection; weak share of a random A is its null; energy 1 is random.",
-    Question.base: "A row: medians over a projection; overlaps with the leading and last directions of W0, and chance.",
-    Question.initialization: "A row: medians over a projection; initial share 1 means that A was as good as frozen.",
-    Question.ranks: "A row: energy kept at the budget, allocated over the modules and with equal ranks.",
-    Question.projections: "A row: a projection's share of the update and of the numbers, beside an even spread.",
-    Question.scaling: "A row: intruders scaled by so much; update kept and change on general inputs, relative to 1.",
-    Question.worth: "A row: rank-one parts of a projection, how many lower the loss beyond chance, and their sum.",
-    Question.gradient: "A row: overlap with the leading directions of the first full gradient, and chance.",
-    Question.experts: "A row: experts' energy in one shared space of that dimension, beside random directions.",
-    Question.chain: "A row: a block; how much of its A lies inside the blocks before it, and chance.",
-    Question.movement: "A row: an interval of the run; A's share of the change: 0, only B moved; 1, only A.",
-    Question.merge: "A row: medians over a projection; what the mean keeps of each adapter, and with the best scale.",
-    Question.crowding: "A row: directions that more adapters use than chance gives, a module, and the largest use.",
-    Question.clusters: "A row: error of shared bases, and numbers stored over those of the separate adapters.",
-    Question.mean: "A row: share of an adapter that the mean of the others explains, beside their common space.",
+class _Asked(NamedTuple):
+    """The function of a question in `asym_analysis.questions`, and what a row of its summary means."""
+
+    function: str
+    row: str
+    many: bool = False
+
+
+_ASKED = {
+    Question.null_space: _Asked(
+        "null_space_energy",
+        "medians over a projection. Weak share: of A's row space in the directions of least variance of general "
+        "inputs; null: of a random A. Energy: output on general inputs over that of a random A (1: no care taken), and "
+        "of ΔW.",
+    ),
+    Question.base: _Asked(
+        "base_alignment",
+        "medians over a projection. Top, bottom: overlap of A's rows, or B's columns, with the leading and the last "
+        "singular directions of W0; null: of random ones. Amplification: ‖ΔW‖ over what W0 has in those directions.",
+    ),
+    Question.initialization: _Asked(
+        "initialization_statistics",
+        "medians over a projection. Initial share: of ΔW = B·A0 + B·(A - A0), the first part's; 1: A was as good as "
+        "frozen. Cosine: of the two parts. Rate ratio: step of B over step of A in ΔW. Moved: relative distance. Turn: "
+        "in radians. B condition: largest over smallest singular value.",
+    ),
+    Question.ranks: _Asked(
+        "allocate_rank", "a total rank; energy kept if it goes where it keeps most, and with the same rank everywhere."
+    ),
+    Question.projections: _Asked(
+        "projection_terms",
+        "a projection; its share of ‖ΔW‖² and of the numbers, and its share of the modules, which an even spread "
+        "gives. Relative norm: ‖ΔW‖/‖W0‖, with --base. Bound without: the parameter-count bound if it is left out, "
+        "relative.",
+    ),
+    Question.scaling: _Asked(
+        "intruder_scaling",
+        "intruders scaled by so much. Change: ‖W - W0‖ over ‖ΔW‖; task kept: of ΔW, by inner product; general change: "
+        "on general inputs, relative to scale 1.",
+    ),
+    Question.worth: _Asked(
+        "direction_worth", "rank-one parts of a projection, how many lower the loss beyond chance, and their sum."
+    ),
+    Question.gradient: _Asked(
+        "gradient_alignment", "overlap with the leading directions of the first full gradient, and of random ones."
+    ),
+    Question.experts: _Asked(
+        "expert_sharing", "experts' energy in one shared space of that dimension, beside random directions."
+    ),
+    Question.chain: _Asked(
+        "chain_coverage",
+        "a block. Union rank: dimension of all A so far, and the most it could be. Inside: share of its A in the "
+        "blocks before it; null: of a random A.",
+        many=True,
+    ),
+    Question.movement: _Asked(
+        "factor_movement",
+        "two checkpoints in a row. Moved: change of a factor relative to the later one; A share: of ΔW's change, 0: "
+        "only B moved, 1: only A. Turn: one minus the overlap of the space with that before.",
+        many=True,
+    ),
+    Question.merge: _Asked(
+        "merge_compensation",
+        "medians over a projection. Gap: singular values of the mean over the adapters' own; scale: the factor that "
+        "brings the mean closest to the sum; retained: what the mean keeps of each adapter, without and with it.",
+        many=True,
+    ),
+    Question.crowding: _Asked(
+        "crowding",
+        "a projection; directions that more adapters use than 99 % of random families give, a module; the largest use "
+        "is a number of adapters.",
+        many=True,
+    ),
+    Question.clusters: _Asked(
+        "clustered_diagonalization",
+        "so many groups with one pair of bases each; error of the updates, and numbers stored over those of the "
+        "separate adapters.",
+        many=True,
+    ),
+    Question.mean: _Asked(
+        "mean_adapter_baseline",
+        "an adapter; share of its ΔW that the mean of the others explains, beside the best common space and a "
+        "random one.",
+        many=True,
+    ),
 }
 
 
@@ -96,21 +147,18 @@ def ask(
     """Ask one question of adapters: will it forget, new directions or old, will a merge hurt, ... with its null."""
     from asym_analysis import questions
 
-    if question in _MANY and len(paths or ()) == 1 and not Path((paths or [""])[0]).is_dir():
-        fail(f"asym ask {question.value} needs several adapters")
-    adapters = read_adapters(call, paths, least=2 if question in _MANY else 1)
-    subject: Any = adapters if question in _MANY else adapters[0]
+    asked = _ASKED[question]
+    adapters = read_adapters(call, paths, least=2 if asked.many else 1)
+    subject: Any = adapters if asked.many else adapters[0]
     with arguments_checked():
         options = _options(question, subject, base, model, data, column, budget, rank)
-        found = getattr(questions, _FUNCTIONS[question])(subject, **options)
+        found = getattr(questions, asked.function)(subject, **options)
     for module, reason in getattr(found, "refused", {}).items():
         call.refuse(f"{subject.name}: {module}", reason)
     summary = found.summary()
     return call.deliver(
         found,
-        Table(
-            "summary", summary, question.value, {name: name.replace("_", " ") for name in summary}, _MEANING[question]
-        ),
+        Table("summary", summary, question.value, below=f"A row: {asked.row}"),
         Table("rows", found.frame, shown=False),
         figures={question.value: found._plot} if found._plot else None,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asym_analysis.cli.console import DONE, Table, fail, output
+from asym_analysis.cli.console import DONE, Table, define, fail
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapters
 from asym_analysis.cli.options import PathsArgument, command
@@ -69,14 +69,13 @@ def compare(
     """Compare the subspaces of A and of B over all pairs of adapters and all modules, against random subspaces."""
     if not paths and not list_measures:
         read_adapters(call, paths, least=2)
-    from asym_analysis.subspaces.measures import MEASURES
+    from asym_analysis.subspaces.sources import SOURCES
 
     if list_measures:
-        for name, declared in MEASURES.items():
-            output().print(f"[bold]{name}[/]  {declared.source}")
+        define(SOURCES)
         return DONE
-    if measure not in MEASURES:
-        fail(f"no measure is called {measure!r}; the measures are {', '.join(MEASURES)}")
+    if measure not in SOURCES:
+        fail(f"no measure is called {measure!r}; the measures are {', '.join(SOURCES)}")
     from asym_analysis.alignment.pairwise import compare_subspaces
 
     adapters = read_adapters(call, paths, least=2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-__all__ = ["DONE", "INPUT_ERROR", "PARTLY_REFUSED", "Table", "error", "fail", "output", "progress_wanted", "say"]
+__all__ = [
+    "DONE",
+    "INPUT_ERROR",
+    "PARTLY_REFUSED",
+    "Table",
+    "define",
+    "error",
+    "fail",
+    "output",
+    "progress_wanted",
+    "say",
+]
 
 DONE, INPUT_ERROR, PARTLY_REFUSED = 0, 1, 2
 PIPED_WIDTH = 200  # a pipe has no width of its own
@@ -90,7 +102,9 @@ def error(message: str) -> None:
     from rich.markup import escape
 
     # What a message tells to write has to work here: "component=" and "overwrite=True" are options.
-    words = re.sub(r"\b([a-z]+(?:_[a-z]+)*)=(?:True)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", message)
+    words = re.sub(r"^Invalid value for '?([\w-]+)'?: (?:Value error, )?", r"\1: ", message)
+    words = words.replace("without_extras()", "--without-heads")
+    words = re.sub(r"\b([a-z]+(?:_[a-z]+)*)=(?:True)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", words)
     _errors().print(f"[bold red]asym:[/] {escape(words)}", soft_wrap=not sys.stderr.isatty())
 
 
@@ -105,6 +119,14 @@ def say(message: str) -> None:
     from rich.markup import escape
 
     _errors().print(escape(message), soft_wrap=not sys.stderr.isatty())
+
+
+def define(terms: Mapping[str, str], most: int = 120) -> None:
+    """Print terms and what they mean on standard output, the meanings in a column of their own."""
+    left = max(map(len, terms)) + GAP
+    for term, meaning in terms.items():
+        lines = textwrap.wrap(meaning, max(30, min(most, terminal_width(sys.stdout)) - left))
+        typer.echo(term.ljust(left) + f"\n{'':{left}}".join(lines))
 
 
 def progress_wanted() -> bool:
@@ -134,6 +156,9 @@ def show_table(table: Table, digits: int = 4) -> None:
             lines += [f"{headings[name]}: {text}"] if text != "-" else []
     numbers = _footnotes(frame, cells)
     widths = _fitting(cells, headings, console.width)
+    if len(widths) < len(cells):  # columns without a value give way first
+        cells = {name: texts for name, texts in cells.items() if name == key or set(texts) != {"-"}}
+        widths = _fitting(cells, headings, console.width)
     left_out = [headings[name] for name in cells if name not in widths]
     if table.title:  # not the table's own, which is folded to the width of a narrow table
         console.print(f"\n[bold]{escape(table.title)}[/]")
@@ -158,17 +183,31 @@ def show_table(table: Table, digits: int = 4) -> None:
 
 
 def _fitting(cells: Mapping[str, Sequence[str]], headings: Mapping[str, str], width: int) -> dict[str, int]:
-    """Columns that fit, from the left, and their widths; the first one always. Headings break between words."""
-    kept: dict[str, int] = {}
-    for name, texts in cells.items():
-        longest = max([max(map(len, headings[name].split()), default=0), *map(len, texts)])
-        needed = min(longest, width) if not kept else longest
-        if not kept or sum(kept.values()) + GAP * len(kept) + needed <= width:
-            kept[name] = needed
-    for name in kept:  # room that is left goes to headings of several words
-        spare = width - sum(kept.values()) - GAP * (len(kept) - 1)
-        kept[name] += max(0, min(spare, len(headings[name]) - kept[name]))
-    return kept
+    """Columns that fit, from the left, and their widths; the first one always.
+
+    A heading may take up to three lines, and a first column of prose more, before a column is left out.
+    """
+    prose = any(" " in text for text in next(iter(cells.values()), ()))
+
+    def widths(names: Iterable[str], lines: int, narrowed: bool) -> dict[str, int]:
+        found = {name: max([_narrowest(headings[name], lines), *map(len, cells[name])]) for name in names}
+        most = max(24, width * 2 // 5) if narrowed and prose else width
+        return {name: min(each, most) if i == 0 else each for i, (name, each) in enumerate(found.items())}
+
+    def fits(found: Mapping[str, int]) -> bool:
+        return len(found) < 2 or sum(found.values()) + GAP * (len(found) - 1) <= width
+
+    kept: list[str] = []
+    for name in cells:
+        kept += [name] if fits(widths([*kept, name], 3, True)) else []
+    shapes = (widths(kept, lines, narrowed) for narrowed in (False, True) for lines in (1, 2, 3))
+    return next(filter(fits, shapes), {})
+
+
+def _narrowest(heading: str, lines: int) -> int:
+    """The least width in which a heading takes so many lines, its words whole."""
+    least = max(map(len, heading.split()), default=0)
+    return next(w for w in range(least, len(heading) + 1) if len(textwrap.wrap(heading, max(1, w))) <= lines)
 
 
 def _footnotes(frame: pd.DataFrame, cells: dict[str, list[str]], longest: int = 24) -> dict[str, str]:
@@ -205,7 +244,7 @@ def _cell(value: Any, digits: int) -> str:
         return "-"
     if isinstance(value, bool) or type(value).__name__ == "bool":
         return "yes" if value else "no"
-    if isinstance(value, int) and abs(value) >= 10_000:
+    if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.{digits}g}"

@@ -17,13 +17,13 @@ _SUMMARY = {
     "adapter": "adapter",
     "factor": "factor",
     "median": "median",
-    "lower_quartile": "quartile 1",
-    "upper_quartile": "quartile 3",
+    "verdict": "verdict",
+    "reason": "how known",
     "known": "known",
     "modules": "of modules",
-    "verdict": "verdict",
+    "lower_quartile": "lower quartile",
+    "upper_quartile": "upper quartile",
     "scheme": "scheme",
-    "reason": "reason",
 }
 
 

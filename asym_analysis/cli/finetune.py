@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import DONE, Table, fail, output, say, terminal_width
+from asym_analysis.cli.console import DONE, Table, define, fail, output, say
 from asym_analysis.cli.deliver import SUFFIXES, Call
 from asym_analysis.cli.inputs import arguments_checked
 from asym_analysis.cli.options import command
@@ -148,10 +146,7 @@ def _once_a_minute() -> Callable[[TrainingState], None]:
 def _list(shipped: dict[str, str]) -> int:
     from asym_analysis.finetuning.shipped import first_sentence
 
-    width = max(map(len, shipped)) + 2
-    for name, text in shipped.items():
-        words = textwrap.wrap(first_sentence(text), max(40, min(terminal_width(sys.stdout), 120) - width))
-        typer.echo(name.ljust(width) + f"\n{'':{width}}".join(words))
+    define({name: first_sentence(text) for name, text in shipped.items()})
     typer.echo("\ncopy one to edit it: asym finetune copy own-texts")
     return DONE
 

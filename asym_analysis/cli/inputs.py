@@ -78,7 +78,7 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
     if len(adapters) < least:
         for refused in call.refused:
             call.tell(f"refused: {refused['reason']}")
-        fail(f"only {adapters.names[0]} could be read, and this needs two adapters")
+        fail(f"only {adapters.names[0]} was read, and this needs at least two adapters")
     _account(call, [*adapters])
     return adapters
 

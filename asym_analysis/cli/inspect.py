@@ -36,12 +36,14 @@ _ADAPTERS = {
     "adapter": "adapter",
     "modules": "modules",
     "rank": "rank",
-    "scaling": "scaling",
     "norm": "‖ΔW‖ median",
+    "scaling": "scaling",
     "tensors": "tensors",
     "format": "format",
     "base_model": "base model",
 }
+_MEANING = "A row: an adapter; ‖ΔW‖: Frobenius norm of scaling · B · A, the median over its modules."
+_MODULE = "A row: a module; ΔW: outputs × inputs of its update scaling · B · A; ‖·‖ and the bar: Frobenius norms."
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +82,7 @@ def inspect(
     )
     shown = [i for i, name in enumerate(adapters.names) if modules or len(adapters) == 1]
     tables = [
-        Table("adapters", overview, f"{len(adapters)} adapters", _ADAPTERS, shown=len(adapters) > 1),
+        Table("adapters", overview, f"{len(adapters)} adapters", _ADAPTERS, _MEANING, shown=len(adapters) > 1),
         Table("modules", together, shown=False),
         Table("tensors", tensors, shown=False),
     ]
@@ -89,7 +91,7 @@ def inspect(
             _facts(adapters[i], overview.iloc[i])
             frame = _with_bars(measured[adapters.names[i]])
             most = len(frame) if modules else MOST_MODULES
-            tables.append(Table(f"modules of {adapters.names[i]}", frame, "", _MODULES, most_rows=most))
+            tables.append(Table(f"modules of {adapters.names[i]}", frame, "", _MODULES, _MODULE, most_rows=most))
     return call.deliver(together, *tables)
 
 

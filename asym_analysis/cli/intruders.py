@@ -18,11 +18,16 @@ _MODULES = {
     "module": "module",
     "intruders": "intruders",
     "energy_share": "share of energy",
-    "update_over_base": "‖dW‖/‖W0‖",
-    "update_norm": "‖dW‖",
-    "update_over_threshold": "dW over spike threshold",
+    "update_over_base": "‖ΔW‖/‖W0‖",
+    "update_norm": "‖ΔW‖",
+    "update_over_threshold": "ΔW over spike threshold",
     "random_level": "random level",
 }
+_SUMMARY = (
+    "A row: a projection. Energy share: of ‖ΔW‖² in intruders. Update over threshold: largest singular value of ΔW "
+    "over the one at which noise of W0's spectrum lets it through. Random level: cosine of random directions with "
+    "their nearest of W0's."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -53,12 +58,18 @@ def intruders(
         call.refuse(f"{read.name}: {module}", reason)
     strongest = found.modules.sort_values("energy_share", ascending=False).drop(columns=["adapter", "layer"])
     below = (
-        f"A row: of the {top_k} strongest singular vectors of W0 + dW, those whose cosine with every one of W0's is "
+        f"A row: of the {top_k} strongest singular vectors of W0 + ΔW, those whose cosine with every one of W0's is "
         f"below {threshold:g}."
     )
     return call.deliver(
         found,
-        Table("summary", found.summary(), f"{read.name}: {len(found.modules)} of {len(read)} modules on {base}"),
+        Table(
+            "summary",
+            found.summary(),
+            f"{read.name}: {len(found.modules)} of {len(read)} modules on {base}",
+            {},
+            _SUMMARY,
+        ),
         Table("modules", strongest, "by module, largest share of energy first", _MODULES, below, most_rows=12),
         figures={"intruders": "intruders:plot_intruders"},
     )

@@ -39,6 +39,7 @@ def report(
     """
     import pandas as pd
     from rich.markup import escape
+    from rich.padding import Padding
 
     from asym_analysis.report.page import write_report
 
@@ -72,7 +73,7 @@ def report(
         for title, sentences in written.sentences.items():
             output().print(f"\n[bold]{escape(title)}[/]")
             for sentence in sentences:
-                output().print(f"  {escape(sentence)}")
+                output().print(Padding(escape(sentence), (0, 0, 0, 2)))
     frame = pd.DataFrame(rows, columns=["family", "sentence"])
     settings = {"page": str(call.out), "figures": [str(path) for path in written.figures]}
     return call.deliver(frame, Table("findings", frame, shown=False), settings=settings)

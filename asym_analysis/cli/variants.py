@@ -18,7 +18,6 @@ __all__ = ["register"]
 _CLAIMS = {
     "claim": "claim",
     "verdict": "verdict",
-    "family": "family",
     "difference": "difference",
     "low": "from",
     "high": "to",
@@ -93,10 +92,12 @@ def variants(
     if edges is not None:
         title = "Best learning rate at an end of its grid: a wider one might do better"
         tables.append(Table("at_edge", edges[["task", "run", "learning_rate", "rate_grid"]], title))
-    title = "The paper's claims on these runs"
     below = (
-        "Differences are in parts of LoRA's gain over the frozen model, with 95 % intervals; equivalent means within a "
-        "tenth of that gain."
+        "A row: a claim. Differences are in parts of LoRA's gain over the frozen model, with 95 % intervals; "
+        "equivalent means within a tenth of that gain."
     )
-    tables.append(Table("claims_shown", claims, title, _CLAIMS if len(claims) else {}, below))
+    families = list(claims.groupby("family", sort=False)) if len(claims) else []
+    for family, part in families:
+        last = below if family == families[-1][0] else ""
+        tables.append(Table(f"claims: {family}", part, f"The paper's claims on these runs: {family}", _CLAIMS, last))
     return call.deliver(scores, *tables)

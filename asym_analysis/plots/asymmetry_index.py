@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.stats import spearmanr
 
-from asym_analysis.plots.style import COLORS, SERIES, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SERIES, SHAPES, axes_or_new, legend_below, styled
 from asym_analysis.vocabulary import choose
 
 __all__ = ["plot_asymmetry_index"]
@@ -50,19 +50,22 @@ def plot_asymmetry_index(table: pd.DataFrame, ax: Axes | None = None, *, kind: s
         ax = axes_or_new(ax, height=2.8)
         ax.axhline(0, color=COLORS["null"], linewidth=0.8, zorder=0)
         ax.axvline(1, color=COLORS["null"], linewidth=0.8, zorder=0)
-        for color, (family, members) in zip(SERIES, drawn.groupby("family", sort=False), strict=False):
+        for color, shape, (family, members) in zip(SERIES, SHAPES, drawn.groupby("family", sort=False), strict=False):
             for whole, part in members.groupby(members["module"] == "all"):
                 ax.errorbar(
                     part["asymmetry_index"],
                     part["advantage"],
                     yerr=part["advantage_error"],
-                    fmt="o",
+                    fmt=shape,
                     color=color,
                     markerfacecolor=color if whole else "white",
                     markersize=5 if whole else 3.5,
                     elinewidth=0.6,
                 )
-            ax.plot([], [], "o", color=color, markersize=4, label=family)
+            ax.plot([], [], shape, color=color, markersize=4, label=family)
+        if (drawn["module"] != "all").any():
+            ax.plot([], [], "o", color=COLORS["null"], markersize=5, label="whole model")
+            ax.plot([], [], "o", color=COLORS["null"], markerfacecolor="white", markersize=3.5, label="one module")
         lows, highs = (drawn["advantage"] + side * drawn["advantage_error"].fillna(0) for side in (-1, 1))
         span = float(highs.max() - lows.min()) or 1.0
         ax.set_ylim(lows.min() - 0.16 * span, highs.max() + 0.06 * span)  # room for the correlation below the points
@@ -73,6 +76,7 @@ def plot_asymmetry_index(table: pd.DataFrame, ax: Axes | None = None, *, kind: s
         ax.set_xlabel("asymmetry index")
         ax.set_ylabel("log(loss A-only / loss B-only)")
         correlated = f"Spearman {correlation.statistic:.2f}, {len(drawn)} points"
-        ax.annotate(correlated, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.annotate(correlated, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+        legend_below(ax)
     return ax

@@ -158,7 +158,7 @@ def plot_repeated_certificates(table: pd.DataFrame, ax: Axes | None = None) -> A
             ax.plot(part["certified"], part["true_risk"], marker, color=color, markersize=3, alpha=0.7, label=label)
     drawn = table[table["bound"].isin(styles)]
     high = 1.05 * float(drawn[["certified", "true_risk"]].max().max())
-    ax.plot([0, high], [0, high], color=COLORS["theory"], linewidth=0.8)
+    ax.plot([0, high], [0, high], color=COLORS["theory"], linewidth=0.8, label="true = certified; above: violated")
     ax.set_xlim(0, high)
     ax.set_ylim(0, 1.3 * float(drawn["true_risk"].max()))
     ax.set_xlabel("certified risk")

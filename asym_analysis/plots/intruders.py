@@ -41,7 +41,7 @@ def plot_intruders(found: IntruderDimensions, ax: Axes | None = None) -> Axes:
     intruder = frame.intruder.to_numpy(dtype=bool)
     with styled():
         ax = axes_or_new(ax)
-        looks = ((~intruder, COLORS["A"], ".", "like the base"), (intruder, COLORS["B"], "x", "intruder"))
+        looks = ((~intruder, COLORS["A"], ".", "found in W0"), (intruder, COLORS["B"], "x", "intruder"))
         for chosen, color, shape, label in looks:
             text = f"{label}: {int(chosen.sum())}"
             ax.plot(x[chosen], frame.largest_cosine[chosen], shape, color=color, markersize=4, alpha=0.8, label=text)

@@ -54,7 +54,7 @@ def plot_training(record: TrainingRecord, ax: Axes | None = None) -> Axes | Figu
             _line(right, record.frame[record.frame["factor"] == factor], column, factor, label)
         right.set_ylim(0, 1.03)
         right.set_xlabel("step")
-        right.set_ylabel("overlap (1: the same subspace)")
+        right.set_ylabel("overlap (1: unchanged)")
         right.set_title("what stayed of the subspaces")
         legend_below(right)
         return figure

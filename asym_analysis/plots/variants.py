@@ -11,7 +11,7 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.results.kept import KeptGains
 from asym_analysis.finetuning.results.scores import VariantScores, longest_runs
 from asym_analysis.finetuning.variants import Variant
-from asym_analysis.plots.style import COLORS, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, axes_or_new, legend_below, styled
 
 __all__ = ["plot_kept_gains", "plot_learning_rates", "plot_variants"]
 
@@ -62,7 +62,7 @@ def plot_variants(
     label = gains["run"].iloc[0]
     with styled():
         ax = axes_or_new(ax, height=0.6 + 0.16 * len(tasks) * (1 + len(runs) / 4))
-        ax.axvline(1, color=COLORS["null"], linewidth=0.8, zorder=0)
+        ax.axvline(1, color=COLORS["null"], linewidth=0.8, zorder=0, label=f"{label}, ± standard error")
         for row, task in enumerate(tasks):
             gain = gains.loc[task, "gain"]
             half = gains.loc[task, "standard_error"] / abs(gain)
@@ -79,7 +79,7 @@ def plot_variants(
         ax.set_yticks(range(len(tasks)), tasks)
         ax.set_ylim(len(tasks) - 0.5, -0.5)
         ax.set_xlabel(f"kept part of the gain of {label}")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(ax)
     return ax
 
 
@@ -104,15 +104,15 @@ def plot_kept_gains(kept: KeptGains, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Orange trains B, blue A. Filled at each task's greatest length, open at shorter ones; bars are the table's
-        intervals. Rows where LoRA's own gain is not clear are left out.
+        Orange trains B, blue A. Filled after each task's longest training, open after shorter ones; bars are the
+        table's intervals, and the grey line is LoRA. Rows where LoRA's own gain is not clear are left out.
     """
     frame = kept.frame[kept.frame["clear"]]
     longest = set(longest_runs(frame).index)
     looks = _looks(frame.assign(run=frame["variant"]))
     with styled():
         ax = axes_or_new(ax, height=2.6)
-        ax.axhline(1, color=COLORS["null"], linewidth=0.8, zorder=0)
+        ax.axhline(1, color=COLORS["null"], linewidth=0.8, zorder=0, label="LoRA")
         for index, row in frame.iterrows():
             color, marker = looks[row["variant"]]
             bars = [[row["kept"] - row["low"]], [row["high"] - row["kept"]]]
@@ -128,14 +128,16 @@ def plot_kept_gains(kept: KeptGains, ax: Axes | None = None) -> Axes:
                 elinewidth=0.7,
             )
         for variant, (color, marker) in looks.items():
-            ax.plot([], [], marker, color=color, markersize=4, label=variant)
+            ax.plot([], [], marker, color=color, markersize=4, label=_in_words(variant))
+        if len(longest) < len(frame):
+            _explain_faces(ax, "longest training", "shorter training")
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("trained numbers per datum")
         ax.set_ylabel("kept part of LoRA's gain")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(ax)
     return ax
 
 
@@ -154,7 +156,8 @@ def plot_learning_rates(runs: pd.DataFrame, ax: Axes | None = None, *, task: str
     Returns
     -------
     Axes
-        A line a run, on the seed of the search; filled where the best rate is. The dashed line is the frozen model.
+        A line a run, on the seed of the search; filled where the best rate is. The dashed line is the
+        score before training, or that of a constant guess.
 
     Raises
     ------
@@ -180,7 +183,8 @@ def plot_learning_rates(runs: pd.DataFrame, ax: Axes | None = None, *, task: str
     looks = _looks(table)
     with styled():
         ax = axes_or_new(ax)
-        ax.axhline(table["baseline"].iloc[0], color=COLORS["null"], linestyle="--", linewidth=0.8)
+        before = str(table["baseline_of"].iloc[0]) if "baseline_of" in table else "before training"
+        ax.axhline(table["baseline"].iloc[0], color=COLORS["null"], linestyle="--", linewidth=0.8, label=before)
         for run, members in table.sort_values("learning_rate").groupby("run", sort=False):
             color, marker = looks[str(run)]
             ax.plot(members["learning_rate"], members["drawn"], "-", color=color, linewidth=1)
@@ -188,21 +192,35 @@ def plot_learning_rates(runs: pd.DataFrame, ax: Axes | None = None, *, task: str
                 face = color if best else "white"
                 ax.plot(part["learning_rate"], part["drawn"], marker, color=color, markerfacecolor=face, markersize=4.5)
             ax.plot([], [], marker, linestyle="-", color=color, markersize=4, label=run)
+        _explain_faces(ax, "best rate of a run", "other rates")
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel(str(table["metric"].iloc[0]).replace("_", " "))
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(ax)
     return ax
 
 
+def _explain_faces(ax: Axes, filled: str, open_: str) -> None:
+    """Say in the legend what filled and open markers are."""
+    for label, face in ((filled, COLORS["null"]), (open_, "white")):
+        ax.plot([], [], "o", color=COLORS["null"], markerfacecolor=face, markersize=4, label=label)
+
+
+def _in_words(variant: str) -> str:
+    """Which factor a variant trains, and how the other is initialized; its notation where it trains both."""
+    read = None if variant in ("frozen", "full") else Variant.parse(variant)
+    if read is None or read.tuned == "both":
+        return variant
+    other, factor = ("A", read.A) if read.tuned == "B" else ("B", read.B)
+    return f"{read.tuned} trained, {other} {factor.initialization.replace('_', ' ')}"
+
+
 def _looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Color and marker of every run: the color is that of the trained factors."""
+    """Color and marker of every run: the color is that of the trained factors, the marker its own."""
     found: dict[str, tuple[str, str]] = {}
-    used: dict[str, int] = {}
     for run, variant in frame.drop_duplicates("run")[["run", "variant"]].itertuples(index=False):
         tuned = "null" if variant in ("frozen", "full") else Variant.parse(variant).tuned
-        place = used[tuned] = used.get(tuned, -1) + 1
-        found[run] = (COLORS[tuned], MARKERS[place % len(MARKERS)])
+        found[run] = (COLORS[tuned], MARKERS[len(found) % len(MARKERS)])
     return found
 
 

@@ -68,7 +68,7 @@ def test_a_path_that_cannot_be_read_is_named_and_the_rest_compared(runs: Path, a
     [
         (("compare",), "at least two adapters"),
         (("compare", "run-0", "--measure", "nearness"), "no measure is called 'nearness'"),
-        (("compare", "run-0"), "needs two adapters"),
+        (("compare", "run-0"), "needs at least two adapters"),
         (("compare", "nowhere-at-all-7"), "nowhere-at-all-7 does not exist"),
         (("compare", "run-0", "run-1", "--by", "task"), "task"),
         (("report", "--out", "x.pdf"), "ends in .html"),

@@ -86,6 +86,24 @@ def test_columns_that_do_not_fit_are_named(narrow: int, capsys: pytest.CaptureFi
     assert " ".join(left_out.split()).startswith(", ".join(f"number {i}" for i in range(len(kept), 9)))
 
 
+def test_headings_take_three_lines_and_prose_more_before_a_column_is_left_out(
+    narrow: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = "a claim in so many words that it would fill more than half of a narrow terminal"  # 3 lines of 32
+    columns = {f"number_{i}": f"number of the column {i}" for i in range(4)}
+    frame = pd.DataFrame(
+        {"claim": [claim, "short"]} | {name: [0.125, 2.0] for name in columns} | {"empty": [None, None]}
+    )
+    show_table(Table("t", frame, columns={"claim": "claim"} | columns | {"empty": "empty"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("not shown" in line or "empty" in line for line in lines)
+    assert max(map(len, lines)) <= narrow
+    first = next(i for i, line in enumerate(lines) if line.startswith("a claim"))
+    assert first <= 4
+    assert lines[first].split()[-4:] == ["0.125"] * 4
+    assert " ".join(line[:32].strip() for line in lines[first:-1]) == claim
+
+
 def test_long_texts_stand_below_the_table(narrow: int, capsys: pytest.CaptureFixture[str]) -> None:
     note = "the entries of this factor do not follow any initialization that is known"
     show_table(Table("t", pd.DataFrame({"key": ["a", "b"], "note": [note, ""], "value": [1.0, 2.0]})))

@@ -14,6 +14,7 @@ from scipy import stats
 from scipy.linalg import orthogonal_procrustes, subspace_angles
 
 from asym_analysis.subspaces.measures import FACTORS, MEASURES, Measure, measure_named
+from asym_analysis.subspaces.sources import SOURCES
 
 OF_MATRICES = [measure for measure in MEASURES.values() if measure.kind != "update"]
 DECLARED = [(m, invariance) for m in OF_MATRICES for invariance in sorted(m.invariances)]
@@ -355,6 +356,7 @@ def test_the_cosine_is_that_of_the_dense_updates() -> None:
 
 
 def test_every_kind_says_what_it_can_be_taken_of() -> None:
+    assert list(MEASURES) == list(SOURCES)
     for measure in MEASURES.values():
         assert set(measure.default_factors) <= set(FACTORS[measure.kind])
         assert measure.source

@@ -153,7 +153,6 @@ MATRIX = (
     Measure(
         name="linear_cka",
         kind="matrix",
-        source="||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), uncentred (Kornblith et al. 2019); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=unit_gram,
@@ -164,7 +163,6 @@ MATRIX = (
     Measure(
         name="rv",
         kind="matrix",
-        source="linear CKA of rows centred over the coordinates (Robert and Escoufier 1976); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=_centered,
@@ -175,7 +173,6 @@ MATRIX = (
     Measure(
         name="debiased_cka",
         kind="matrix",
-        source="linear CKA with HSIC_1 of Song et al. 2012, coordinates as samples; docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=_prepare_debiased,
@@ -186,7 +183,6 @@ MATRIX = (
     Measure(
         name="svcca",
         kind="matrix",
-        source="mean cosine between the directions that hold 99% of each one's energy (Raghu et al. 2017)",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=_prepare_svcca,
@@ -196,7 +192,6 @@ MATRIX = (
     Measure(
         name="pwcca",
         kind="matrix",
-        source="sum alpha_i rho_i / sum alpha_i, alpha_i = sum_j |<h_i, x_j>| (Morcos, Raghu and Bengio 2018)",
         invariances=frozenset({"gauge of y", "scale"}),
         larger_is_more_similar=True,
         preparation=_prepare_weights,
@@ -207,7 +202,6 @@ MATRIX = (
     Measure(
         name="linear_regression",
         kind="matrix",
-        source="||P_Y X||_F^2 / ||X||_F^2, the energy of X within Y's row space; docs/theory.md, 4.1",
         invariances=frozenset({"gauge of y", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=_prepare_weights,
@@ -218,7 +212,6 @@ MATRIX = (
     Measure(
         name="angular_procrustes",
         kind="matrix",
-        source="arccos(||X Y^T||_* / (||X||_F ||Y||_F)) (Williams et al. 2021); docs/theory.md, 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=False,
         preparation=_prepare_unit,

@@ -15,6 +15,7 @@ from asym_analysis.chance.null import Null
 from asym_analysis.chance.spectral import ReferenceNull
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import scaled
+from asym_analysis.subspaces.sources import SOURCES
 
 __all__ = ["FACTORS", "Frames", "Invariance", "Kind", "Measure", "block_norms"]
 
@@ -82,8 +83,6 @@ class Measure:
     kind
         "subspace" sees row spaces only; "matrix" the rows themselves; "spectrum" the rows of B·A's singular vectors
         scaled by the singular values; "update" both sides of B·A at once.
-    source
-        Formula and where it stands.
     invariances
         Changes of the input that leave the value as it is: "symmetric" (swapping the two), "gauge" (X -> GX and Y ->
         HY for all invertible G and H), "gauge of y" (the latter alone), "orthogonal" (the same for orthogonal ones),
@@ -106,7 +105,6 @@ class Measure:
 
     name: str
     kind: Kind
-    source: str
     invariances: frozenset[Invariance]
     larger_is_more_similar: bool
     preparation: Callable[..., Frames]
@@ -114,6 +112,11 @@ class Measure:
     null: Callable[..., ReferenceNull]
     sees_strengths: bool = False
     of_products: Callable[[Tensor, Frames, Frames], Tensor] | None = None
+
+    @property
+    def source(self) -> str:
+        """Formula and where it stands, as `SOURCES` lists it."""
+        return SOURCES[self.name]
 
     def __call__(self, x: Float[Tensor, "p d"], y: Float[Tensor, "q d"]) -> float:
         """The value for one pair of matrices, given by their rows.

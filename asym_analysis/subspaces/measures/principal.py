@@ -105,11 +105,10 @@ def _procrustes(angles: Tensor, _: Tensor) -> Tensor:
     return 2 * (angles / 2).sin().square().sum(-1).sqrt()
 
 
-def _distance(name: str, function: Distance, formula: str) -> Measure:
+def _distance(name: str, function: Distance) -> Measure:
     return Measure(
         name=name,
         kind="subspace",
-        source=f"{formula}; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=False,
         preparation=_prepare,
@@ -122,7 +121,6 @@ PRINCIPAL = (
     Measure(
         name="overlap",
         kind="subspace",
-        source="sum cos^2 / min(p, q): Hu et al. 2022 (phi), and Figure 1 of the 2024 paper; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
         preparation=_prepare,
@@ -133,17 +131,16 @@ PRINCIPAL = (
     Measure(
         name="mean_cosine",
         kind="subspace",
-        source="sum cos / min(p, q), the mean canonical correlation; docs/theory.md, 4.1",
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
         preparation=_prepare,
         compare=mean_cosine,
         null=partial(angle_reference, mean_of_cosines, True),
     ),
-    _distance("geodesic", _geodesic, "sqrt(sum theta^2), Grassmann geodesic (Edelman, Arias and Smith 1998)"),
-    _distance("chordal", _chordal, "sqrt(sum sin^2) = ||P_X - P_Y||_F / sqrt(2) for p = q"),
-    _distance("projection", _projection, "sin of the largest angle = ||P_X - P_Y||_2 for p = q"),
-    _distance("fubini_study", _fubini_study, "arccos(prod cos)"),
-    _distance("procrustes", _procrustes, "2 sqrt(sum sin^2(theta/2)) = min_O ||U - V O||_F over orthonormal bases"),
-    _distance("martin", _martin, "sqrt(-log prod cos^2) (Martin 2000), infinite where a direction is perpendicular"),
+    _distance("geodesic", _geodesic),
+    _distance("chordal", _chordal),
+    _distance("projection", _projection),
+    _distance("fubini_study", _fubini_study),
+    _distance("procrustes", _procrustes),
+    _distance("martin", _martin),
 )

@@ -37,7 +37,6 @@ UPDATE = (
     Measure(
         name="weighted_overlap",
         kind="spectrum",
-        source="Tr(C C') / (||C||_F ||C'||_F), C = dW^T dW (right) or dW dW^T (left); docs/theory.md, section 4.1",
         invariances=frozenset({"symmetric", "orthogonal", "scale"}),
         larger_is_more_similar=True,
         preparation=unit_gram,
@@ -48,7 +47,6 @@ UPDATE = (
     Measure(
         name="cosine",
         kind="update",
-        source="<dW, dW'> / (||dW||_F ||dW'||_F), from the factors; docs/theory.md, section 4.1",
         invariances=frozenset({"symmetric", "gauge", "scale"}),
         larger_is_more_similar=True,
         preparation=_prepare_update,
