@@ -1,8 +1,11 @@
 """How often random pairs get a p-value below each level: every measure, over spectra, ranks and dimensions.
 
-Each matrix keeps its singular values in random directions, drawn afresh. Writes benchmarks/results/null_calibration.csv
-(one row a measure, spectrum and shape: the share of p-values at most .05, .01, .001 and .0001, each divided by that
-level, and the smallest p-value that the null distribution gives) and null_calibration.svg (nominal against actual).
+Each matrix keeps its singular values in random directions, drawn afresh by a sampler that shares nothing with the null
+distributions. Spectra are flat, 1/i, 1/i^2, one of a real adapter, and "own": every pair has two spectra of real
+adapters, of which a comparison knows only classes. Writes benchmarks/results/null_calibration.csv: one row a measure,
+spectrum and shape, with the share of p-values at most .05, .01, .001 and .0001, each divided by that level (missing
+below the smallest p-value that is given, and where the values are one point), and that smallest p-value; and
+null_calibration.svg (nominal against actual).
 
     python benchmarks/null_calibration.py
 """
@@ -10,7 +13,7 @@ level, and the smallest p-value that the null distribution gives) and null_calib
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,137 +21,199 @@ import numpy as np
 import pandas as pd
 import torch
 
-from asym_analysis.chance.blocks import haar_blocks
+from asym_analysis.alignment.nulls import NullTable
 from asym_analysis.samples import sample_adapters
 from asym_analysis.subspaces.measures import MEASURES, Frames
 
 LEVELS = (0.05, 0.01, 1e-3, 1e-4)
 SHAPES = (
-    (1, 1, 3), (2, 2, 3), (5, 4, 6), (3, 5, 10), (8, 3, 12), (8, 8, 24), (4, 4, 64), (8, 8, 384), (4, 16, 768),
-    (8, 8, 4096),
+    (1, 1, 3), (2, 2, 3), (5, 4, 6), (3, 5, 10), (8, 3, 12), (12, 10, 16), (8, 8, 24), (4, 4, 64), (8, 8, 384),
+    (4, 16, 768), (16, 16, 1024), (8, 8, 4096),
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
+OF_ANGLES = ("overlap", "mean_cosine", "geodesic", "chordal", "projection", "fubini_study", "procrustes", "martin")
+Values = Callable[[np.ndarray, np.ndarray], np.ndarray]  # spectra of the pairs -> values
+
+
+def real_spectra(count: int) -> np.ndarray:
+    """Spectra of every module of the shipped adapters, cut or continued to `count` values."""
+    found = []
+    for adapter in sample_adapters():
+        for update in adapter.values():
+            spectrum = np.sort(update.singular_values().double().numpy())[::-1]
+            spectrum = spectrum[spectrum > 1e-6 * spectrum[0]]
+            if len(spectrum) > 3:
+                tail = spectrum[-1] * 0.8 ** np.arange(1, count + 1)
+                found.append(np.concatenate([spectrum, tail])[:count] / spectrum[0])
+    return np.stack(found)
 
 
 def strengths(name: str, count: int) -> np.ndarray:
     if name == "real":
-        update = next(iter(sample_adapters()[0].values()))
-        spectrum = np.sort(update.singular_values().double().numpy())[::-1]
-        tail = spectrum[-1] * 0.8 ** np.arange(1, count + 1)
-        return np.concatenate([spectrum, tail])[:count]
+        return real_spectra(count)[0]
     return np.arange(1.0, count + 1) ** {"flat": 0.0, "1/i": -1.0, "1/i^2": -2.0}[name]
 
 
-def fresh_blocks(p: int, q: int, d: int, draws: int, first: int) -> np.ndarray:
-    parts, stream = [], first
-    while sum(map(len, parts)) < draws:
-        parts.append(haar_blocks.__wrapped__(p, q, d, stream))
-        stream += 1
-    return np.concatenate(parts)[:draws]
+def blocks_of(generator: np.random.Generator, p: int, q: int, d: int, draws: int) -> np.ndarray:
+    """Products of the bases of two random subspaces: the first p coordinates of q orthonormal vectors."""
+    parts = []
+    for start in range(0, draws, 2**15):
+        count = min(2**15, draws - start)
+        rest = d - p
+        rows = generator.standard_normal((count, q, p + min(q, rest)))
+        if rest > q:
+            low = np.tril(rows[:, :, p:], -1)
+            low[:, np.arange(q), np.arange(q)] = np.sqrt(generator.chisquare(rest - np.arange(q), (count, q)))
+            rows[:, :, p:] = low
+        basis = np.linalg.qr(rows.transpose(0, 2, 1))[0]
+        # The signs that the decomposition chooses depend on the data.
+        parts.append((basis * generator.choice([-1.0, 1.0], (count, 1, q)))[:, :p])
+    return np.concatenate(parts)
 
 
-def values_of(p: int, q: int, d: int, draws: int) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
-    """Measure, spectrum, sizes and values. Of two matrices only the block G of products of their bases is drawn."""
-    blocks = fresh_blocks(p, q, d, draws, 100)
-    others = fresh_blocks(p, q, d, draws, 200)
+def measured(p: int, q: int, d: int, draws: int) -> tuple[dict[str, np.ndarray], dict[str, Values]]:
+    """Values of the measures of subspaces, and functions of the spectra for the others."""
+    generator = np.random.default_rng([p, q, d, draws])
+    blocks, others = (blocks_of(generator, p, q, d, draws) for _ in range(2))
     directions, cosines, _ = np.linalg.svd(blocks, full_matrices=False)
     cosines = np.minimum(cosines, 1.0)
-    squares = blocks**2
-    for name, measure in MEASURES.items():
-        if measure.kind == "subspace" or name == "svcca":
-            if name == "overlap":
-                values = squares.sum((1, 2)) / min(p, q)
-            elif name in ("mean_cosine", "svcca"):
-                values = cosines.mean(1)
-            else:
-                # The measure's own distance, of subspaces with these principal angles.
-                values = _distances(name, cosines)
-            if name != "svcca":
-                yield name, "any", (d,), values
-    for spectrum in ("flat", "1/i", "1/i^2", "real"):
-        s, t = strengths(spectrum, p), strengths(spectrum, q)
-        c, e = s**2, t**2
-        trace = np.einsum("nij,i,j->n", squares, c / np.linalg.norm(c), e / np.linalg.norm(e), optimize=True)
-        yield "linear_cka", spectrum, (d,), trace
-        yield "linear_regression", spectrum, (d,), np.einsum("nij,i->n", squares, c / c.sum(), optimize=True)
-        weights = np.einsum("nik,i->nk", np.abs(directions), s, optimize=True)
-        yield "pwcca", spectrum, (d,), (weights * cosines).sum(1) / weights.sum(1)
-        turned = (s / np.linalg.norm(s))[:, None] * blocks * (t / np.linalg.norm(t))
-        nuclear = np.linalg.svd(turned, compute_uv=False).sum(1)
-        yield "angular_procrustes", spectrum, (d,), np.arccos(np.minimum(nuclear, 1.0))
-        product = np.einsum("nij,nij,i,j->n", blocks, others, s, t, optimize=True)
-        yield "cosine", spectrum, (d, d), product / np.linalg.norm(s) / np.linalg.norm(t)
-        if 4 <= d <= 1000:
-            yield "debiased_cka", spectrum, (d,), _debiased(s, t, d, draws)
+    squares, sides = blocks**2, np.abs(directions)
+    angles = {name: _of_angles(name, cosines, squares) for name in OF_ANGLES}
+
+    def trace(s: np.ndarray, t: np.ndarray) -> np.ndarray:
+        c, e = (x**2 / np.linalg.norm(x**2, axis=1, keepdims=True) for x in (s, t))
+        return np.einsum("nij,ni,nj->n", squares, c, e, optimize=True)
+
+    def regression(s: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return np.einsum("nij,ni->n", squares, s**2 / (s**2).sum(1, keepdims=True), optimize=True)
+
+    def weighted(s: np.ndarray, _: np.ndarray) -> np.ndarray:
+        weights = np.einsum("nik,ni->nk", sides, s, optimize=True)
+        return (weights * cosines).sum(1) / weights.sum(1)
+
+    def procrustes(s: np.ndarray, t: np.ndarray) -> np.ndarray:
+        left, right = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (s, t))
+        nuclear = np.linalg.svd(left[:, :, None] * blocks * right[:, None], compute_uv=False).sum(1)
+        return np.arccos(np.minimum(nuclear, 1.0))
+
+    def cosine(s: np.ndarray, t: np.ndarray) -> np.ndarray:
+        product = np.einsum("nij,nij,ni,nj->n", blocks, others, s, t, optimize=True)
+        return product / np.linalg.norm(s, axis=1) / np.linalg.norm(t, axis=1)
+
+    return angles, {
+        "linear_cka": trace,
+        "linear_regression": regression,
+        "pwcca": weighted,
+        "angular_procrustes": procrustes,
+        "cosine": cosine,
+    }
 
 
-def _distances(name: str, cosines: np.ndarray) -> np.ndarray:
+def _of_angles(name: str, cosines: np.ndarray, squares: np.ndarray) -> np.ndarray:
     angles = np.arccos(cosines)
-    sines = np.sin(angles)
     with np.errstate(divide="ignore"):
-        logs = -2 * np.log(cosines).sum(1)
-    return {
-        "geodesic": lambda: np.linalg.norm(angles, axis=1),
-        "chordal": lambda: np.linalg.norm(sines, axis=1),
-        "projection": lambda: sines.max(1),
-        "fubini_study": lambda: np.arccos(cosines.prod(1)),
-        "procrustes": lambda: 2 * np.linalg.norm(np.sin(angles / 2), axis=1),
-        "martin": lambda: np.sqrt(logs),
-    }[name]()
+        return {
+            "overlap": lambda: squares.sum((1, 2)) / cosines.shape[1],
+            "mean_cosine": lambda: cosines.mean(1),
+            "geodesic": lambda: np.linalg.norm(angles, axis=1),
+            "chordal": lambda: np.linalg.norm(np.sin(angles), axis=1),
+            "projection": lambda: np.sin(angles).max(1),
+            "fubini_study": lambda: np.arccos(cosines.prod(1)),
+            "procrustes": lambda: 2 * np.linalg.norm(np.sin(angles / 2), axis=1),
+            "martin": lambda: np.sqrt(-2 * np.log(cosines).sum(1)),
+        }[name]()
 
 
-def _debiased(s: np.ndarray, t: np.ndarray, d: int, draws: int) -> np.ndarray:
+def debiased(s: np.ndarray, t: np.ndarray, d: int, draws: int) -> np.ndarray:
+    """Of full matrices: many small batches, whose pairs depend on each other less than those of one large one."""
     measure = MEASURES["debiased_cka"]
     generator = torch.Generator().manual_seed(7)
 
     def drawn(strengths: np.ndarray) -> Frames:
         basis = torch.linalg.qr(torch.randn(32, d, len(strengths), generator=generator, dtype=torch.float64)).Q
-        return measure.prepare((basis * torch.from_numpy(strengths)).mT)
+        return measure.prepare((basis * torch.tensor(strengths)).mT)
 
-    # Pairs of one batch share matrices; many small batches depend on each other less than one large one.
-    batches = [measure.compare(drawn(s), drawn(t)).flatten() for _ in range(draws // 32**2)]
-    return torch.cat(batches).numpy()
+    return torch.cat([measure.compare(drawn(s), drawn(t)).flatten() for _ in range(draws // 32**2)]).numpy()
 
 
-def row(name: str, spectrum: str, p: int, q: int, size: tuple[int, ...], values: np.ndarray) -> dict[str, object]:
-    s, t = (np.ones(k) if spectrum == "any" else strengths(spectrum, k) for k in (p, q))
-    reference = MEASURES[name].null(s, t, *size)
-    p_values = np.maximum(reference.null.p_value(values), reference.least_p)
-    found = {"measure": name, "strengths": spectrum, "p": p, "q": q, "d": size[0], "draws": len(values)}
-    point = float(np.ravel(reference.null.std)[0]) < 1e-7
+def rows(p: int, q: int, d: int, draws: int) -> Iterator[dict[str, object]]:
+    angles, functions = measured(p, q, d, draws)
+    for name, values in angles.items():
+        yield row(name, "any", p, q, d, values)
+    for spectrum in ("flat", "1/i", "1/i^2", "real"):
+        s, t = (np.broadcast_to(strengths(spectrum, k), (draws, k)) for k in (p, q))
+        for name, function in functions.items():
+            yield row(name, spectrum, p, q, d, function(s, t))
+        if 4 <= d <= 400:
+            yield row("debiased_cka", spectrum, p, q, d, debiased(s[0], t[0], d, draws))
+    if min(p, q) > 1:
+        left, right = real_spectra(p), real_spectra(q)
+        generator = np.random.default_rng(p + q + d)
+        pairs = generator.integers(len(left), size=(2, draws))
+        for name, function in functions.items():
+            yield row(name, "own", p, q, d, function(left[pairs[0]], right[pairs[1]]), (left, right, pairs))
+
+
+def row(name: str, spectrum: str, p: int, q: int, d: int, values: np.ndarray, own: tuple | None = None) -> dict:
+    size = (d, d) if name == "cosine" else (d,)
+    if own is None:
+        s, t = (np.ones(k) if spectrum == "any" else strengths(spectrum, k) for k in (p, q))
+        reference = MEASURES[name].null(s, t, *size)
+        p_values = np.maximum(reference.null.p_value(values), reference.least_p)
+        least, point = reference.least_p, float(np.ravel(reference.null.std)[0]) < 1e-7
+    else:
+        p_values, least = _as_compared(name, p, q, d, values, *own)
+        point = False
+    found = {"measure": name, "strengths": spectrum, "p": p, "q": q, "d": d, "draws": len(values)}
     for level in LEVELS:
-        few = len(values) * level < 4  # nothing can be said of a level that four draws would reach
-        found[f"at_{level:g}"] = np.nan if point or few else round(float((p_values <= level).mean() / level), 3)
-    return found | {"least_p": f"{reference.least_p:.1e}"}
+        found[f"at_{level:g}"] = np.nan if point or level < least else round((p_values <= level).mean() / level, 3)
+    return found | {"least_p": f"{least:.1e}"}
+
+
+def _as_compared(
+    name: str, p: int, q: int, d: int, values: np.ndarray, left: np.ndarray, right: np.ndarray, pairs: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """p-values as a comparison gives them: adapters with these spectra, sorted into classes."""
+    count, width = len(left), max(p, q)
+    spectra = np.zeros((1, 1, 2 * count, width))
+    spectra[0, 0, :count, :p], spectra[0, 0, count:, :q] = left, right
+    ranks = np.array([p] * count + [q] * count)[None, None]
+    table = NullTable(
+        MEASURES[name], ("update",) if name == "cosine" else ("right",), ranks, np.array([[d, d]]), spectra,
+        (pairs[0], count + pairs[1]),
+    )  # fmt: skip
+    columns = table.columns(0, 0, values)
+    return columns["p_value"], float(columns["least_p"].max())
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     columns = [f"at_{level:g}" for level in LEVELS]
-    figure, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
-    ax.fill_between(LEVELS, 0.5, 2, color="0.9", label="within a factor of two")
+    figure, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    ax.fill_between(LEVELS, 0.5, 1.5, color="0.92")
     for name, rows in table.groupby("measure"):
         ax.plot(LEVELS, rows[columns].median(), marker="o", markersize=3, linewidth=1, label=name)
-    ax.plot(LEVELS, table[columns].min(), ":", color="0.4", linewidth=1, label="least and largest of all")
-    ax.plot(LEVELS, table[columns].max(), ":", color="0.4", linewidth=1)
+    ax.plot(LEVELS, table[columns].quantile(0.95), ":", color="0.4", linewidth=1, label="95 % of all rows lie between")
+    ax.plot(LEVELS, table[columns].quantile(0.05), ":", color="0.4", linewidth=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_yticks([0.5, 0.7, 1, 1.5, 2], ["0.5", "0.7", "1", "1.5", "2"])
+    ax.set_yticks([], minor=True)
     ax.set_xlabel("nominal p-value")
     ax.set_ylabel("actual rate / nominal")
-    ax.legend(fontsize=5.5, ncols=2)
+    figure.legend(fontsize=6, loc="outside right upper")
     figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--draws", type=int, default=200_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    rows = []
+    found = []
     for p, q, d in SHAPES:
-        for name, spectrum, size, values in values_of(p, q, d, options.draws):
-            rows.append(row(name, spectrum, p, q, size, values))
+        found += rows(p, q, d, options.draws)
         print(f"p = {p}, q = {q}, d = {d}: done", flush=True)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(found)
     table.to_csv(options.out / "null_calibration.csv", index=False)
     draw(table, options.out / "null_calibration.svg")
     columns = [f"at_{level:g}" for level in LEVELS]

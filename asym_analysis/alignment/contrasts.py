@@ -40,8 +40,8 @@ class Contrast(TableResult):
         - factor, module
         - same, different: means over pairs
         - difference: of the two
-        - low, high: its confidence interval, by leaving out one adapter at a time; missing where leaving
-          one out leaves no pair of a kind
+        - low, high: its confidence interval, by leaving out one adapter at a time; missing where leaving one out leaves
+          no pair of a kind, or never changes the difference
         - p_value: of permuted labels, two-sided; exact where all groupings can be listed
         - p_adjusted: corrected over the modules of all factors; that of "all", over the factors
         - least_p: the smallest p-value that this design can give: .1 for three adapters against three, .333 for two
@@ -204,13 +204,19 @@ def _agreement(labels: np.ndarray, pairs: Pairs) -> tuple[Bool[np.ndarray, "..."
 def _interval(
     means: _Means, pairs: Pairs, labels: np.ndarray, difference: np.ndarray, confidence: float
 ) -> tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "rows"]]:
-    """Confidence interval by the jackknife over adapters; missing where one left out leaves no pair of a kind."""
+    """Confidence interval by the jackknife over adapters.
+
+    Missing where one left out leaves no pair of a kind, and where the difference is the same whichever is left out:
+    equal values say nothing of their error.
+    """
     same, usable = _agreement(labels, pairs)
     members = np.flatnonzero(labels >= 0)
     without = np.array([(pairs[0] != index) & (pairs[1] != index) for index in members])
     left_out = means((without & same & usable).astype(float)) - means((without & ~same & usable).astype(float))
     freedom = max(len(members) - len(np.unique(labels[members])), 1)
-    reach = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt((len(members) - 1) * left_out.var(axis=1))
+    spread = left_out.std(axis=1)
+    spread = np.where(spread > np.finfo(np.float32).eps * np.abs(means.filled).max(1), spread, np.nan)
+    reach = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(len(members) - 1) * spread
     return difference - reach, difference + reach
 
 

@@ -7,7 +7,7 @@ of G's column space, and two sketches overlap the more the faster G's spectrum d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -24,6 +24,9 @@ from asym_analysis.vocabulary import whole
 
 __all__ = ["FirstStepOverlap", "first_step_overlap"]
 
+LOOSE = 1 / 30  # part of the usual tolerance above which nothing is rounding of a single product
+MOST_DOUBT = 0.02  # difference between two tolerances up to which the overlap is told
+
 
 class FirstStepOverlap(FormerTable, TableResult):
     """What one gradient step gives two runs in common.
@@ -37,7 +40,8 @@ class FirstStepOverlap(FormerTable, TableResult):
         - factor: "B" where A was random and B zero; "A" for the reverse
         - rank: dimension of the subspace that one step reaches, less than the adapters' rank where the gradient has
           fewer singular values
-        - predicted: expected overlap after one step, from 0 to 1
+        - predicted: expected overlap after one step, from 0 to 1; missing where it depends on singular values that may
+          be rounding of the gradient
         - null_mean: mean overlap of random subspaces of that dimension
     settings
         rank, whether there were two tasks, and versions.
@@ -104,13 +108,16 @@ def first_step_overlap(
         U, S, Vh = torch.linalg.svd(gradient.double(), full_matrices=False)
         # A singular value below the rounding of the gradient's own dtype is no direction that B could take.
         tolerance = torch.finfo(gradient.dtype).eps * max(gradient.shape)
-        overlap = partial(mean_sketch_overlap, S.numpy(), rank, tolerance=tolerance)
+        overlap = partial(mean_sketch_overlap, S.numpy(), rank)
         if others is None:
-            predicted = dict.fromkeys(("B", "A"), overlap())
+            predicted = dict.fromkeys(("B", "A"), _told(overlap, tolerance))
         else:
             other_U, other_S, other_Vh = torch.linalg.svd(others[module].double(), full_matrices=False)
             cosines = {"B": (U.mT @ other_U).square().numpy(), "A": (Vh @ other_Vh.mT).square().numpy()}
-            predicted = {name: overlap(other=other_S.numpy(), squared_cosines=c) for name, c in cosines.items()}
+            predicted = {
+                name: _told(partial(overlap, other=other_S.numpy(), squared_cosines=c), tolerance)
+                for name, c in cosines.items()
+            }
         reached = _reached(S.numpy(), rank, tolerance)
         for factor, size in (("B", gradient.shape[0]), ("A", gradient.shape[1])):
             row = {"factor": factor, "rank": reached, "predicted": predicted[factor], "null_mean": reached / size}
@@ -118,6 +125,12 @@ def first_step_overlap(
     columns = ["module", "layer", "projection", "factor", "rank", "predicted", "null_mean"]
     frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
     return FirstStepOverlap(frame, settings_of(rank=rank, two_tasks=others is not None))
+
+
+def _told(overlap: Callable[..., float], tolerance: float) -> float:
+    """The overlap, unless it depends on what is taken for rounding."""
+    strict, loose = overlap(tolerance=tolerance), overlap(tolerance=tolerance * LOOSE)
+    return strict if abs(strict - loose) <= MOST_DOUBT else float("nan")
 
 
 def _reached(singular_values: Float[np.ndarray, "n"], rank: int, tolerance: float) -> int:

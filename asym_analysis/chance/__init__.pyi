@@ -9,8 +9,6 @@ from .noisy_fit import gaussian_channel_information as gaussian_channel_informat
 from .null import BetaNull as BetaNull
 from .null import Null as Null
 from .null import probability_of_more as probability_of_more
-from .overlap import ProductNull as ProductNull
-from .overlap import StrengthNull as StrengthNull
 from .overlap import overlap_null as overlap_null
 from .retention import Retention as Retention
 from .retention import effective_dimension_penalty as effective_dimension_penalty

@@ -1,4 +1,4 @@
-"""How similar independent random subspaces and updates are: exact moments, and tails that match them.
+"""How similar independent random subspaces are: exact moments, and a tail that matches them.
 
 The overlap of two independent, uniformly distributed subspaces of dimensions p and q in R^d has exact moments. Its tail
 is that of a Beta distribution with the same two moments: exact for p = q = 1, and within a few per cent of the
@@ -7,21 +7,10 @@ simulated 99% point elsewhere (docs/theory.md, section 4.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
-from jaxtyping import Float
-from scipy import special
-
 from asym_analysis.chance.haar import captured_energy_moments
-from asym_analysis.chance.null import BetaNull, Number
+from asym_analysis.chance.null import BetaNull
 
-__all__ = [
-    "ProductNull",
-    "StrengthNull",
-    "overlap_null",
-]
+__all__ = ["overlap_null"]
 
 
 def overlap_null(p: int, q: int, d: int) -> BetaNull:
@@ -61,91 +50,3 @@ def overlap_null(p: int, q: int, d: int) -> BetaNull:
     # T is the energy that a random subspace of dimension p captures of the projector onto the other.
     mean, variance = captured_energy_moments(float(q), float(q), d, p)
     return BetaNull(mean=mean / least, std=variance**0.5 / least, low=max(0, p + q - d) / least)
-
-
-@dataclass(frozen=True)
-class StrengthNull:
-    """The null distribution of Tr(C C') / (||C||_F ||C'||_F) in random directions, C and C' keeping their eigenvalues.
-
-    The tail is that of a shifted gamma variable with the skewness of the
-    weighted sum of squares to which the value tends as d grows (Pearson's type III).
-
-    Attributes
-    ----------
-    mean, std, skewness
-        Numbers, or arrays of shape (n,).
-    """
-
-    mean: Number
-    std: Number
-    skewness: Number
-
-    def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a value at least as large.
-
-        Parameters
-        ----------
-        values : float array of shape (n,)
-            Shape (n,).
-
-        Returns
-        -------
-        array
-            Shape (n,); NaN where the value is.
-        """
-        shape = 4 / np.asarray(self.skewness) ** 2
-        steps = shape + (values - self.mean) / np.maximum(self.std, 1e-150) * np.sqrt(shape)
-        return np.where(np.isnan(values), np.nan, special.gammaincc(shape, np.maximum(np.nan_to_num(steps), 0.0)))
-
-
-@dataclass(frozen=True)
-class ProductNull:
-    """The null distribution of the cosine of two updates in independent random directions.
-
-    Its mean is 0 and its variance 1/(d_in d_out), exactly. sqrt(d_in d_out) times the cosine of updates of equal
-    singular values, ranks p and q, tends to a sum of p q products of independent normal variables over sqrt(p q): a
-    normal variable whose variance is chi-squared with p q degrees of freedom over p q. At rank 1 its tails are far
-    longer than a normal variable's.
-
-    Attributes
-    ----------
-    std
-        Standard deviation, (d_in d_out)^(-1/2).
-    terms
-        p q.
-    mean
-        0.
-
-    Examples
-    --------
-    >>> null = ProductNull(std=0.01, terms=64)
-    >>> float(null.p_value(np.array([0.0]))[0]), bool(null.p_value(np.array([0.03]))[0] > 0.00135)
-    (0.5, True)
-    """
-
-    std: float
-    terms: int
-    mean: float = 0.0
-
-    def p_value(self, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Probability of a cosine at least as large.
-
-        Parameters
-        ----------
-        values : float array of shape (n,)
-            Shape (n,).
-
-        Returns
-        -------
-        array
-            Shape (n,); NaN where the value is.
-        """
-        spreads, weights = _normal_mixture(self.terms)
-        return (weights * special.ndtr(-values[..., None] / (spreads * self.std))).sum(-1)
-
-
-@lru_cache(maxsize=4096)
-def _normal_mixture(terms: int) -> tuple[Float[np.ndarray, "nodes"], Float[np.ndarray, "nodes"]]:
-    """Standard deviations and weights of the normal variables: Gauss-Legendre nodes over the variance's quantiles."""
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    return np.sqrt(special.chdtri(terms, (1 - nodes) / 2) / terms), weights / 2

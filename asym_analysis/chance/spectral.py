@@ -12,12 +12,14 @@ from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
-from asym_analysis.chance.blocks import haar_blocks, haar_cosines
+from asym_analysis.chance.angles import random_cosines
+from asym_analysis.chance.blocks import random_bases, random_blocks
 from asym_analysis.chance.haar import rotated_trace_moments
 from asym_analysis.chance.null import Null, Number
-from asym_analysis.chance.overlap import ProductNull, StrengthNull, overlap_null
-from asym_analysis.chance.tabulated import TabulatedNull
+from asym_analysis.chance.overlap import overlap_null
+from asym_analysis.chance.tabulated import LEAST, TabulatedNull
 
 __all__ = [
     "ReferenceNull",
@@ -35,8 +37,12 @@ Spectrum = Float[np.ndarray, "_"]  # the k singular values of one matrix
 Spectra = Float[np.ndarray, "n _"]  # of n matrices
 Moments = Callable[[Spectra, Spectra], tuple[Number, Number]]
 
-FEW = 2**13  # blocks of which a singular value decomposition is taken for each pair of spectra
-WIDE = 64  # dimensions from which the limits of many dimensions hold for the tail
+MANY = 2**14  # blocks of which a singular value decomposition is taken
+FEW = 2**12  # the same for each pair of spectra, and of which distributions are mixed
+WIDE = 64  # dimensions from which the limits of many dimensions hold
+ROOMY = 16  # times both ranks: dimensions from which the overlap's Beta distribution is right down to LEAST
+CELLS = 60  # of a mixture
+TURNS = 4  # pairings of the sampled blocks of two spaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,7 @@ class ReferenceNull:
 
     null: Null
     moments: Moments | None = None
-    least_p: float = 1e-6
+    least_p: float = LEAST
 
     def between(self, first: Spectra, second: Spectra) -> Null:
         """The null distribution for n pairs of spectra.
@@ -77,7 +83,7 @@ class ReferenceNull:
 
 
 def overlap_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
-    """Overlap of random subspaces; see `overlap_null`. Its tail is sampled in few dimensions.
+    """Overlap of random subspaces; see `overlap_null`. It is sampled in few dimensions.
 
     Parameters
     ----------
@@ -95,11 +101,11 @@ def overlap_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNul
     exact = overlap_null(p, q, d)
     # Subspaces that must meet do so in p + q - d dimensions; beyond these they are like their complements.
     small, other = (p, q) if p + q <= d else (d - p, d - q)
-    if min(small, other) <= 1 or d >= 2 * (small + other):
+    if min(small, other) <= 1 or d >= ROOMY * (small + other):
         return ReferenceNull(exact)
-    samples = np.einsum("nij,nij->n", *(haar_blocks(p, q, d),) * 2) / min(p, q)
-    moments = float(exact.mean), float(exact.std)
-    table = TabulatedNull.of(samples, exact.low, exact.high, reference=exact, moments=moments)
+    cosines, weights, _ = random_cosines(p, q, d)
+    samples = (cosines**2).sum(1) / min(p, q)
+    table = TabulatedNull.of(samples, weights, moments=(float(exact.mean), float(exact.std)))
     return ReferenceNull(table, least_p=table.least_p)
 
 
@@ -109,6 +115,8 @@ def angle_reference(
     first: Spectrum,
     second: Spectrum,
     d: int,
+    *,
+    most: int = 2**14,
 ) -> ReferenceNull:
     """A function of the principal angles of random subspaces.
 
@@ -122,22 +130,16 @@ def angle_reference(
         Singular values, of which only the numbers count.
     d
         Dimension of the space.
+    most
+        Number of draws, at most.
 
     Returns
     -------
     ReferenceNull
-        Sampled.
+        Sampled; exact where one angle is free.
     """
-    p, q = len(first), len(second)
-    if max(p, q) == d:  # one subspace is the whole space
-        return _sampled(np.full(100, value(np.ones((1, min(p, q))))[0]), 0.0, 1.0, similar)
-    ends = value(np.array([[1.0] * min(p, q), [1e-12] * min(p, q)]))
-    samples = value(haar_cosines(p, q, d))
-    return _sampled(samples, min(*ends, samples.min()), max(*ends, samples.max()), similar)
-
-
-def _sampled(samples: Float[np.ndarray, "n"], low: float, high: float, similar: bool) -> ReferenceNull:
-    table = TabulatedNull.of(samples, float(low), float(high), larger_is_more_similar=similar)
+    cosines, weights, exact = random_cosines(len(first), len(second), d, most)
+    table = TabulatedNull.of(value(cosines), weights, larger_is_more_similar=similar, exact=exact)
     return ReferenceNull(table, least_p=table.least_p)
 
 
@@ -201,14 +203,17 @@ def _regression_moments(first: Spectra, second: Spectra, d: int) -> tuple[Number
 
 
 def debiased_reference(
-    sampled: Callable[[Spectrum, Spectrum, int], Float[np.ndarray, "n"]], first: Spectrum, second: Spectrum, d: int
+    value: Callable[[Float[np.ndarray, "n p d"], Float[np.ndarray, "n q d"]], Float[np.ndarray, "n"]],
+    first: Spectrum,
+    second: Spectrum,
+    d: int,
 ) -> ReferenceNull:
     """Debiased linear CKA, with coordinates as samples: mean 0, and the shape of `trace_reference`.
 
     Parameters
     ----------
-    sampled
-        Draws values in all d coordinates, for few dimensions.
+    value
+        Rows of n first and of n second matrices -> the value of each pair.
     first, second
         Singular values, shapes (p,) and (q,).
     d
@@ -217,7 +222,7 @@ def debiased_reference(
     Returns
     -------
     ReferenceNull
-        From 64 dimensions on with standard deviation (2 / (d (d - 3)))^(1/2).
+        From 64 dimensions on with standard deviation (2 / (d (d - 3)))^(1/2); sampled in fewer.
 
     Notes
     -----
@@ -225,7 +230,10 @@ def debiased_reference(
     projection onto the d (d - 3) / 2 dimensions of matrices without diagonal and row sums.
     """
     if d < WIDE:
-        return _sampled(sampled(first, second, d), -1.0, 1.0, True)
+        large, small = sorted((first, second), key=len, reverse=True)
+        x, y, weights = random_bases(len(large), len(small), d)
+        table = TabulatedNull.of(value(large[:, None] * x, small[:, None] * y), weights)
+        return ReferenceNull(table, least_p=table.least_p)
     std = (2.0 / (d * (d - 3))) ** 0.5
     law = _of_traces(_energy(first, 2), _energy(second, 2), d, partial(_trace_moments, d=d), first, second)
     assert isinstance(law.null, TabulatedNull)
@@ -242,18 +250,16 @@ def _of_traces(
     c: Spectrum, other: Spectrum, d: int, moments: Moments, first: Spectrum, second: Spectrum
 ) -> ReferenceNull:
     """Sum c_i G_ij^2 c'_j over the block G of a random rotation."""
-    samples = np.einsum("nij,i,j->n", haar_blocks(len(c), len(other), d) ** 2, c, other, optimize=True)
-    mean, std = _own(moments, first, second)
-    tail = StrengthNull(mean, std, 8**0.5 * _power(c) * _power(other)) if d >= WIDE and std > 0 else None
-    low = 0.0 if len(c) + len(other) <= d else float(samples.min())
-    high = float(np.sort(c)[::-1][: len(other)] @ np.sort(other)[::-1][: len(c)])
-    high = max(high, float(samples.max()))
-    table = TabulatedNull.of(samples, low, high, reference=tail, moments=(mean, std))
+    squares, weights = _squares(len(c), len(other), d)
+    table = TabulatedNull.of(squares @ np.outer(c, other).ravel(), weights, moments=_own(moments, first, second))
     return ReferenceNull(table, moments, table.least_p)
 
 
-def _power(c: Spectrum) -> float:
-    return float((c**3).sum() / (c**2).sum() ** 1.5)
+@lru_cache(maxsize=8)
+def _squares(p: int, q: int, d: int) -> tuple[Float[np.ndarray, "n pq"], Float[np.ndarray, "n"]]:
+    """Squared entries of every sampled block, and the blocks' weights."""
+    blocks, weights = random_blocks(p, q, d)
+    return np.square(blocks).reshape(len(blocks), p * q), weights
 
 
 def cosine_reference(first: Spectrum, second: Spectrum, d_in: int, d_out: int) -> ReferenceNull:
@@ -276,14 +282,65 @@ def cosine_reference(first: Spectrum, second: Spectrum, d_in: int, d_out: int) -
     docs/theory.md, section 4.2.
     """
     s, t = (_unit(values[None])[0] for values in (first, second))
-    inputs, outputs = haar_blocks(len(s), len(t), d_in), haar_blocks(len(s), len(t), d_out, stream=1)
-    samples = np.einsum("nij,nij,i,j->n", inputs, outputs, s, t, optimize=True)
     std = (d_in * d_out) ** -0.5
-    terms = max(1, round(1 / float((s**4).sum() * (t**4).sum())))
-    table = TabulatedNull.of(
-        samples, -1.0, 1.0, reference=ProductNull(std, terms) if d_in * d_out >= WIDE else None, moments=(0.0, std)
-    )
+    small, large = sorted((d_in, d_out))
+    drawn, drawn_weights = random_blocks(len(s), len(t), small)
+    if large < WIDE and min(len(s), len(t)) > 1:
+        table = _sampled_cosines(s[:, None] * drawn * t, drawn_weights, large, std)
+    else:
+        table = _mixed_cosines(s[:, None] * drawn[:FEW] * t, drawn_weights[:FEW], large, std)
     return ReferenceNull(table, lambda x, y: (0.0, std), table.least_p)
+
+
+def _sampled_cosines(
+    terms: Float[np.ndarray, "n p q"], weights: Float[np.ndarray, "n"], d: int, std: float
+) -> TabulatedNull:
+    """Sum M_ij H_ij, with H a block of a random rotation of R^d, one of a few for each M."""
+    others, other_weights = random_blocks(terms.shape[1], terms.shape[2], d)
+    generator = np.random.default_rng(d)
+    turns = [generator.permutation(len(terms)) for _ in range(TURNS)]
+    samples = np.concatenate([np.einsum("nij,nij->n", terms, others[turn]) for turn in turns])
+    return TabulatedNull.of(
+        samples, np.concatenate([weights * other_weights[turn] for turn in turns]), moments=(0.0, std)
+    )
+
+
+def _mixed_cosines(
+    terms: Float[np.ndarray, "n p q"], weights: Float[np.ndarray, "n"], d: int, std: float
+) -> TabulatedNull:
+    """The same, with the distribution over H of each M for itself: all of them together are a mixture.
+
+    Of <M, H> the second and fourth moments are known, ||M||_F^2 / d and 3 [(d + 1) ||M||_F^4 - 2 ||M M^T||_F^2] /
+    (d (d-1) (d+2)). A symmetric Beta distribution has them too, which is exact where M has rank 1.
+    """
+    square = np.einsum("nij,nij->n", terms, terms)
+    fourth = np.square(terms @ terms.transpose(0, 2, 1)).sum((1, 2))
+    kurtosis = 3 * d * (d + 1 - 2 * fourth / square**2) / ((d - 1) * (d + 2))
+    # Cells of nearly one norm stand for their members.
+    norm = np.sqrt(square)
+    ends = np.geomspace(0.1 * norm.mean(), norm.max(), CELLS)
+    cell = np.searchsorted(ends[:-1], norm)
+    count = len(norm)
+    mass, twice = (np.bincount(cell, values, CELLS) / count for values in (weights, weights**2))
+    held = mass > 0
+    of_cell = lambda values: np.bincount(cell, weights * values, CELLS)[held] / count / mass[held]  # noqa: E731
+    freedom = np.clip(of_cell(kurtosis), 1.01, 3 - 1e-6)
+    freedom = 2 * freedom / (3 - freedom)
+    reach = np.sqrt(of_cell(square) / d * freedom)
+    steps = np.concatenate([np.arange(0, 4, 0.08), np.geomspace(4, 60, 60)]) * std
+    place = np.clip((1 + steps[:, None] / reach) / 2, 0, 1)
+    more = special.betaincc((freedom - 1) / 2, (freedom - 1) / 2, place)
+    mass, twice = mass[held], twice[held]
+    tail = more @ mass - (mass.sum() - 1) * (more @ twice) / twice.sum()
+    error = np.sqrt(np.maximum(more**2 @ twice - tail**2, 0.0) / count)
+    known = tail > 1e-12
+    both = np.concatenate([-steps[:0:-1], steps[known]])
+    return TabulatedNull.of_tail(
+        both,
+        np.concatenate([1 - tail[:0:-1], tail[known]]),
+        np.concatenate([error[:0:-1], error[known]]),
+        moments=(0.0, std),
+    )
 
 
 def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
@@ -301,27 +358,31 @@ def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> 
     ReferenceNull
         Sampled; means and standard deviations of other spectra are those of the same samples.
     """
-    numerator, denominator = _principal_weights(len(first), len(second), d)
+    numerator, denominator, weights = _principal_weights(len(first), len(second), d)
     samples = (numerator @ first) / (denominator @ first)
-    table = TabulatedNull.of(samples, float(samples.min()) * 0.5, 1.0)
+    table = TabulatedNull.of(samples, weights)
+    few = weights[:FEW] / weights[:FEW].sum()
 
     def moments(x: Spectra, _: Spectra) -> tuple[Number, Number]:
         distinct, place = np.unique(x, axis=0, return_inverse=True)
-        found = np.empty((len(distinct), 2))
-        for index, spectrum in enumerate(distinct):
-            values = (numerator[:FEW] @ spectrum) / (denominator[:FEW] @ spectrum)
-            found[index] = values.mean(), values.std()
-        return found[place.ravel(), 0], found[place.ravel(), 1]
+        values = (numerator[:FEW] @ distinct.T) / (denominator[:FEW] @ distinct.T)
+        mean = few @ values
+        std = np.sqrt(few @ (values - mean) ** 2)
+        return mean[place.ravel()], std[place.ravel()]
 
     return ReferenceNull(table, moments, table.least_p)
 
 
-@lru_cache(maxsize=16)
-def _principal_weights(p: int, q: int, d: int) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n p"]]:
-    """sum_k |u_ik| cos_k and sum_k |u_ik| for every sampled block."""
-    directions, cosines, _ = np.linalg.svd(haar_blocks(p, q, d), full_matrices=False)
-    weights = np.abs(directions)
-    return np.einsum("nik,nk->ni", weights, np.minimum(cosines, 1.0)), weights.sum(-1)
+@lru_cache(maxsize=8)
+def _principal_weights(
+    p: int, q: int, d: int
+) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n p"], Float[np.ndarray, "n"]]:
+    """sum_k |u_ik| cos_k and sum_k |u_ik| for every sampled block, and the blocks' weights."""
+    drawn, weights = random_blocks(p, q, d)
+    blocks, weights = drawn[:MANY], weights[:MANY]
+    directions, cosines, _ = np.linalg.svd(blocks, full_matrices=False)
+    shares = np.abs(directions)
+    return np.einsum("nik,nk->ni", shares, np.minimum(cosines, 1.0)), shares.sum(-1), weights
 
 
 def procrustes_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
@@ -340,22 +401,25 @@ def procrustes_reference(first: Spectrum, second: Spectrum, d: int) -> Reference
         Sampled; means and standard deviations of other spectra to first order in the difference of the spectra.
     """
     s, t = (_unit(values[None])[0] for values in (first, second))
-    blocks = haar_blocks(len(s), len(t), d)[:FEW]
+    drawn, drawn_weights = random_blocks(len(s), len(t), d)
+    blocks, weights = drawn[:FEW], drawn_weights[:FEW]
     left, values, right = np.linalg.svd(s[:, None] * blocks * t, full_matrices=False)
-    cosines = np.minimum(values.sum(-1), 1.0)
-    angles = np.arccos(cosines)
-    table = TabulatedNull.of(angles, 0.0, np.pi / 2, larger_is_more_similar=False)
+    angles = np.arccos(np.minimum(values.sum(-1), 1.0))
+    shares = weights / weights.sum()
+    middle = float(shares @ angles)
+    variance = float(shares @ (angles - middle) ** 2)
+    table = TabulatedNull.of(angles, weights, larger_is_more_similar=False, moments=(middle, variance**0.5))
     # The nuclear norm is sum_ij s_i G_ij t_j Q_ij with Q = U V^T, which does not change to first order.
     terms = blocks * (left @ right)
     slope = -1 / np.maximum(np.sin(angles), 1e-3)
     features = np.concatenate([(terms @ t), np.einsum("nij,i->nj", terms, s)], axis=1) * slope[:, None]
-    center, spread = features.mean(0), np.cov(features, rowvar=False)
-    joint = (features - center).T @ (angles - angles.mean()) / len(angles)
-    variance = float(angles.var())
+    center = shares @ features
+    apart = features - center
+    spread, joint = apart.T @ (shares[:, None] * apart), apart.T @ (shares * (angles - middle))
 
     def moments(x: Spectra, y: Spectra) -> tuple[Number, Number]:
         step = np.concatenate([x - s, y - t], axis=1)
-        mean = angles.mean() + step @ center
+        mean = middle + step @ center
         return mean, np.sqrt(np.maximum(variance + 2 * step @ joint + ((step @ spread) * step).sum(1), variance / 9))
 
     return ReferenceNull(table, moments, table.least_p)

@@ -1,4 +1,4 @@
-"""Null distributions known by samples: p-values from their quantiles, and from a fitted tail beyond them."""
+"""Null distributions known by weighted samples: p-values as far down as the samples know them, floored below."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from asym_analysis.chance.null import BetaNull, Number
-from asym_analysis.chance.overlap import ProductNull, StrengthNull
+from asym_analysis.chance.null import Number
 
-__all__ = ["TabulatedNull"]
+__all__ = ["LEAST", "TabulatedNull"]
 
-Tail = BetaNull | ProductNull | StrengthNull
-
-JOIN = 0.01  # the fitted tail takes over at this probability
-FITTED = 0.05  # share of the samples that the tail is fitted to
-BEYOND = 10  # the fitted tail ends at a probability of 1 / (BEYOND times the number of samples)
+LEAST = 1e-6  # the smallest p-value that is ever given: what weighted samples say of less is not checked
+LEVELS = np.concatenate([np.linspace(1, 0.1, 181), np.geomspace(0.1, LEAST, 201)[1:]])
+MOST_ERROR = 0.2  # relative standard error of the probabilities that are given
 ROUNDING = 1e-6  # of a value computed in float32, beyond which it differs from a single null value
 POINT = 1e-7  # a standard deviation below this is rounding of a single value
 
@@ -36,21 +33,20 @@ class TabulatedNull:
 
     Notes
     -----
-    Beyond the largest hundredth of the samples, the logarithm of the tail is b times that of a reference distribution
-    with the samples' mean and standard deviation. The factor b, about 1, is fitted to the largest twentieth of the
-    samples (the estimator of Hill 1975). The tail ends at a tenth of one over the number of samples: `least_p`, the
-    smallest p-value that is ever given.
+    Every p-value is the samples' estimate plus its standard error, so that it errs on the side of chance. The table
+    ends where that error exceeds 20 % of the probability, or at one in a million: `least_p`, the smallest p-value that
+    is ever given.
 
     Examples
     --------
-    >>> samples = np.random.default_rng(0).beta(4, 20, 32768)
+    >>> samples = np.random.default_rng(0).beta(4, 20, 2**16)
     >>> null = TabulatedNull.of(samples)
     >>> exact = BetaNull(4 / 24, (4 * 20 / 25) ** 0.5 / 24)
-    >>> values = exact.critical_value(np.array([0.5, 1e-2, 1e-4]))
-    >>> null.p_value(values).round(5).tolist()
-    [0.50309, 0.01103, 0.00014]
-    >>> null.least_p < 4e-6
-    True
+    >>> values = exact.critical_value(np.array([0.5, 1e-2, 1e-3]))
+    >>> null.p_value(values).round(4).tolist()
+    [0.5007, 0.0105, 0.0011]
+    >>> round(null.least_p, 4)
+    0.0008
     """
 
     mean: Number
@@ -63,12 +59,11 @@ class TabulatedNull:
     def of(
         cls,
         samples: Float[np.ndarray, "n"],
-        low: float = 0.0,
-        high: float = 1.0,
+        weights: Float[np.ndarray, "n"] | None = None,
         *,
         larger_is_more_similar: bool = True,
-        reference: Tail | None = None,
         moments: tuple[float, float] | None = None,
+        exact: bool = False,
     ) -> TabulatedNull:
         """The distribution of these samples, a thousand or more.
 
@@ -76,44 +71,80 @@ class TabulatedNull:
         ----------
         samples : float array of shape (n,)
             Independent values, any order.
-        low, high : float, optional
-            The range of possible values.
+        weights : float array of shape (n,), optional
+            Of expectation 1: what makes up for values that were drawn more often than they occur. None for equal ones.
         larger_is_more_similar : bool, default True
             Whether the p-value is the probability of a larger value, or of a smaller one.
-        reference : null distribution, optional
-            Distribution whose tail has the right form; the Beta distribution on [low, high] by default.
         moments : tuple of (float, float), optional
             Mean and standard deviation, where they are known exactly; those of the samples by default. The quantiles
             stay where the samples have them.
+        exact : bool, default False
+            True where the weights are exact probabilities times n, and not those of draws.
 
         Returns
         -------
         TabulatedNull
             With these moments.
         """
-        mean, std = float(samples.mean()), float(samples.std())
+        weights = np.ones(len(samples)) if weights is None else weights
+        known = np.isfinite(samples)
+        if not known.any():  # the similarity does not exist: nothing is known of its chance either
+            return cls(np.nan, np.nan, np.zeros(1), np.zeros(1), larger_is_more_similar)
+        samples, weights = samples[known], weights[known]
         count = len(samples)
         sign = 1.0 if larger_is_more_similar else -1.0
-        ordered = np.sort(sign * samples)
-        if reference is None:
-            reference = BetaNull(sign * mean, max(std, POINT), *sorted((sign * low, sign * high)))
-        body = np.concatenate([np.linspace(1, 0.1, 181), np.geomspace(0.1, JOIN, 80)[1:]])
-        values = np.quantile(ordered, 1 - body)
-        tail = np.geomspace(JOIN, 1 / (BEYOND * count), 61)
-        if std > POINT:
-            reach = _tail_values(ordered, tail, reference)
-            values = np.concatenate([values, values[-1] + np.maximum(reach[1:] - reach[0], 0.0)])
-        else:
-            values = np.concatenate([values, np.full(len(tail) - 1, values[-1])])
-        center, width = (mean, std) if moments is None else moments
-        steps = (values - sign * center) / max(width, POINT)
-        return cls(
-            center,
-            width,
-            np.maximum.accumulate(steps),
-            np.log(np.concatenate([body, tail[1:]])),
-            larger_is_more_similar,
+        order = np.argsort(-sign * samples)
+        values, shares = sign * samples[order], weights[order] / count
+        above, squares = np.cumsum(shares), np.cumsum(shares**2)
+        # The weights' mean is known to be 1, which improves every sum of them.
+        tail = above - (above[-1] - 1) * squares / squares[-1]
+        error = np.zeros(count) if exact else np.sqrt(np.maximum(squares - above**2 / count, 0.0))
+        if moments is None:
+            total = float(above[-1])
+            mean = float(values @ shares) / total
+            moments = sign * mean, float(np.sqrt((values - mean) ** 2 @ shares / total))
+        return cls.of_tail(
+            values[::-1], tail[::-1], error[::-1], larger_is_more_similar=larger_is_more_similar, moments=moments
         )
+
+    @classmethod
+    def of_tail(
+        cls,
+        values: Float[np.ndarray, "n"],
+        tail: Float[np.ndarray, "n"],
+        error: Float[np.ndarray, "n"],
+        *,
+        larger_is_more_similar: bool = True,
+        moments: tuple[float, float],
+    ) -> TabulatedNull:
+        """The distribution with these probabilities of more.
+
+        Parameters
+        ----------
+        values : float array of shape (n,)
+            Similarities, ascending; the negatives of distances.
+        tail, error : float array of shape (n,)
+            Probability of a similarity at least as large, and its standard error.
+        larger_is_more_similar : bool, default True
+            False where the values are the negatives of distances.
+        moments : tuple of (float, float)
+            Mean and standard deviation of the similarity or distance.
+
+        Returns
+        -------
+        TabulatedNull
+            With these moments.
+        """
+        uncertain = np.flatnonzero((error > MOST_ERROR * tail) | (tail + error < LEAST))
+        last = int(uncertain[0]) if len(uncertain) else len(tail)
+        stated = np.minimum((tail + error)[: max(last, 1)], 1.0)
+        # From one level to the next; the value that is kept is the first whose probability is below the level.
+        places = np.searchsorted(-stated, -LEVELS[stated[-1] <= LEVELS], side="left")
+        places = np.unique(np.append(places, [0, len(stated) - 1]).clip(max=len(stated) - 1))
+        sign = 1.0 if larger_is_more_similar else -1.0
+        steps = (values[places] - sign * moments[0]) / max(moments[1], POINT)
+        logs = np.log(np.minimum.accumulate(np.maximum(stated[places], 1e-300)))
+        return cls(*moments, np.maximum.accumulate(steps), logs, larger_is_more_similar)
 
     @property
     def least_p(self) -> float:
@@ -129,7 +160,8 @@ class TabulatedNull:
             One p-value for each value.
         """
         sign = 1.0 if self.larger_is_more_similar else -1.0
-        found = np.exp(np.interp(sign * (values - self.mean) / np.maximum(self.std, POINT), self.steps, self.log_tail))
+        steps = sign * (values - self.mean) / np.maximum(self.std, POINT)
+        found = np.exp(np.interp(steps, self.steps, self.log_tail, left=0.0))
         # Around a single value rounding decides nothing; what lies clearly beyond it is as rare as can be told.
         undecided = (np.asarray(self.std) < POINT) & (sign * (values - self.mean) < ROUNDING)
         return np.where(np.isnan(values), np.nan, np.where(undecided, 1.0, found))
@@ -148,27 +180,3 @@ class TabulatedNull:
             Sharing the table.
         """
         return replace(self, mean=mean, std=std)
-
-
-def _tail_values(
-    ordered: Float[np.ndarray, "n"], tail: Float[np.ndarray, "k"], reference: Tail
-) -> Float[np.ndarray, "k"]:
-    """Values that are exceeded with the given probabilities."""
-    largest = int(len(ordered) * FITTED)
-    threshold, beyond = ordered[-largest - 1], ordered[-largest:]
-
-    def depth(values: np.ndarray) -> np.ndarray:
-        return -np.log(np.maximum(reference.p_value(values), 1e-290))
-
-    start = float(depth(np.array([threshold]))[0])
-    steepness = largest / max(float((depth(beyond) - start).sum()), 1e-12)
-    wanted = start + np.log(FITTED / tail) / steepness
-    # The reference is tabulated as far as it is needed, and its table inverted.
-    reach = max(float(beyond[-1] - threshold), POINT)
-    while depth(np.array([threshold + reach]))[0] < wanted[-1] and reach < 1e6:
-        reach *= 1.5
-    if isinstance(reference, BetaNull):
-        reach = min(reach, reference.high - threshold)
-    # Fine at the end: a bounded distribution drops there within a small part of its range.
-    grid = threshold + reach * np.union1d(np.linspace(0, 1, 1001), 1 - np.geomspace(1e-12, 1, 500))
-    return np.interp(wanted, np.maximum.accumulate(depth(grid)), grid)

@@ -101,6 +101,18 @@ def test_an_interval_that_rests_on_one_pair_is_refused() -> None:
     assert row.least_p == pytest.approx(1 / 3)
 
 
+def test_an_interval_of_equal_values_is_refused() -> None:
+    """Six adapters whose values are the same whichever is left out: no width can be told, and zero would be a lie."""
+    labels = np.repeat([0, 1], 3)
+    pairs = np.triu_indices(6, 1)
+    equal = np.where(labels[pairs[0]] == labels[pairs[1]], 0.8, 0.1)
+    nearly = equal + 1e-4 * np.arange(15)
+    table = contrast_pairs(np.stack([equal, nearly]), pairs, labels)
+    assert table.low.isna().tolist() == table.high.isna().tolist() == [True, False]
+    assert (table.difference.round(2) == 0.7).all()
+    assert table.high[1] > table.low[1]
+
+
 def test_groupings_are_counted_as_they_are_listed() -> None:
     generator = np.random.default_rng(5)
     for _ in range(30):

@@ -104,3 +104,15 @@ def test_leading_overlaps_do_not_depend_on_the_gauge() -> None:
     assert (leading_overlaps(first, first).frame.query("i == j").value > 1 - 1e-9).all()
     with pytest.raises(AdapterError, match="share no module"):
         leading_overlaps(first, Adapter.from_factors({"other": (mix, mix)}))
+
+
+def test_singular_values_near_rounding_make_the_first_step_unknown() -> None:
+    """Three directions above 61 that a float32 tolerance cuts in two: .60 with half of them, .45 with all."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(64, 64, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    for weak, known in ((1e-5, False), (1e-3, True), (0.0, True)):
+        S = torch.cat([torch.ones(3), weak * torch.linspace(1.4, 0.1, 61)]).double()
+        frame = first_step_overlap({"q": (left * S @ right).float()}, rank=8).frame
+        assert frame.predicted.notna().all() == known, weak
+        if weak == 0.0:
+            assert frame.predicted.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asym_analysis.chance import BetaNull, ProductNull, probability_of_more
+from asym_analysis.chance import BetaNull, probability_of_more
 
 
 def test_probability_of_more_against_draws() -> None:
@@ -27,16 +27,6 @@ def test_certain_values() -> None:
     spread = BetaNull(0.25, 0.15)
     assert probability_of_more(point, spread) == pytest.approx(stats.beta(*spread.shape).cdf(0.3), abs=1e-12)
     assert probability_of_more(spread, point) == pytest.approx(stats.beta(*spread.shape).sf(0.3), abs=1e-3)
-
-
-def test_cosines_of_random_rank_one_updates() -> None:
-    rng = np.random.default_rng(1)
-    left, right = (rng.standard_normal((20_000, 2, 200)) for _ in range(2))
-    units = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (left, right)]
-    cosines = np.prod([(u[:, 0] * u[:, 1]).sum(-1) for u in units], axis=0)
-    null = ProductNull(std=1 / 200, terms=1)
-    assert cosines.std() == pytest.approx(null.std, rel=0.05)
-    assert (null.p_value(cosines) < 0.01).mean() == pytest.approx(0.01, abs=0.003)
 
 
 def test_the_room_loads_neither_torch_nor_pandas() -> None:

@@ -98,6 +98,8 @@ class Measure:
         between random directions. For kind "update", d_in and d_out in place of d.
     sees_strengths
         True where the null distribution depends on the singular values, and not on their number alone.
+    classes
+        How many spectra of one rank, at most, stand for all that occur in a comparison.
     of_products
         Where `compare` needs nothing but the products of the rows: those, as `cross_gram` gives them, and the frames ->
         the values. It may overwrite the products.
@@ -111,6 +113,7 @@ class Measure:
     compare: Callable[[Frames, Frames], Tensor]
     null: Callable[..., ReferenceNull]
     sees_strengths: bool = False
+    classes: int = 8
     of_products: Callable[[Tensor, Frames, Frames], Tensor] | None = None
 
     @property

@@ -64,7 +64,7 @@ def _of_angles(distance: Distance, left: Frames, right: Frames) -> Float[Tensor,
 
 def _of_cosines(distance: Distance, cosines: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n"]:
     """The same of given cosines, for the null distribution."""
-    given = torch.from_numpy(cosines)
+    given = torch.tensor(cosines)
     return distance(torch.arccos(given), given).numpy()
 
 
