@@ -1,12 +1,13 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
-Everything is timed in one run, in seconds on the clock, the parts taking turns, and each part's best time counts. The
-scipy loop is timed on a random sample of the pairs and multiplied up.
+Everything is timed in one run, the parts taking turns, and each part's best time counts: in seconds on the clock, and
+in seconds of the processor. "from files" opens the files too (float32, as PEFT writes them). The scipy loop is timed on
+a random sample of the pairs and multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
     python benchmarks/all_pairs.py --busy 2              # beside two processes that never rest
-    python benchmarks/all_pairs.py --adapters 1000 --folder thousand   # written once, then streamed from disk
+    python benchmarks/all_pairs.py --adapters 1000 --modules 24 --folder thousand   # written once, then streamed from disk
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from safetensors.torch import save_file
 from scipy.linalg import subspace_angles
 
 from asym_analysis.adapters import Adapter, AdapterSet
+from asym_analysis.adapters.load import load_adapters
 from asym_analysis.alignment.module_pairs import all_pairs, factor_frames
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.subspaces.measures import measure_named
@@ -47,18 +50,19 @@ def adapters(count: int, modules: int, dtype: torch.dtype) -> AdapterSet:
     )
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """On the clock, and of the processor."""
+    start, spent = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - spent
 
 
-def best(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in parts}
+def best(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, work in parts.items():
             times[name].append(seconds(work))
-    return {name: min(values) for name, values in times.items()}
+    return {name: (min(clock for clock, _ in taken), min(spent for _, spent in taken)) for name, taken in times.items()}
 
 
 def scipy_loop(runs: AdapterSet, pairs: int) -> Callable[[], object]:
@@ -96,25 +100,31 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
             for factor in ("A", "B"):
                 all_pairs(overlap, factor_frames(overlap, factor, updates, "cpu"))
 
-    parts = {
-        "bare": bare,
-        "compute": compute,
-        "with reading": lambda: compare_subspaces(runs),
-        "with the frame": lambda: compare_subspaces(runs).frame,
-    }
-    times = best(parts, rounds)
-    one = best({"scipy": scipy_loop(runs, sample)}, rounds)["scipy"] / sample * pairs * modules
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), count, modules, dtype)
+        parts = {
+            "bare": bare,
+            "compute": compute,
+            "with reading from memory": lambda: compare_subspaces(runs),
+            "from files": lambda: compare_subspaces(load_adapters(folder)),
+            "with the frame": lambda: compare_subspaces(runs).frame,
+        }
+        times = best(parts, rounds)
+    one = best({"scipy": scipy_loop(runs, sample)}, rounds)["scipy"][0] / sample * pairs * modules
+    clock, spent = times["bare"]
     print(f"\n{count} adapters, {modules} modules, rank {RANK}, d = {SIZE}, {dtype}: {2 * modules * pairs:,} values")
-    print(f"  bare matrix products            {times['bare']:8.2f} s   {torch.get_num_threads()} thread(s)")
-    for name in ("compute", "with reading", "with the frame"):
-        print(f"  {name:30s}  {times[name]:8.2f} s   {times[name] / times['bare']:6.2f} times the bare products")
-    print(f"  scipy loop (from {sample} pairs)      {one:8.1f} s   {one / times['compute']:6.0f} times compute")
-    print(f"  {'':30s}  {'':8s}     {one / times['with reading']:6.0f} times compute with reading")
-    print(f"  per pair and module, with reading {times['with reading'] / pairs / modules * 1e6:.2f} microseconds")
+    print(f"  bare matrix products       {clock:7.2f} s, {spent:6.2f} of the processor; {torch.get_num_threads()} thread(s)")
+    for name in list(parts)[1:]:
+        mine, my = times[name]
+        print(f"  {name:25s}  {mine:7.2f} s, {my:6.2f} of the processor: {mine / clock:.2f} and {my / spent:.2f} times")
+    reading = times["with reading from memory"][0]
+    print(f"  scipy loop (from {sample} pairs) {one:.1f} s: {one / times['compute'][0]:.0f} times compute, ", end="")
+    print(f"{one / reading:.0f} times compute with reading")
+    print(f"  per pair and module, with reading {reading / pairs / modules * 1e6:.2f} microseconds")
 
 
-def write(folder: Path, count: int, modules: int) -> None:
-    """Adapters as PEFT writes them, in half precision."""
+def write(folder: Path, count: int, modules: int, dtype: torch.dtype) -> None:
+    """Adapters as PEFT writes them."""
     generator = torch.Generator().manual_seed(1)
     for i in range(count):
         target = folder / f"run-{i:04d}"
@@ -124,8 +134,8 @@ def write(folder: Path, count: int, modules: int) -> None:
         tensors = {}
         for m in range(modules):
             stem = f"base_model.model.encoder.layer.{m}.query"
-            tensors[f"{stem}.lora_A.weight"] = torch.randn(RANK, SIZE, generator=generator).half()
-            tensors[f"{stem}.lora_B.weight"] = torch.randn(SIZE, RANK, generator=generator).half()
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(RANK, SIZE, generator=generator).to(dtype)
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(SIZE, RANK, generator=generator).to(dtype)
         save_file(tensors, target / "adapter_model.safetensors")
         (target / "adapter_config.json").write_text(
             f'{{"peft_type": "LORA", "r": {RANK}, "lora_alpha": {RANK}, "target_modules": ["query"]}}'
@@ -133,15 +143,13 @@ def write(folder: Path, count: int, modules: int) -> None:
 
 
 def streamed(folder: Path, count: int, modules: int) -> None:
-    from asym_analysis.adapters.load import load_adapters
-
-    write(folder, count, modules)
+    write(folder, count, modules, torch.float16)
     few, many = (load_adapters(sorted(folder.glob("run-*"))[:n]) for n in (100, count))
     costs = {}
     for runs in (few, many):
         store = folder / f"store-{len(runs)}"
         shutil.rmtree(store, ignore_errors=True)
-        taken = seconds(lambda runs=runs, store=store: compare_subspaces(runs, store=store, progress=True))
+        taken, _ = seconds(lambda runs=runs, store=store: compare_subspaces(runs, store=store, progress=True))
         pairs = len(runs) * (len(runs) - 1) // 2
         costs[len(runs)] = taken / pairs / modules * 1e6
         print(f"{len(runs)} adapters from disk: {taken:.1f} s, {costs[len(runs)]:.2f} microseconds a pair and module")
@@ -157,6 +165,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200, help="pairs of the scipy loop")
     parser.add_argument("--threads", type=int, help="threads of torch; its own number by default")
     parser.add_argument("--busy", type=int, default=0, help="processes that never rest, beside the benchmark")
+    parser.add_argument("--single", action="store_true", help="float32 alone")
     parser.add_argument("--folder", type=Path, help="stream adapters from files written here")
     options = parser.parse_args()
     if options.threads:
@@ -166,7 +175,7 @@ def main() -> None:
         if options.folder:
             streamed(options.folder, options.adapters, options.modules)
             return
-        for dtype in (torch.float32, torch.float64):
+        for dtype in (torch.float32,) if options.single else (torch.float32, torch.float64):
             hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)
     finally:
         for process in busy:

@@ -101,18 +101,22 @@ class PairSums:
         Of its diagonal entries, and of their squares.
     total
         Of the squares of all entries; needed only where the trace is above `LEAST_COSINE` times the smaller rank.
+    gram
+        F F^T of each factor, up to a scale of its own, in float64; zeros pad smaller ranks.
     """
 
     trace: Float[Tensor, "n n"]
     square: Float[Tensor, "n n"]
     total: Float[Tensor, "n n"]
+    gram: Float[Tensor, "n rank rank"]
 
     def of(self, places: Sequence[int]) -> PairSums:
         """The sums of some adapters."""
         if len(places) == len(self.trace):
             return self
         chosen = torch.tensor(places)
-        return PairSums(*(part[chosen][:, chosen] for part in (self.trace, self.square, self.total)))
+        pairs = (part[chosen][:, chosen] for part in (self.trace, self.square, self.total))
+        return PairSums(*pairs, self.gram[chosen])
 
 
 def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
@@ -160,9 +164,8 @@ def initialization_evidence(factors: Sequence[Float[Tensor, "_ d"]]) -> tuple[Fl
         product = row @ row.mT
         trace += product
         square += product.square_()
-    return _judged(
-        PairSums(trace, square, _total(rows, trace > LEAST_COSINE * _least(ranks))), ranks, rows.shape[2], zero
-    )
+    total = _total(rows, trace > LEAST_COSINE * _least(ranks))
+    return _judged(trace, square, total, ranks, rows.shape[2], zero)
 
 
 def _least(ranks: Int[Tensor, "n"]) -> Int[Tensor, "n n"]:
@@ -170,26 +173,47 @@ def _least(ranks: Int[Tensor, "n"]) -> Int[Tensor, "n n"]:
 
 
 def _judged(
-    sums: PairSums, ranks: Int[Tensor, "n"], size: int, zero: Bool[Tensor, "n"]
+    trace: Float[Tensor, "n n"],
+    square: Float[Tensor, "n n"],
+    total: Float[Tensor, "n n"],
+    ranks: Int[Tensor, "n"],
+    size: int,
+    zero: Bool[Tensor, "n"],
 ) -> tuple[Float[np.ndarray, "n n"], Evidence]:
     """Cosines and evidence, from the sums over the entries of K; `zero` marks factors of which nothing is known."""
-    trace, square = sums.trace.clone(), sums.square.clone()
+    trace, square = trace.clone(), square.clone()
     least = _least(ranks)
     alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
+    level = torch.full(trace.shape, NONE, dtype=torch.int8)
+    if bool(alike.any()):
+        _grade(level, alike, trace, square, total, ranks, size)
+    level.fill_diagonal_(CERTAIN)
+    if bool(zero.any()):
+        for values, missing in ((trace, torch.nan), (square, torch.nan), (level, INCOMPARABLE)):
+            values[zero], values[:, zero] = missing, missing
+    return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy())
+
+
+def _grade(
+    level: Int[Tensor, "n n"],
+    alike: Bool[Tensor, "n n"],
+    trace: Float[Tensor, "n n"],
+    square: Float[Tensor, "n n"],
+    total: Float[Tensor, "n n"],
+    ranks: Int[Tensor, "n"],
+    size: int,
+) -> None:
+    """Fill in the level of those that are alike, in place."""
+    least = _least(ranks)
     # The deviation of tr K that the entries off its diagonal show, also widened for what few entries may hide.
     entries = (ranks[:, None] * ranks[None, :] - least).clamp_min(1)
-    spread = (least * (sums.total - square).clamp_min(0) / entries).sqrt()
+    spread = (least * (total - square).clamp_min(0) / entries).sqrt()
     floor = (least / size).sqrt()
     plain, wide = torch.maximum(floor, spread), torch.maximum(floor, (1 + FEW / entries).sqrt() * spread)
-    level = torch.zeros(trace.shape, dtype=torch.int8)
     level[alike & (trace > SUGGESTIVE * plain)] = SUGGESTED
     score = torch.where(alike, trace / wide, 0.0)
     level[score > DEVIATIONS] = LONE
     level[(score > DEVIATIONS) & (least >= LEAST_RANK)] = CERTAIN
-    level.fill_diagonal_(CERTAIN)
-    for values, missing in ((trace, torch.nan), (square, torch.nan), (level, INCOMPARABLE)):
-        values[zero], values[:, zero] = missing, missing
-    return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy())
 
 
 def _total(rows: Float[Tensor, "n rank d"], asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
@@ -313,24 +337,37 @@ def has_initialization(update: LowRankUpdate) -> bool:
     return not (_orthogonal(update.A) and _orthogonal(update.B.mT))
 
 
-def _with_initialization(updates: Mapping[int, LowRankUpdate]) -> dict[int, LowRankUpdate]:
-    """Those of many updates for which `has_initialization` holds; rows of A far from orthogonal settle it for most."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, update in updates.items():
-        by_shape.setdefault(tuple(update.A.shape), []).append(index)
-    doubtful = set()
-    for (rank, size), indices in by_shape.items():
-        if rank == 1:
-            doubtful.update(indices)
-            continue
-        gram, _ = _grams(_stacked([updates[index].A for index in indices]))
-        square = gram.double().square()
-        lengths = gram.double().diagonal(dim1=1, dim2=2)
-        # In units of the lengths, off the diagonal: the cosines of the rows.
-        total = (square / (lengths[:, :, None] * lengths[:, None, :]).clamp_min(1e-60)).sum((1, 2)) - rank
-        limit = rank * (rank - 1) * (SCREENED * ORTHOGONAL) ** 2 / size
-        doubtful.update(index for index, cosines in zip(indices, total.tolist(), strict=True) if not cosines > limit)
+def _with_initialization(
+    updates: Mapping[int, LowRankUpdate], gram: Float[Tensor, "n rank rank"] | None = None
+) -> dict[int, LowRankUpdate]:
+    """Those of many updates for which `has_initialization` holds; rows of A far from orthogonal settle it for most.
+
+    `gram` holds A A^T of each update, in order, where that is known.
+    """
+    indices = list(updates)
+    if gram is not None:
+        doubtful = _perhaps_split(gram, updates)
+    else:
+        doubtful = set()
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index in indices:
+            by_shape.setdefault(tuple(updates[index].A.shape), []).append(index)
+        for alike in by_shape.values():
+            found, _ = _grams(_stacked([updates[index].A for index in alike]))
+            doubtful |= _perhaps_split(found.double(), {index: updates[index] for index in alike})
     return {i: update for i, update in updates.items() if i not in doubtful or has_initialization(update)}
+
+
+def _perhaps_split(gram: Float[Tensor, "n rank rank"], updates: Mapping[int, LowRankUpdate]) -> set[int]:
+    """Those of which A A^T is so near diagonal, or so small, that an SVD may have made the factors."""
+    ranks = torch.tensor([update.rank for update in updates.values()])
+    size = torch.tensor([update.d_in for update in updates.values()])
+    lengths = gram.diagonal(dim1=1, dim2=2)
+    # In units of the lengths, off the diagonal: the cosines of the rows.
+    crossed = gram.square() / (lengths[:, :, None] * lengths[:, None, :]).clamp_min(1e-60)
+    total = crossed.sum((1, 2)) - crossed.diagonal(dim1=1, dim2=2).sum(1)
+    limit = ranks * (ranks - 1) * (SCREENED * ORTHOGONAL) ** 2 / size
+    return {index for index, far in zip(updates, (total > limit).tolist(), strict=True) if not far}
 
 
 def _orthogonal(rows: Float[Tensor, "rank d"]) -> bool:
@@ -433,7 +470,8 @@ def module_evidence(
         initialization (level 0); sizes that differ, or factors that an SVD split, are not comparable.
     """
     asked = [factor for factor in FACTORS if sum(factor in randomly[index] for index in updates) > 1]
-    held = _with_initialization(updates) if asked else {}
+    gram = known["A"].gram if known and "A" in known else None
+    held = _with_initialization(updates, gram) if asked else {}
     order = {index: place for place, index in enumerate(updates)}
     found = {}
     for factor in asked:
@@ -465,6 +503,7 @@ def _pairs_evidence(
         else:
             ranks = torch.tensor([len(factors[index]) for index in alike])
             sums = known.of([order[index] for index in alike])
-            cosine[grid], found = _judged(sums, ranks, size, torch.zeros(len(alike), dtype=torch.bool))
+            zero = torch.zeros(len(alike), dtype=torch.bool)
+            cosine[grid], found = _judged(sums.trace, sums.square, sums.total, ranks, size, zero)
         trace[grid], square[grid], level[grid] = found.trace, found.square, found.level
     return cosine, Evidence(trace, square, level)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.dialects.peft.keys import parse_key
+from asym_analysis.adapters.dialects.peft.keys import NAMES, parse_key
 from asym_analysis.errors import AdapterError, SeveralAdaptersError
 
 __all__ = ["one_adapter", "split_adapters"]
@@ -86,6 +87,7 @@ def one_adapter(checkpoint: Checkpoint, adapter: str | None) -> Checkpoint:
     raise AdapterError(f"{checkpoint.source} holds no adapter {adapter!r} (it holds {known}): correct adapter=")
 
 
+@lru_cache(maxsize=NAMES)
 def _adapter(tensor: str) -> str | None:
     found = _ADAPTER_HUB.search(tensor)
     if found is not None:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from asym_analysis.errors import AdapterError
@@ -275,7 +276,8 @@ def _nothing_in(folder: Path) -> AdapterError:
     )
 
 
-def natural_order(text: str) -> list[tuple[int, int | str]]:
+@lru_cache(maxsize=2**15)  # the modules of many adapters have the same names
+def natural_order(text: str) -> tuple[tuple[int, int | str], ...]:
     """A sorting key that compares numbers as numbers.
 
     Examples
@@ -283,7 +285,8 @@ def natural_order(text: str) -> list[tuple[int, int | str]]:
     >>> sorted(["checkpoint-10", "checkpoint-2"], key=natural_order)
     ['checkpoint-2', 'checkpoint-10']
     """
-    return [(0, int(part)) if part.isdecimal() and len(part) < 19 else (1, part) for part in re.split(r"(\d+)", text)]
+    parts = re.split(r"(\d+)", text)
+    return tuple((0, int(part)) if part.isdecimal() and len(part) < 19 else (1, part) for part in parts)
 
 
 def _absolute(path: Path) -> Path:

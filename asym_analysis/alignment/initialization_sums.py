@@ -1,13 +1,14 @@
 """What a shared initialization needs of all pairs, taken from the products that the comparison computes anyway.
 
-With F = C Q (coordinates in an orthonormal basis) the polar factor is P = W Q, W = (C C^T)^{-1/2} C: the products of
-the rows of two polar factors are those of the bases, rotated by two matrices of the rank's size. No second product of
-whole factors is needed.
+With F = C Q (coordinates in an orthonormal basis) the polar factor is P = W Q, W = (C C^T)^{-1/2} C, an orthonormal
+basis of the same rows. A comparison of polar factors has the diagonals of their products at hand, and the sum of all
+squares is the overlap: no second product of whole factors is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -22,15 +23,19 @@ __all__ = ["InitializationSums"]
 class InitializationSums:
     """Sums over the products of the polar factors' rows, block by block.
 
-    Parameters
+    Attributes
     ----------
-    rotations
-        W of every adapter.
+    frames
+        To be compared: the polar factors in place of the bases that were given.
     """
 
-    def __init__(self, rotations: Float[Tensor, "n rank k"]) -> None:
-        self.rotations = rotations
-        self.sums = torch.zeros(3, len(rotations), len(rotations), dtype=rotations.dtype, device=rotations.device)
+    def __init__(self, frames: Frames) -> None:
+        coordinates = frames.other["coordinates"]
+        wide = coordinates.double()
+        self._gram = wide @ wide.mT
+        rotation = inverse_root(self._gram).to(coordinates) @ coordinates
+        self.frames = replace(frames, rows=rotation @ frames.rows)
+        self._sums = frames.rows.new_zeros(2, len(frames), len(frames))
 
     @classmethod
     def beside(cls, measure: Measure, frames: Frames, ranks: Sequence[int]) -> InitializationSums | None:
@@ -48,12 +53,11 @@ class InitializationSums:
         Returns
         -------
         InitializationSums or None
-            To be given to `all_pairs`.
+            To be given to `all_pairs`, with its frames.
         """
-        if measure.of_products is None or frames.rank.tolist() != list(ranks):
+        if measure.name != "overlap" or frames.rank.tolist() != list(ranks):
             return None
-        coordinates = frames.other["coordinates"]
-        return cls(inverse_root(coordinates.double() @ coordinates.double().mT).to(coordinates) @ coordinates)
+        return cls(frames)
 
     def add(self, start: int, stop: int, products: Float[Tensor, "n p m q"]) -> None:
         """Take what is needed of one block.
@@ -63,23 +67,26 @@ class InitializationSums:
         start, stop
             Adapters of the block, against all from `start` on.
         products
-            Of the rows of their bases.
+            Of the rows of their polar factors.
         """
-        count, p, others, q = products.shape
-        rotated = torch.bmm(self.rotations[start:stop], products.view(count, p, -1)).view(count, -1, others, q)
-        diagonal = torch.einsum("ikjp,jkp->kij", rotated, self.rotations[start:])
-        self.sums[0, start:stop, start:] = diagonal.sum(0)
-        self.sums[1, start:stop, start:] = diagonal.square().sum(0)
-        # A rotation leaves the sum of all squares as it is.
-        self.sums[2, start:stop, start:] = rotated.square_().sum(1).sum(-1)
+        diagonal = products.diagonal(dim1=1, dim2=3)
+        self._sums[0, start:stop, start:] = diagonal.sum(-1)
+        self._sums[1, start:stop, start:] = diagonal.square().sum(-1)
 
-    def found(self) -> PairSums:
+    def found(self, overlap: Float[Tensor, "n n"]) -> PairSums:
         """The sums of all pairs, once every block is added.
+
+        Parameters
+        ----------
+        overlap
+            The values that were compared; those above the diagonal are looked at.
 
         Returns
         -------
         PairSums
             Symmetric.
         """
-        upper = self.sums.triu()
-        return PairSums(*(upper + upper.triu(1).mT).float().cpu())
+        least = torch.minimum(self.frames.rank[:, None], self.frames.rank)
+        upper = torch.stack([*self._sums, overlap * least]).triu()
+        trace, square, total = (upper + upper.triu(1).mT).float().cpu()
+        return PairSums(trace, square, total, self._gram.cpu())

@@ -41,6 +41,7 @@ __all__ = [
 Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
+LEAST_ROWS = 192  # of one block
 ABSENT = -1
 CERTAIN = 3  # evidence that one module gives by itself
 
@@ -144,9 +145,10 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         sums = None
         if task.random and original is updates and sum(factor in task.random[index] for index in members) > 1:
             sums = InitializationSums.beside(measure, frames, [updates[index].rank for index in members])
-        square[np.ix_(members, members)] = all_pairs(measure, frames, sums).cpu().numpy()
+        pairs = all_pairs(measure, frames, sums)
+        square[np.ix_(members, members)] = pairs.cpu().numpy()
         if sums is not None:
-            known["A" if factor == "A" else "B"] = sums.found()
+            known["A" if factor == "A" else "B"] = sums.found(pairs)
         values.append(square[upper])
         ranks[row, members] = frames.rank.cpu().numpy()
         held = (
@@ -219,9 +221,12 @@ def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None 
     The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed. `sums` takes
     what it needs of every block.
     """
+    if sums is not None:
+        frames = sums.frames
     count, rank = len(frames), frames.rows.shape[1]
-    # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle.
-    step = max(1, min(-(-count // 8), BLOCK_ENTRIES // (count * rank * rank)))
+    # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle; few rows at a time
+    # cost more than they waste.
+    step = max(1, min(max(-(-count // 8), LEAST_ROWS // rank), BLOCK_ENTRIES // (count * rank * rank)))
     values = torch.full((count, count), torch.nan, dtype=frames.rows.dtype, device=frames.rows.device)
     for start in range(0, count, step):
         stop = min(start + step, count)

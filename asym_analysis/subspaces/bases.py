@@ -57,7 +57,8 @@ def scaled(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*ba
     >>> scaled(torch.tensor([[[2.0**-100, 0.0]]])).tolist()
     [[[0.5, 0.0]]]
     """
-    largest = matrices.abs().amax((-2, -1), keepdim=True)
+    # Two passes, but no copy of the matrices as `abs` makes one.
+    largest = torch.maximum(matrices.amax((-2, -1), keepdim=True), -matrices.amin((-2, -1), keepdim=True))
     power = torch.frexp(largest).exponent
     if bool((power.abs() <= NEAR_ONE).all()):
         return matrices

@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 from dataclasses import dataclass
+from io import FileIO
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class FileStamp:
             If the file is gone, or is no longer the one whose header was read.
         """
         try:
-            with open(self.path, "rb", buffering=0) as file:
+            with FileIO(self.path) as file:
                 status = os.fstat(file.fileno())
                 if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
                     raise AdapterFormatError(f"{self.path} changed after it was opened: load it again")
@@ -91,6 +92,10 @@ class RawTensor:
     stride: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.stride is None:  # the usual case, which every tensor of every adapter goes through
+            entries = math.prod(self.shape)
+            if self.offset >= 0 and 0 < entries * self.dtype.itemsize <= self.stamp.size - self.offset:
+                return
         if self.offset < 0 or self.offset + self.extent * self.dtype.itemsize > self.stamp.size:
             raise AdapterFormatError(
                 f"{self.stamp.path}: a tensor of shape {self.shape} reaches beyond the file's end "
@@ -110,17 +115,17 @@ class RawTensor:
     @property
     def extent(self) -> int:
         """Number of entries from the first to the last that the tensor touches."""
-        if math.prod(self.shape) == 0:
-            return 0
-        if self.stride is None:
-            return math.prod(self.shape)
+        entries = math.prod(self.shape)
+        if entries == 0 or self.stride is None:
+            return entries
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
     def __call__(self) -> Tensor:
         """Read the tensor, in its stored dtype."""
-        if self.extent == 0:
+        extent = self.extent
+        if extent == 0:
             return torch.empty(self.shape, dtype=self.dtype)
-        values = torch.from_numpy(self.stamp.read(self.offset, self.extent * self.dtype.itemsize)).view(self.dtype)
+        values = torch.from_numpy(self.stamp.read(self.offset, extent * self.dtype.itemsize)).view(self.dtype)
         if self.stride is None:
             return values.view(self.shape)
         return values.as_strided(self.shape, self.stride)

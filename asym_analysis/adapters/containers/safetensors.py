@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _text_metadata(metadata: Any, path: Path) -> dict[str, object]:
 
 
 def _tensor(name: str, entry: Any, stamp: FileStamp, data_start: int) -> tuple[int, int, TensorSource]:
-    where = f"{stamp.path}: tensor {name!r}"
+    where = _Where(stamp, name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise AdapterFormatError(f"{where} is not described by dtype, shape and data_offsets: the header is damaged")
     shape, offsets = entry["shape"], entry["data_offsets"]
@@ -154,6 +155,17 @@ def _tensor(name: str, entry: Any, stamp: FileStamp, data_start: int) -> tuple[i
             f"{megabytes(stamp.size)}: the file was cut short; fetch it again"
         )
     return begin, stop, RawTensor(stamp, data_start + begin, dtype, tuple(shape)).source()
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Names a tensor in a message, and costs nothing without one."""
+
+    stamp: FileStamp
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.stamp.path}: tensor {self.name!r}"
 
 
 def _naturals(values: Any, most: int) -> bool:

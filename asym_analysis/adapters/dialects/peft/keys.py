@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from asym_analysis.adapters.dialects.peft.tuners import TUNERS
 
-__all__ = ["PeftKey", "module_name", "parse_key"]
+__all__ = ["NAMES", "PeftKey", "module_name", "parse_key"]
+
+NAMES = 2**15  # that are kept taken apart: the tensors of many adapters have the same ones
 
 _SHARED = frozenset(name for tuner in TUNERS for name in tuner.shared)
 _PARTS = {name: tuner.aliases.get(name, name) for tuner in TUNERS for name in (*tuner.names, *tuner.shared)}
@@ -49,6 +52,7 @@ class PeftKey:
     shared: bool = False
 
 
+@lru_cache(maxsize=NAMES)
 def parse_key(key: str) -> PeftKey | None:
     """Take a PEFT tensor name apart; None where it names no part of an update.
 
