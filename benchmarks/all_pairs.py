@@ -7,7 +7,7 @@ a random sample of the pairs and multiplied up.
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
     python benchmarks/all_pairs.py --busy 2              # beside two processes that never rest
-    python benchmarks/all_pairs.py --adapters 1000 --modules 24 --folder thousand   # written once, then streamed from disk
+    python benchmarks/all_pairs.py --adapters 1000 --modules 24 --folder thousand   # streamed from disk
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
     one = best({"scipy": scipy_loop(runs, sample)}, rounds)["scipy"][0] / sample * pairs * modules
     clock, spent = times["bare"]
     print(f"\n{count} adapters, {modules} modules, rank {RANK}, d = {SIZE}, {dtype}: {2 * modules * pairs:,} values")
-    print(f"  bare matrix products       {clock:7.2f} s, {spent:6.2f} of the processor; {torch.get_num_threads()} thread(s)")
+    threads = torch.get_num_threads()
+    print(f"  bare matrix products       {clock:7.2f} s, {spent:6.2f} of the processor; {threads} thread(s)")
     for name in list(parts)[1:]:
         mine, my = times[name]
         print(f"  {name:25s}  {mine:7.2f} s, {my:6.2f} of the processor: {mine / clock:.2f} and {my / spent:.2f} times")
