@@ -115,8 +115,8 @@ class PairSums:
         if len(places) == len(self.trace):
             return self
         chosen = torch.tensor(places)
-        pairs = (part[chosen][:, chosen] for part in (self.trace, self.square, self.total))
-        return PairSums(*pairs, self.gram[chosen])
+        trace, square, total = (part[chosen][:, chosen] for part in (self.trace, self.square, self.total))
+        return PairSums(trace, square, total, self.gram[chosen])
 
 
 def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
