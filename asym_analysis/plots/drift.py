@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from asym_analysis.alignment.drift import InitializationDrift
-from asym_analysis.plots.style import SERIES, axes_or_new, styled
+from asym_analysis.plots.style import SERIES, SHAPES, axes_or_new, legend_below, styled
 
 __all__ = ["plot_drift"]
-
-CROWDED = 5  # lines beyond which the legend stands beside the axes
 
 
 def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
@@ -30,7 +28,8 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     -------
     Axes
         One adapter: a line for each projection, with two standard errors where the distance was inferred; a triangle
-        pointing down is an upper limit. Several adapters: a line for each, the median over its projections. Modules of
+        pointing down is an upper limit. Several adapters: a line for each, the median over its projections. Where a
+        line stands for several modules of a layer, it is their median, and the band holds 80 % of them. Modules of
         which nothing is known are left out.
 
     Examples
@@ -48,10 +47,10 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
     with styled():
         ax = axes_or_new(ax)
         for index, (name, rows) in enumerate(frame.groupby(key, sort=False)):
-            color = SERIES[index % len(SERIES)]
+            look = {"color": SERIES[index % len(SERIES)], "marker": SHAPES[index % len(SHAPES)]}
             for factor, part in rows.groupby("factor"):
                 label = str(name) if len(rows.factor.unique()) == 1 else f"{name}, {factor}"
-                _draw_series(ax, part, color, label, dashed=factor == "B", median=several)
+                _draw_series(ax, part, label, look | {"linestyle": "--" if factor == "B" else "-"})
         ax.set_ylim(bottom=0)
         ax.set_xlabel("layer")
         ax.set_ylabel("‖F − F₀‖ / ‖F₀‖")
@@ -59,23 +58,20 @@ def plot_drift(drift: InitializationDrift, ax: Axes | None = None) -> Axes:
         if frame.empty:
             ax.text(0.5, 0.5, "cannot tell", transform=ax.transAxes, ha="center", va="center")
             return ax
-        title = None if several else "factor " + "/".join(sorted(frame.factor.unique()))
-        crowded = len(ax.get_legend_handles_labels()[0]) > CROWDED
-        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if crowded else {"loc": "best"}
-        ax.legend(title=title, **place)
+        legend_below(ax, title=None if several else "factor " + "/".join(sorted(frame.factor.unique())))
     return ax
 
 
-def _draw_series(ax: Axes, rows: pd.DataFrame, color: str, label: str, *, dashed: bool, median: bool) -> None:
+def _draw_series(ax: Axes, rows: pd.DataFrame, label: str, look: dict[str, Any]) -> None:
     layer = rows.layer.astype("Float64").fillna(-1).astype(float)
-    told = rows.value.notna()
-    style: dict[str, Any] = {"color": color, "linestyle": "--" if dashed else "-"}
-    if median:
-        middle = rows.value.groupby(layer).median().dropna()
-        ax.plot(middle.index, middle, marker="o", markersize=3, label=label, **style)
+    known = rows.value.notna()
+    if layer[known].duplicated().any():
+        by_layer = rows.value[known].groupby(layer[known])
+        middle = by_layer.median()
+        ax.plot(middle.index, middle, markersize=3, label=label, **look)
+        low, high = by_layer.quantile(0.1), by_layer.quantile(0.9)
+        ax.fill_between(middle.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
         return
-    error = 2 * rows.std_error[told].fillna(0)
-    ax.errorbar(
-        layer[told], rows.value[told], yerr=error, marker="o", markersize=3, elinewidth=0.8, label=label, **style
-    )
-    ax.plot(layer[~told], rows.upper[~told], marker="v", markersize=4, linestyle="", color=color)
+    error = 2 * rows.std_error[known].fillna(0)
+    ax.errorbar(layer[known], rows.value[known], yerr=error, markersize=3, elinewidth=0.8, label=label, **look)
+    ax.plot(layer[~known], rows.upper[~known], marker="v", markersize=4, linestyle="", color=look["color"])

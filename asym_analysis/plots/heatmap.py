@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.plots.style import DOUBLE_COLUMN, SINGLE_COLUMN, axes_or_new, styled
 
-__all__ = ["plot_figure_one", "plot_similarity", "plot_similarity_heatmap"]
+__all__ = ["MOST_NAMES", "plot_figure_one", "plot_similarity", "plot_similarity_heatmap"]
 
 # Cividis is monotone in lightness and made for colour-deficient readers.
 _COLORMAP = "cividis"
-_WITH_VALUES, _WITH_NAMES = 10, 30  # the most adapters whose values and names are written
+_WITH_VALUES, MOST_NAMES = 10, 30  # the most adapters whose values and names are written
 _SHORT = 16  # the most letters of names that stand beside several matrices
 
 
@@ -79,7 +79,7 @@ def plot_similarity_heatmap(
             yticklabels=False, annot=_values(matrix) if len(names) <= _WITH_VALUES else None, fmt="",
             annot_kws={"fontsize": 6},
         )  # fmt: skip
-        _write_names(ax, names, named and len(names) <= _WITH_NAMES)
+        _write_names(ax, names, named and len(names) <= MOST_NAMES)
         chance = _chance(comparison, factor)
         ax.set_title(f"{factor} (chance {chance:.3g})" if np.isfinite(chance) else factor)
         if colorbar:
@@ -160,14 +160,14 @@ def plot_figure_one(comparisons: Mapping[str, SubspaceComparison]) -> Figure:
 def _size(names: list[str]) -> tuple[float, float]:
     """Width and height in inches of one matrix with its names and colour bar."""
     beside = _beside(names) + 0.95
-    least = max(1.5, 0.1 * min(len(names), _WITH_NAMES))
+    least = max(1.5, 0.1 * min(len(names), MOST_NAMES))
     side = min(max(SINGLE_COLUMN - beside, least), 0.5 * len(names) + 0.3)
     return max(SINGLE_COLUMN, beside + side), side + 0.7
 
 
 def _beside(names: list[str]) -> float:
     """Width in inches of the names at the left."""
-    longest = max(len(name) for name in _rows(names)) if len(names) <= _WITH_NAMES else 4
+    longest = max(len(name) for name in _rows(names)) if len(names) <= MOST_NAMES else 4
     return 0.062 * longest * _letters(names) / 7
 
 

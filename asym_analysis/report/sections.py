@@ -23,7 +23,7 @@ from asym_analysis.bounds.compute import compute_bound
 from asym_analysis.errors import AdapterError
 from asym_analysis.plots.alignment import plot_subspace_alignment
 from asym_analysis.plots.drift import plot_drift
-from asym_analysis.plots.heatmap import plot_similarity_heatmap
+from asym_analysis.plots.heatmap import MOST_NAMES, plot_similarity_heatmap
 from asym_analysis.plots.intruders import plot_intruders
 from asym_analysis.plots.sharing import plot_sharing
 from asym_analysis.plots.spectra import plot_spectra
@@ -145,6 +145,10 @@ def _similarity(families: Sequence[Family]) -> Section:
             caption = f"Mean overlap of {factor} over modules, {family.title}. The scale leaves out the diagonal, 1."
             described = f"Matrix of the overlap of {factor} between {len(family.comparison.names)} adapters."
             figures.append(Drawn(f"similarity_{factor}_{number}", _figure(ax), caption, described))
+        names = family.comparison.names
+        if len(names) > MOST_NAMES:
+            numbered = pd.DataFrame({"number": range(1, len(names) + 1), "adapter": names})
+            tables.append(Table(numbered, f"Numbers of the adapters in the matrices: {family.title}"))
         summary = family.comparison.summary()
         tables.append(Table(summary, f"Overlap over pairs and modules: {family.title}", SUMMARY))
     text = [
@@ -254,7 +258,7 @@ def _movement(adapters: AdapterSet, measured: Measured) -> Section | None:
         ax.set_title(part)
         caption = (
             "Relative distance of a factor from its initialization, by layer"
-            + (", median over the adapters" if len(adapters) > MOST_LINES else "")
+            + (", median over the adapters; bands hold 80 % of them" if len(adapters) > MOST_LINES else "")
             + (f": {part}." if part else ".")
         )
         figures.append(Drawn(f"movement_{place}", _figure(ax), caption, f"Distance from the initialization. {part}"))

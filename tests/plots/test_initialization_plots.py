@@ -63,6 +63,17 @@ def test_drift_of_several_adapters_and_upper_limits() -> None:
     assert any((np.asarray(line.get_ydata()) == 0.02).all() for line in given.lines if len(line.get_xdata()))
 
 
+def test_several_modules_of_a_layer_are_one_point_at_their_median() -> None:
+    parts = [initialization_drift(run(seed)[0]).frame for seed in range(4)]
+    pooled = pd.concat(parts).assign(adapter="all adapters")
+    ax = plot_drift(InitializationDrift(pooled, {}))
+    for line, projection in zip(ax.lines, ("query", "value"), strict=True):
+        rows = pooled[(pooled.factor == "A") & (pooled.projection == projection)]
+        expected = [np.median(rows.value[rows.layer == layer].to_numpy(float)) for layer in range(3)]
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)
+        assert list(line.get_xdata()) == [0, 1, 2]
+
+
 def test_intruders_counts_what_the_table_marks() -> None:
     adapter, _ = run()
     generator = torch.Generator().manual_seed(1)
