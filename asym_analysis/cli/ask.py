@@ -74,7 +74,7 @@ _ASKED = {
     Question.scaling: _Asked(
         "intruder_scaling",
         "intruders scaled by so much. Change: ‖W - W0‖ over ‖ΔW‖; task kept: of ΔW, by inner product; general change: "
-        "on general inputs, relative to scale 1.",
+        "on general inputs, relative to scale 1; uniform: the same if all of ΔW is scaled until as much is kept.",
     ),
     Question.worth: _Asked(
         "direction_worth", "rank-one parts of a projection, how many lower the loss beyond chance, and their sum."
@@ -83,7 +83,8 @@ _ASKED = {
         "gradient_alignment", "overlap with the leading directions of the first full gradient, and of random ones."
     ),
     Question.experts: _Asked(
-        "expert_sharing", "experts' energy in one shared space of that dimension, beside random directions."
+        "expert_sharing",
+        "energy of the experts, or of several adapters, in one space of that dimension; null: random directions.",
     ),
     Question.chain: _Asked(
         "chain_coverage",
@@ -99,8 +100,9 @@ _ASKED = {
     ),
     Question.merge: _Asked(
         "merge_compensation",
-        "medians over a projection. Gap: singular values of the mean over the adapters' own; scale: the factor that "
-        "brings the mean closest to the sum; retained: what the mean keeps of each adapter, without and with it.",
+        "medians over a projection. Error: share of each adapter that the mean loses on its own inputs; orthogonal: of "
+        "adapters with nothing in common; scaled, weighted: with the best factors; optimum: of the best update. The "
+        "last three hold for inputs that the others do not read.",
         many=True,
     ),
     Question.crowding: _Asked(
@@ -111,8 +113,8 @@ _ASKED = {
     ),
     Question.clusters: _Asked(
         "clustered_diagonalization",
-        "so many groups with one pair of bases each; error of the updates, and numbers stored over those of the "
-        "separate adapters.",
+        "so many groups with one pair of bases each; error of the updates, and null: of the same spectra in random "
+        "directions; bytes stored, each: of one more adapter; operations: multiplications a token.",
         many=True,
     ),
     Question.mean: _Asked(
@@ -137,8 +139,10 @@ def ask(
         list[str] | None,
         typer.Argument(help="One adapter, or several where the question needs them.", show_default=False),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="The base model: base, intruder-scaling, projections.")] = None,
-    model: Annotated[str | None, typer.Option(help="The base model with its tokenizer: null-space, worth, ...")] = None,
+    base: Annotated[str | None, typer.Option(help="The base: base, intruder-scaling, projections.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The base with its tokenizer: null-space, worth, ranks, ...")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Texts or images, with --model.")] = None,
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     budget: Annotated[int | None, typer.Option(min=1, help="Total rank: ranks; half of it by default.")] = None,
@@ -149,12 +153,13 @@ def ask(
 
     asked = _ASKED[question]
     adapters = read_adapters(call, paths, least=2 if asked.many else 1)
-    subject: Any = adapters if asked.many else adapters[0]
+    several = asked.many or (question is Question.experts and len(adapters) > 1)
+    subject: Any = adapters if several else adapters[0]
     with arguments_checked():
         options = _options(question, subject, base, model, data, column, budget, rank)
         found = getattr(questions, asked.function)(subject, **options)
     for module, reason in getattr(found, "refused", {}).items():
-        call.refuse(f"{subject.name}: {module}", reason)
+        call.refuse(f"{adapters[0].name}: {module}", reason)
     summary = found.summary()
     return call.deliver(
         found,
@@ -177,31 +182,32 @@ def _options(
     if question is Question.scaling:
         return {"base": base}
     if question is Question.ranks:
-        return {"budget": budget or max(1, sum(subject.source(module).rank for module in subject) // 2)}
+        total = {"budget": budget or max(1, sum(subject.source(module).rank for module in subject) // 2)}
+        measured = model is not None and data is not None
+        return total | ({"moments": _measured(question, subject, str(model), data, column)} if measured else {})
     if question in (Question.clusters, Question.mean):
         return {"rank": rank}
     if question is Question.null_space:
-        return {"moments": _measured(question, subject, str(model), data, column)}
+        weights = base or (model if Path(str(model)).exists() else None)
+        return {"moments": _measured(question, subject, str(model), data, column), "base": weights}
     if question in (Question.worth, Question.gradient):
         return {"gradients": _measured(question, subject, str(model), data, column)}
     return {}
 
 
 def _measured(question: Question, adapter: Any, model: str, data: Any, column: str) -> Any:
-    from asym_analysis.adapters.applied import apply_to
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
-    from asym_analysis.prediction import input_covariances, weight_gradients
+    from asym_analysis.prediction import input_covariances, path_gradients, weight_gradients
 
     prepare_training()
     network, has_loss = load_network(model)
     batches = read_batches(data, model, column=column)
-    if question is Question.null_space:
+    if question in (Question.null_space, Question.ranks):
         return input_covariances(network, batches, list(adapter))
     if not has_loss:
         fail(f"asym ask {question.value} needs a causal language model: {model} has no loss on plain text")
     labelled = [next_token_labels(batch) for batch in batches]
     if question is Question.gradient:
         return weight_gradients(network, labelled, list(adapter))
-    with apply_to(adapter, network, head=False):
-        return weight_gradients(network, labelled, list(adapter))
+    return path_gradients(adapter, network, labelled)

@@ -43,7 +43,8 @@ def doctor(
         moments = None if data is None or base is None else _moments(base, data, column, list(read))
         siblings = read_adapters(call, sibling) if sibling else None
         found = examine(read, base=base, moments=moments, siblings=siblings)
-    frame = found.frame.assign(next=found.frame["next"].str.replace(read.name, adapter, regex=False))
+    source = found.settings["source"]
+    frame = found.frame.assign(next=found.frame["next"].str.replace(source, adapter, regex=False))
     if found.frame.empty:
         call.note(f"{read.name}: nothing to say")
     below = "A row: a finding, the worst first; chance: what a random or healthy adapter gives; next: how to see more."

@@ -166,7 +166,7 @@ def plot_factor_movement(result: FactorMovement, ax: Axes | None = None) -> Axes
 
 
 def plot_merge_compensation(result: MergeCompensation, ax: Axes | None = None) -> Axes:
-    """Draw what a merge keeps of the adapters before and after the compensating scale, by projection.
+    """Draw the error of a merge as it is, with its best scale and of the best update, by projection.
 
     Parameters
     ----------
@@ -179,8 +179,12 @@ def plot_merge_compensation(result: MergeCompensation, ax: Axes | None = None) -
     -------
     Axes
     """
-    series: list[Series] = [("retained_before", "merged", None), ("retained_after", "merged and scaled", None)]
-    return _by_group(result.frame, "projection", series, "retained of each adapter", ax)
+    series: list[Series] = [
+        ("error", "merged", "error_orthogonal"),
+        ("error_scaled", "merged and scaled", None),
+        ("error_optimum", "best update", None),
+    ]
+    return _by_group(result.frame, "projection", series, "share of each adapter lost", ax)
 
 
 def plot_crowding(result: Crowding, ax: Axes | None = None) -> Axes:
@@ -271,7 +275,11 @@ def plot_intruder_scaling(result: IntruderScaling, ax: Axes | None = None) -> Ax
     with styled():
         ax = axes_or_new(ax)
         for index, (column, label) in enumerate(
-            (("task_kept", "update kept"), ("general_change", "change on general inputs"))
+            (
+                ("task_kept", "update kept"),
+                ("general_change", "change on general inputs"),
+                ("uniform_change", "the same, whole update scaled"),
+            )
         ):
             if summary[column].notna().any():
                 ax.plot(summary["scale"], summary[column], marker=SHAPES[index], color=SERIES[index], label=label)

@@ -9,4 +9,5 @@ from .input_moments import TokenFrequencies as TokenFrequencies
 from .input_moments import input_covariances as input_covariances
 from .output_sensitivities import OutputSensitivities as OutputSensitivities
 from .output_sensitivities import output_sensitivities as output_sensitivities
+from .path_gradients import path_gradients as path_gradients
 from .weight_gradients import weight_gradients as weight_gradients

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.weight_svd import weight_svd
 from asym_analysis.chance import overlap_null
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import by_projection, factors_of, spectrum_of, table_of
+from asym_analysis.questions.common import by_projection, factors_of, p_value_of, spectrum_of, table_of
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import whole
 
@@ -155,7 +154,7 @@ def _row(adapter: Adapter, module: str, weight: Tensor, k: int, cache: str | os.
         found[f"{side}_top"] = top
         found[f"{side}_bottom"] = (basis @ directions[:, -k:]).square().sum().item() / least
         found[f"{side}_null_mean"], found[f"{side}_null_std"] = float(null.mean), float(null.std)
-        found[f"{side}_top_p_value"] = float(null.p_value(np.array([top]))[0])
+        found[f"{side}_top_p_value"] = p_value_of(null, top)
         found[f"{side}_condition"] = (rows.S[0] / rows.S[kept][-1]).item() if kept.all() else float("inf")
     whole_energy = S.square().sum().item()
     in_left, in_right = left.mT @ (U * S), Vh @ right.mT  # coordinates of dW in W0's singular directions

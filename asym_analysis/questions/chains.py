@@ -12,7 +12,7 @@ from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance import overlap_null
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import factors_of, row_basis, table_of
+from asym_analysis.questions.common import factors_of, p_value_of, row_basis, table_of
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces import updates
 
@@ -120,7 +120,7 @@ def chain_coverage(blocks: Any) -> ChainCoverage:
                     "inside": inside,
                     "inside_null_mean": np.nan if null is None else float(null.mean) * least / len(basis),
                     "inside_null_std": np.nan if null is None else float(null.std) * least / len(basis),
-                    "inside_p_value": np.nan if null is None else float(null.p_value(np.array([total / least]))[0]),
+                    "inside_p_value": np.nan if null is None else p_value_of(null, total / least),
                     "coverage_low": values[-1].item() if len(values) == d else 0.0,
                     "coverage_high": values[0].item(),
                     "stable_rank": (strengths.sum() / strengths.max()).item() if strengths.max() > 0 else np.nan,

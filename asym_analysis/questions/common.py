@@ -5,21 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.chance import Null
 from asym_analysis.errors import AdapterError
 from asym_analysis.subspaces import updates
 
-__all__ = ["by_projection", "factors_of", "moment_of", "row_basis", "spectrum_of", "table_of"]
+__all__ = ["additive", "by_projection", "cumulative_energies", "factors_of", "gradient_of", "moment_of", "p_value_of",
+           "random_rows", "row_basis", "spectrum_of", "table_of", "turned", "unit"]  # fmt: skip
 
 
 def factors_of(update: LowRankUpdate) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
     """A and B in float64, with the scaling folded into B."""
     return update.A.double(), update.scaling * update.B.double()
+
+
+def additive(update: LowRankUpdate) -> LowRankUpdate:
+    """The update itself, where W0 becomes W0 + s·B·A.
+
+    Raises
+    ------
+    AdapterError
+        For DoRA, whose change of the weight depends on W0 as well.
+    """
+    if not update.is_low_rank:
+        raise AdapterError("it is DoRA, whose change of the weight is not s·B·A: this question is about W0 + s·B·A")
+    return update
 
 
 def row_basis(rows: Float[Tensor, "rank d"]) -> Float[Tensor, "k d"]:
@@ -85,3 +101,53 @@ def by_projection(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Medians of some columns over the modules of each projection, with their number."""
     grouped = frame.groupby("projection", sort=False)
     return pd.concat([grouped.size().rename("modules"), grouped[columns].median()], axis=1).reset_index()
+
+
+def gradient_of(gradients: Mapping[str, Tensor], module: str, update: LowRankUpdate) -> Float[Tensor, "d_out d_in"]:
+    """The gradient of a module's weight, in the layout (d_out, d_in), in float64.
+
+    Gradients come in the layout of the stored weight, as `weight_gradients` gives them, or as (d_out, d_in). The two
+    differ for weights that are stored transposed; where those are square, the stored layout is taken.
+
+    Raises
+    ------
+    AdapterError
+        If the module has none, it has another shape, or holds a number that is not finite.
+    """
+    if module not in gradients:
+        raise AdapterError(f"there is no gradient for module {module}")
+    G, shape = torch.as_tensor(gradients[module]).double(), update.shape
+    if tuple(G.shape) not in (shape, shape[::-1]):
+        raise AdapterError(f"the gradient of module {module} has shape {tuple(G.shape)}, its weight {shape}")
+    if not bool(G.isfinite().all()):
+        raise AdapterError(f"the gradient of module {module} has numbers that are not finite")
+    square = shape[0] == shape[1]
+    return G.mT if (update.stored_transposed if square else tuple(G.shape) != shape) else G
+
+
+def unit(factor: Tensor) -> Tensor:
+    """The factor over its Frobenius norm; zero stays zero."""
+    norm = factor.norm()
+    return factor / norm if norm > 0 else factor
+
+
+def cumulative_energies(parts: list[Tensor]) -> np.ndarray:
+    """Share of the energy in the best common space of each dimension."""
+    values = torch.linalg.svdvals(torch.cat(parts)).square().numpy()
+    return np.cumsum(values) / max(values.sum(), np.finfo(float).tiny)
+
+
+def turned(factor: Tensor, generator: torch.Generator) -> Tensor:
+    """The same singular values in random directions."""
+    strengths = torch.linalg.svdvals(factor)
+    return strengths[:, None] * random_rows(len(strengths), factor.shape[1], generator)
+
+
+def p_value_of(null: Null, value: float) -> float:
+    """Probability of a value at least as large; 1 where chance leaves one value only, as for a whole space."""
+    return float(null.p_value(np.array([value]))[0]) if float(null.std) > 1e-9 else 1.0
+
+
+def random_rows(count: int, d: int, generator: torch.Generator) -> Float[Tensor, "count d"]:
+    """Orthonormal rows, uniform among all."""
+    return torch.linalg.qr(torch.randn(d, count, generator=generator, dtype=torch.float64))[0].mT

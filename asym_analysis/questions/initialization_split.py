@@ -40,7 +40,9 @@ class InitializationStatistics(Result):
         - A_moved, B_moved: ||A - A0|| / ||A0||, and of B (NaN for a factor initialized at zero)
         - A_stretch, B_stretch: ||A|| / ||A0||; A_turn, B_turn: angle between the factor and its initialization, in
           radians (NaN if initialized at zero)
-        - B_condition: largest over smallest singular value of B; B_cosine: largest |cosine| between two columns of B
+        - B_condition: largest over smallest singular value of B; B_condition_null: of a random
+          matrix of that shape, (1 + sqrt(r/d)) / (1 - sqrt(r/d))
+        - B_cosine: largest |cosine| between two columns of B
         - B_cosine_null: expected largest |cosine| of as many random columns
         - feature_change: E||A x||^2 / E||A0 x||^2 with input moments; NaN without
     refused
@@ -164,6 +166,7 @@ def _row(update: LowRankUpdate, before: LowRankUpdate, moment: Tensor | None) ->
         **_movement("A", A, A0),
         **_movement("B", B, B0),
         "B_condition": (columns[0] / columns[-1]).item() if columns[-1] > 0 else math.inf,
+        "B_condition_null": _random_condition(*B.shape),
         "B_cosine": _largest_cosine(B),
         "B_cosine_null": _random_largest_cosine(*B.shape),
         "feature_change": math.nan if energies is None or energies[1] == 0 else energies[0] / energies[1],
@@ -182,6 +185,12 @@ def _movement(name: str, now: Tensor, then: Tensor) -> dict[str, float]:
         f"{name}_stretch": length / before,
         f"{name}_turn": turn,
     }
+
+
+def _random_condition(d: int, rank: int) -> float:
+    """Condition number of a large Gaussian matrix (Marchenko and Pastur)."""
+    ratio = math.sqrt(rank / d)
+    return (1 + ratio) / (1 - ratio) if ratio < 1 else math.inf
 
 
 def _largest_cosine(B: Tensor) -> float:

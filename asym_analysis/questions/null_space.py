@@ -11,11 +11,20 @@ import pandas as pd
 import torch
 
 from asym_analysis.adapters.adapter import Adapter
+from asym_analysis.adapters.base_weights import Base, BaseWeights, as_base
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.adapters.module_names import place
 from asym_analysis.chance import captured_energy_moments, overlap_null, rotated_trace_moments
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import by_projection, factors_of, moment_of, spectrum_of, table_of
+from asym_analysis.questions.common import (
+    additive,
+    by_projection,
+    factors_of,
+    moment_of,
+    p_value_of,
+    spectrum_of,
+    table_of,
+)
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import finite
 
@@ -39,6 +48,8 @@ class NullSpaceEnergy(Result):
         - update_weak_share: share of ||dW||^2 in them; update_weak_null_std: of a randomly turned dW (mean k/d)
         - energy: E||A x||^2 over that of a random A of the same singular values; null_std
         - update_energy: E||dW x||^2 over that of a randomly turned dW; update_null_std
+        - response: (E||dW x||^2 / E||W0 x||^2)^(1/2), how much the update changes what the module computes on general
+          inputs; response_null: of a randomly turned dW, root mean square. NaN without a base
         - task_ratio: relative energy of dW on task inputs over that on general inputs; NaN without task moments
     refused
         Module -> why it could not be measured.
@@ -57,9 +68,11 @@ class NullSpaceEnergy(Result):
         Returns
         -------
         DataFrame
-            `projection`, then `weak_share, weak_null_mean, update_weak_share, energy, update_energy, task_ratio`.
+            `projection`, then `weak_share, weak_null_mean, update_weak_share, energy, update_energy, response,
+            task_ratio`.
         """
-        columns = ["weak_share", "weak_null_mean", "update_weak_share", "energy", "update_energy", "task_ratio"]
+        columns = ["weak_share", "weak_null_mean", "update_weak_share", "energy", "update_energy", "response",
+                   "task_ratio"]  # fmt: skip
         return by_projection(self.frame, columns)
 
     def __repr__(self) -> str:
@@ -74,6 +87,7 @@ def null_space_energy(
     *,
     weak: float = 0.5,
     task_moments: Mapping[str, Any] | None = None,
+    base: Base | None = None,
 ) -> NullSpaceEnergy:
     """Measure how much an adapter acts on general inputs: its energy in their weak directions, against chance.
 
@@ -90,6 +104,8 @@ def null_space_energy(
         Share of the directions that count as weak: k = round(weak · d), at least 1.
     task_moments : mapping, optional
         The same on the task's inputs, for `task_ratio`.
+    base : path, mapping, Module or BaseWeights, optional
+        The base model, for `response`.
 
     Returns
     -------
@@ -115,11 +131,11 @@ def null_space_energy(
     [[1.0, 0.0]]
     """
     finite(weak, "weak", above=0, below=1)
-    read = as_adapter(adapter)
+    read, weights = as_adapter(adapter), None if base is None else as_base(base)
     rows, refused = [], {}
     for module in read:
         try:
-            rows.append(_row(read, module, moments, weak, task_moments))
+            rows.append(_row(read, module, moments, weak, task_moments) | _response(read, module, moments, weights))
         except AdapterError as error:
             refused[module] = str(error)
     frame = table_of(rows, refused, "null-space energy")
@@ -129,7 +145,7 @@ def null_space_energy(
 def _row(
     adapter: Adapter, module: str, moments: Mapping[str, Any], weak: float, task: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    update = adapter[module]
+    update = additive(adapter[module])
     d = update.d_in
     S = moment_of(moments, module, d)
     A, _ = factors_of(update)
@@ -160,7 +176,7 @@ def _row(
         "weak_share": cosines / rank,
         "weak_null_mean": k / d,
         "weak_null_std": float(null.std) * least / rank,
-        "weak_p_value": float(null.p_value(torch.tensor([cosines / least]).numpy())[0]),
+        "weak_p_value": p_value_of(null, cosines / least),
         "update_weak_share": float(((Vh @ lowest).square().sum(1) * shares).sum()),
         "update_weak_null_std": math.sqrt(weak_variance),
         "energy": energy,
@@ -168,6 +184,24 @@ def _row(
         "update_energy": changed,
         "update_null_std": changed_spread,
         "task_ratio": ratio,
+    }
+
+
+def _response(
+    adapter: Adapter, module: str, moments: Mapping[str, Any], weights: BaseWeights | None
+) -> dict[str, float]:
+    if weights is None:
+        return {"response": math.nan, "response_null": math.nan}
+    update = adapter[module]
+    W0 = weights.matrix(module, update.shape, transposed=update.stored_transposed).double()
+    S = moment_of(moments, module, update.d_in)
+    A, B = factors_of(update)
+    whole = float(((W0 @ S) * W0).sum())
+    own = float(((B.mT @ B) * (A @ S @ A.mT)).sum())
+    turned = float(((B.mT @ B) * (A @ A.mT)).sum() * S.trace()) / update.d_in
+    return {
+        "response": math.sqrt(max(own, 0.0) / whole) if whole > 0 else math.inf,
+        "response_null": math.sqrt(turned / whole) if whole > 0 else math.inf,
     }
 
 

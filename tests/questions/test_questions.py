@@ -69,6 +69,17 @@ def test_null_space_nulls_are_those_of_random_adapters() -> None:
     assert 0.3 < table["weak_p_value"].mean() < 0.7
 
 
+def test_response_against_measured_outputs() -> None:
+    run, S = adapter(), moments()
+    base = {f"{m}.weight": draw(D_OUT, D_IN, seed=9) for m in run}
+    row = ask.null_space_energy(run, S, base=base).frame.iloc[0]
+    dW, W0, moment = run["layers.0.q_proj"].delta(), base["layers.0.q_proj.weight"], S["layers.0.q_proj"]
+    inputs = torch.linalg.cholesky(moment)  # columns with this second moment
+    assert row["response"] == pytest.approx(((dW @ inputs).norm() / (W0 @ inputs).norm()).item(), rel=1e-9)
+    assert row["response"] / row["response_null"] == pytest.approx(row["update_energy"] ** 0.5, rel=1e-9)
+    assert ask.null_space_energy(run, S).frame["response"].isna().all()
+
+
 def test_task_ratio_is_one_on_the_same_inputs() -> None:
     frame = ask.null_space_energy(adapter(), moments(), task_moments=moments()).frame
     assert frame["task_ratio"].to_numpy() == pytest.approx(1.0)
@@ -127,6 +138,14 @@ def test_initialization_statistics_against_dense_matrices() -> None:
         ask.initialization_statistics(now)
 
 
+def test_the_condition_of_a_random_b_is_at_its_null() -> None:
+    runs = [Adapter.from_factors({"q": (draw(8, 64, seed=i), draw(256, 8, seed=50 + i))}) for i in range(20)]
+    rows = pd.concat([ask.initialization_statistics(run, run).frame for run in runs])
+    # The edges of Marchenko and Pastur are reached from inside, by r^(-2/3) of the spread.
+    assert (rows["B_condition"] / rows["B_condition_null"]).median() == pytest.approx(0.92, abs=0.08)
+    assert rows["B_cosine"].median() == pytest.approx(rows["B_cosine_null"].median(), rel=0.15)
+
+
 def test_allocation_is_the_best_of_all() -> None:
     """Exhaustive search over the ranks of two modules, with inputs and outputs weighted."""
     run, S = adapter(rank=3), moments()
@@ -180,20 +199,6 @@ def test_factor_movement_tells_training_in_turn() -> None:
     frame = ask.factor_movement([first, mixed, second]).frame
     assert frame.loc[frame["first"] == "run 0", "A_share"].tolist() == [0.0, 0.0]
     assert frame.loc[frame["second"] == "run 1", "A_share"].tolist() == [1.0, 1.0]
-
-
-def test_merge_compensation_against_dense_matrices() -> None:
-    runs = [adapter(seed) for seed in range(3)]
-    row = ask.merge_compensation(runs).frame.iloc[0]
-    dense = [run["layers.0.q_proj"].delta() for run in runs]
-    merged, total = sum(dense) / 3, sum(dense)
-    assert row["scale"] == pytest.approx(3, rel=1e-9)
-    assert row["error_before"] == pytest.approx(((total - merged).norm() / total.norm()).item(), rel=1e-9)
-    assert row["error_after"] == pytest.approx(0, abs=1e-6)
-    nuclear = np.mean([np.linalg.norm(x.numpy(), "nuc") for x in dense])
-    assert row["gap"] == pytest.approx(np.linalg.norm(merged.numpy(), "nuc") / nuclear, rel=1e-9)
-    kept = np.mean([(merged * x).sum().item() / x.norm().item() ** 2 for x in dense])
-    assert row["retained_before"] == pytest.approx(kept, rel=1e-9)
 
 
 @given(st.integers(0, 50))
@@ -260,6 +265,8 @@ def test_scaling_intruders_to_zero_removes_them() -> None:
     chosen = [j for j in range(10) if (left.mT @ U[:, j]).abs().max() < 0.5]
     without = tuned - sum(S[j] * torch.outer(U[:, j], Vh[j]) for j in chosen)
     assert frame.loc[0.0, "intruders"] == len(chosen) >= 1
+    kept = ((without - W0) * run["q"].delta()).sum() / run["q"].delta().square().sum()
+    assert frame.loc[0.0, "uniform_change"] == pytest.approx(kept.item() ** 2, rel=1e-9)
     assert frame.loc[0.0, "change"] == pytest.approx(((without - W0).norm() / run["q"].delta().norm()).item(), rel=1e-9)
 
 
@@ -284,6 +291,23 @@ def test_clusters_separate_two_families() -> None:
     assert found.frame["cluster"].tolist() in ([0, 1] * 3, [1, 0] * 3)
     assert found.sizes["error"].iloc[1] == pytest.approx(0, abs=1e-6)
     assert found.sizes["error"].iloc[0] > 0.2
+    # Six turned adapters of rank 2 have no common bases of rank 2; two clusters of three neither.
+    assert (found.sizes["null_error"] > 0.3).all()
+    bases, cores = 2 * (D_IN + D_OUT), 4
+    assert found.sizes["numbers"].tolist() == [bases + 6 * cores, 2 * bases + 6 * cores]
+    assert found.sizes["separate_bytes"].tolist() == [2 * 6 * bases] * 2
+    assert found.sizes["each"].tolist() == [2 * cores] * 2
+    assert found.sizes["operations"].tolist() == [bases + cores] * 2
+    assert found.sizes["separate_operations"].tolist() == [bases] * 2
+
+
+def test_clusters_of_adapters_with_different_modules_use_the_common_ones() -> None:
+    both, one = adapter(0), adapter(1, modules=("layers.0.q_proj",))
+    found = ask.clustered_diagonalization([both, one], 3, (1,), draws=0)
+    assert found.settings["modules"] == 1
+    assert found.sizes["null_error"].isna().all()
+    with pytest.raises(AdapterError, match="no module in common"):
+        ask.clustered_diagonalization([one, adapter(2, modules=("other",))], 3, (1,))
 
 
 def test_the_mean_explains_twins_and_not_strangers() -> None:
