@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-#: Heading in the help -> command -> its sentence there. A command is the module of its name in this package.
+#: Heading in the help -> command -> its sentence there. A command is the function in the module of its name.
 COMMANDS: dict[str, dict[str, str]] = {
     "Read and write": {
         "inspect": "What adapters hold: modules, ranks, scale, norms, and what became of every tensor.",
@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
         app = typer.Typer(
             add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
         )
-        import_module(f"asym_analysis.cli.{cmd_name}").register(app)
+        app.command(cmd_name)(getattr(import_module(f"asym_analysis.cli.{cmd_name}"), cmd_name))
         return typer.main.get_command(app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.console import Table, fail, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
@@ -15,22 +15,12 @@ from asym_analysis.cli.options import AdapterArgument, command
 if TYPE_CHECKING:
     from asym_analysis.prediction.advice import FreezingAdvice
 
-__all__ = ["register"]
+__all__ = ["advise"]
 
-_MODULES = {
-    "module": "module",
-    "freeze_A": "freeze A",
-    "random_A": "kept by a random A",
-    "random_B": "kept by a random B",
-    "asymmetry_index": "index",
-    "predicted_cost": "cost so far",
-    "saved_parameters": "saved so far",
-}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("advise")(advise)
+_MODULES = headings(
+    "module | freeze_A | random_A: kept by a random A | random_B: kept by a random B | "
+    "asymmetry_index: index | predicted_cost: cost so far | saved_parameters: saved so far"
+)
 
 
 @command("advise", reads="one")

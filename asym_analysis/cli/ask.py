@@ -13,7 +13,7 @@ from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapters
 from asym_analysis.cli.options import command
 
-__all__ = ["register"]
+__all__ = ["ask"]
 
 
 class Question(StrEnum):
@@ -124,11 +124,6 @@ _ASKED = {
         many=True,
     ),
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("ask")(ask)
 
 
 @command("ask", draws=True)

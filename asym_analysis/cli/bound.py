@@ -14,7 +14,7 @@ from asym_analysis.cli.options import AdapterArgument, command
 if TYPE_CHECKING:
     from asym_analysis.bounds.report import BoundReport
 
-__all__ = ["register"]
+__all__ = ["bound"]
 
 _ROWS = {
     "rung": "rung",
@@ -30,11 +30,6 @@ _ROWS = {
     "statement": "holds",
     "note": "note",
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("bound")(bound)
 
 
 @command("bound", reads="one", draws=True)

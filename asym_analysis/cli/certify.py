@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.bounds.report import BoundRow
 
-__all__ = ["register"]
+__all__ = ["certify"]
 
 LOOSE = 0.5  # a certified risk above which the screen says what would help
 
@@ -33,13 +33,8 @@ _ROWS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("certify")(certify_command)
-
-
 @command("certify", reads="one")
-def certify_command(
+def certify(
     call: Call,
     adapter: AdapterArgument,
     model: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asym_analysis.cli.console import DONE, Table, define, fail
+from asym_analysis.cli.console import DONE, Table, define, fail, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapters
 from asym_analysis.cli.options import PathsArgument, command
@@ -15,33 +15,13 @@ from asym_analysis.cli.options import PathsArgument, command
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["register"]
+__all__ = ["compare"]
 
-_SUMMARY = {
-    "factor": "factor",
-    "pairs": "pairs",
-    "value": "mean",
-    "null_mean": "chance",
-    "times_null": "times chance",
-    "significant": "share p < .01",
-    "count": "number of pairs",
-    "null_std": "sd of chance",
-}
-_CONTRAST = {
-    "factor": "factor",
-    "same": "same",
-    "different": "different",
-    "difference": "difference",
-    "low": "low",
-    "high": "high",
-    "p_value": "p",
-    "least_p": "least p",
-}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("compare")(compare)
+_SUMMARY = headings(
+    "factor | pairs | value: mean | null_mean: chance | times_null: times chance | "
+    "significant: share p < .01 | count: number of pairs | null_std: sd of chance"
+)
+_CONTRAST = headings("factor | same | different | difference | low | high | p_value: p | least_p")
 
 
 @command("compare", draws=True)

@@ -25,6 +25,7 @@ __all__ = [
     "define",
     "error",
     "fail",
+    "headings",
     "output",
     "progress_wanted",
     "say",
@@ -119,6 +120,12 @@ def say(message: str) -> None:
     from rich.markup import escape
 
     _errors().print(escape(message), soft_wrap=not sys.stderr.isatty())
+
+
+def headings(columns: str) -> dict[str, str]:
+    """Columns with their headings, for `Table`: "name | other: heading"; underscores become spaces."""
+    pairs = (column.partition(": ") for column in columns.split(" | "))
+    return {name: heading or name.replace("_", " ") for name, _, heading in pairs}
 
 
 def define(terms: Mapping[str, str], most: int = 120) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asym_analysis.cli.console import Table
+from asym_analysis.cli.console import Table, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
@@ -26,7 +26,7 @@ __all__ = [
     "OverwriteFlag",
     "TargetArgument",
     "ToOption",
-    "register",
+    "convert",
     "written_modules",
 ]
 
@@ -46,12 +46,7 @@ HeadsFlag = Annotated[
 ]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that is there already.")]
 
-_MODULES = {"module": "module", "rank": "rank", "scaling": "scaling", "relative_error": "relative error of dW"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("convert")(convert)
+_MODULES = headings("module | rank | scaling | relative_error: relative error of dW")
 
 
 @command("convert", reads="one")

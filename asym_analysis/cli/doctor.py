@@ -7,19 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.console import Table, fail, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
 from asym_analysis.cli.options import AdapterArgument, command
 
-__all__ = ["register"]
+__all__ = ["doctor"]
 
-_ROWS = {"severity": "severity", "finding": "finding", "value": "value", "chance": "chance", "next": "next"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("doctor")(doctor)
+_ROWS = headings("severity | finding | value | chance | next")
 
 
 @command("doctor", reads="one")

@@ -6,30 +6,17 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import Table
+from asym_analysis.cli.console import Table, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
 from asym_analysis.cli.options import PathsArgument, command
 
-__all__ = ["register"]
+__all__ = ["drift"]
 
-_SUMMARY = {
-    "adapter": "adapter",
-    "factor": "factor",
-    "median": "median",
-    "verdict": "verdict",
-    "reason": "how known",
-    "known": "known",
-    "modules": "of modules",
-    "lower_quartile": "lower quartile",
-    "upper_quartile": "upper quartile",
-    "scheme": "scheme",
-}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("drift")(drift)
+_SUMMARY = headings(
+    "adapter | factor | median | verdict | reason: how known | known | modules: of modules | "
+    "lower_quartile | upper_quartile | scheme"
+)
 
 
 @command("drift", draws=True)

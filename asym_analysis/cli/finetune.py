@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import DONE, Table, define, fail, output, say
+from asym_analysis.cli.console import DONE, Table, define, fail, headings, output, say
 from asym_analysis.cli.deliver import SUFFIXES, Call
 from asym_analysis.cli.inputs import arguments_checked
 from asym_analysis.cli.options import command
@@ -17,39 +17,15 @@ from asym_analysis.cli.options import command
 if TYPE_CHECKING:
     from asym_analysis.finetuning.progress import TrainingState
 
-__all__ = ["register"]
+__all__ = ["finetune"]
 
-_RUNS = {
-    "name": "run",
-    "task": "task",
-    "value": "score",
-    "metric": "metric",
-    "baseline": "before",
-    "variant": "variant",
-    "learning_rate": "learning rate",
-    "seed": "seed",
-    "init_seed": "init seed",
-    "steps": "steps",
-}
+_RUNS = headings(
+    "name: run | task | value: score | metric | baseline: before | variant | learning_rate | seed | init_seed | steps"
+)
 
 
-_PLAN = {
-    "name": "run",
-    "steps": "steps",
-    "hours": "hours",
-    "finished": "finished",
-    "stage": "stage",
-    "task": "task",
-    "variant": "variant",
-    "rank": "rank",
-    "seed": "seed",
-}
+_PLAN = headings("name: run | steps | hours | finished | stage | task | variant | rank | seed")
 MINUTE = 60.0
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("finetune")(finetune)
 
 
 @command("finetune", reads="none", out="runs", draws=True)
@@ -114,7 +90,8 @@ def finetune(
         if not chosen:
             fail(f"no run's name contains --only {only}; the names are {', '.join(run.name for run in planned)}")
         finished = sum(is_finished(runs / run.name) for run in chosen)
-        call.tell(f"{len(chosen)} runs in {runs}/, {finished} of them finished; the first loads model and data ...")
+        loading = "; the next one loads model and data ..." if finished < len(chosen) else ""
+        call.tell(f"{len(chosen)} runs in {runs}/, {finished} of them finished{loading}")
         progress = True if call.progress else False if call.quiet else _once_a_minute()
         table = run_sweep(planned, runs, only=only, redo=redo, progress=progress)
     below = "A row: a finished run; score: on held-out rows; before: a constant guess, or the model before training."

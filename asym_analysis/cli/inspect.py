@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table, output
+from asym_analysis.cli.console import Table, headings, output
 from asym_analysis.cli.deliver import Call, frame_of
 from asym_analysis.cli.inputs import read_adapters
 from asym_analysis.cli.options import PathsArgument, command
@@ -16,39 +16,16 @@ if TYPE_CHECKING:
 
     from asym_analysis.adapters.adapter import Adapter
 
-__all__ = ["register"]
+__all__ = ["inspect"]
 
 MOST_MODULES, MOST_REASONS, BAR = 60, 12, 16
-_MODULES = {
-    "module": "module",
-    "update": "ΔW",
-    "rank": "rank",
-    "norm": "‖ΔW‖",
-    "scaling": "scaling",
-    "bar": " ",
-    "note": "note",
-    "norm_A": "‖A‖",
-    "norm_B": "‖B‖",
-    "spectral_norm": "largest σ",
-    "stable_rank": "stable rank",
-}
-_ADAPTERS = {
-    "adapter": "adapter",
-    "modules": "modules",
-    "rank": "rank",
-    "norm": "‖ΔW‖ median",
-    "scaling": "scaling",
-    "tensors": "tensors",
-    "format": "format",
-    "base_model": "base model",
-}
+_MODULES = headings(
+    "module | update: ΔW | rank | norm: ‖ΔW‖ | scaling | bar:   | note | norm_A: ‖A‖ | norm_B: ‖B‖ | "
+    "spectral_norm: largest σ | stable_rank"
+)
+_ADAPTERS = headings("adapter | modules | rank | norm: ‖ΔW‖ median | scaling | tensors | format | base_model")
 _MEANING = "A row: an adapter; ‖ΔW‖: Frobenius norm of scaling · B · A, the median over its modules."
 _MODULE = "A row: a module; ΔW: outputs × inputs of its update scaling · B · A; ‖·‖ and the bar: Frobenius norms."
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("inspect")(inspect)
 
 
 @command("inspect")

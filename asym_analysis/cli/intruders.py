@@ -7,32 +7,22 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import Table
+from asym_analysis.cli.console import Table, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
 
-__all__ = ["register"]
+__all__ = ["intruders"]
 
-_MODULES = {
-    "module": "module",
-    "intruders": "intruders",
-    "energy_share": "share of energy",
-    "update_over_base": "‖ΔW‖/‖W0‖",
-    "update_norm": "‖ΔW‖",
-    "update_over_threshold": "ΔW over spike threshold",
-    "random_level": "random level",
-}
+_MODULES = headings(
+    "module | intruders | energy_share: share of energy | update_over_base: ‖ΔW‖/‖W0‖ | update_norm: ‖ΔW‖ | "
+    "update_over_threshold: ΔW over spike threshold | random_level"
+)
 _SUMMARY = (
     "A row: a projection. Energy share: of ‖ΔW‖² in intruders. Update over threshold: largest singular value of ΔW "
     "over the one at which noise of W0's spectrum lets it through. Random level: cosine of random directions with "
     "their nearest of W0's."
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("intruders")(intruders)
 
 
 @command("intruders", reads="one", draws=True)

@@ -14,12 +14,7 @@ from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapters
 from asym_analysis.cli.options import PathsArgument, command
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("report")(report)
+__all__ = ["report"]
 
 
 @command("report", draws=True, out="page")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.console import Table, fail, headings
 from asym_analysis.cli.convert import (
     BaseOption,
     ComponentOption,
@@ -20,14 +20,9 @@ from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
 
-__all__ = ["register"]
+__all__ = ["resize"]
 
-_MODULES = {"module": "module", "old_rank": "old rank", "rank": "new rank", "kept": "energy kept"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("resize")(resize)
+_MODULES = headings("module | old_rank | rank: new rank | kept: energy kept")
 
 
 @command("resize", reads="one")

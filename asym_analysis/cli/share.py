@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table
+from asym_analysis.cli.console import Table, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
 from asym_analysis.cli.options import PathsArgument, command
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asym_analysis.alignment.shared_energy import SharedEnergy
     from asym_analysis.results import Result
 
-__all__ = ["register"]
+__all__ = ["share"]
 
 
 class Question(StrEnum):
@@ -31,24 +31,16 @@ class Question(StrEnum):
 
 
 _COLUMNS = {
-    Question.energy: {"quantity": "quantity", "rank": "dimension", "energy": "energy", "null_mean": "chance"},
-    Question.bases: {"adapter": "adapter", "mean_error": "mean error", "largest_error": "largest error"},
-    Question.averaging: {
-        "projection": "projection",
-        "both_averaged": "A and B averaged",
-        "shared_A": "A averaged, own B",
-        "shared_B": "B averaged, own A",
-        "update_norm": "‖mean ΔW‖",
-    },
-    Question.merging: {
-        "adapter": "adapter",
-        "projection": "projection",
-        "retained": "retained",
-        "on_own_inputs": "change on own inputs",
-        "cosine": "cosine with sum",
-        "energy_ratio": "energy of sum",
-        "norm": "‖ΔW‖",
-    },
+    Question.energy: headings("quantity | rank: dimension | energy | null_mean: chance"),
+    Question.bases: headings("adapter | mean_error | largest_error"),
+    Question.averaging: headings(
+        "projection | both_averaged: A and B averaged | shared_A: A averaged, own B | "
+        "shared_B: B averaged, own A | update_norm: ‖mean ΔW‖"
+    ),
+    Question.merging: headings(
+        "adapter | projection | retained | on_own_inputs: change on own inputs | cosine: cosine with sum | "
+        "energy_ratio: energy of sum | norm: ‖ΔW‖"
+    ),
 }
 _MEANING = {
     Question.energy: "A row: the share of one quantity's squared norm inside the best common subspace of that "
@@ -61,11 +53,6 @@ _MEANING = {
     "cancelled. Change on own inputs: relative change of the output on what this adapter reads. Energy of sum: 1 is "
     "orthogonal.",
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("share")(share)
 
 
 @command("share", draws=True)

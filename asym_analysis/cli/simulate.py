@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import INPUT_ERROR, Table, fail
+from asym_analysis.cli.console import INPUT_ERROR, Table, fail, headings
 from asym_analysis.cli.deliver import Call, frame_of
 from asym_analysis.cli.inputs import arguments_checked
 from asym_analysis.cli.options import command
@@ -15,7 +15,7 @@ from asym_analysis.cli.options import command
 if TYPE_CHECKING:
     from asym_analysis.least_squares import LeastSquaresProblem
 
-__all__ = ["register"]
+__all__ = ["simulate"]
 
 
 class Spectrum(StrEnum):
@@ -28,30 +28,16 @@ class Spectrum(StrEnum):
     LOW_RANK = "low-rank"
 
 
-_SHOWN = {
-    "setting": "setting",
-    "samples": "samples",
-    "tuned": "trained",
-    "rank": "rank",
-    "theory": "theory",
-    "stated_error": "± stated",
-    "loss": "simulated",
-    "simulated": "simulated",
-    "standard_error": "± s.e.",
-    "z": "z",
-    "agrees": "agrees",
-}
+_SHOWN = headings(
+    "setting | samples | tuned: trained | rank | theory | stated_error: ± stated | loss: simulated | "
+    "simulated | standard_error: ± s.e. | z | agrees"
+)
 
 
 _MEANING = (
     "A row: the expected loss after training those factors, by theory, and its mean over random frozen factors; z: "
     "their difference in standard errors."
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("simulate")(simulate)
 
 
 @command("simulate", reads="none", draws=True)

@@ -7,31 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.console import Table, fail, headings
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked
 from asym_analysis.cli.options import command
 
-__all__ = ["register"]
+__all__ = ["variants"]
 
 
-_CLAIMS = {
-    "claim": "claim",
-    "verdict": "verdict",
-    "difference": "difference",
-    "low": "from",
-    "high": "to",
-    "seeds": "seeds",
-    "tasks": "tasks",
-    "reason": "why undecided",
-    "seeds_needed": "seeds it would take",
-    "agrees_with_paper": "agrees with the paper",
-}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("variants")(variants)
+_CLAIMS = headings(
+    "claim | verdict | difference | low: from | high: to | seeds | tasks | reason: why undecided | "
+    "seeds_needed: seeds it would take | agrees_with_paper: agrees with the paper"
+)
 
 
 @command("variants", reads="none")

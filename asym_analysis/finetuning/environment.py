@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from asym_analysis.errors import AdapterError
 
 __all__ = ["prepare_training"]
@@ -22,6 +24,8 @@ def prepare_training() -> None:
         import transformers
     except ImportError as error:
         raise AdapterError(f"{error.name} is not installed; pip install 'asym_analysis[finetune]'") from error
+    # Of transformers' own code, which a user cannot change.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
