@@ -13,9 +13,13 @@ from .description import decode_adapter as decode_adapter
 from .description import encode_adapter as encode_adapter
 from .duplicates import Duplicates as Duplicates
 from .duplicates import find_duplicates as find_duplicates
+from .exact_values import ExactCode as ExactCode
+from .exact_values import decode_values as decode_values
+from .exact_values import encode_values as encode_values
 from .family import FamilyInformation as FamilyInformation
 from .family import mutual_information_of_family as mutual_information_of_family
 from .fit import fit_posterior as fit_posterior
+from .fit_subspace import fit_subspace as fit_subspace
 from .language_model import LanguageModelBound as LanguageModelBound
 from .language_model import language_model_bound as language_model_bound
 from .model_losses import ModelLosses as ModelLosses
@@ -30,3 +34,7 @@ from .posterior import fitted_posterior as fitted_posterior
 from .posterior import gaussian_posterior as gaussian_posterior
 from .report import BoundReport as BoundReport
 from .report import BoundRow as BoundRow
+from .subspace import Subspace as Subspace
+from .subspace import SubspaceCode as SubspaceCode
+from .subspace import decode_subspace as decode_subspace
+from .subspace import encode_subspace as encode_subspace

@@ -16,6 +16,7 @@ from asym_analysis.bounds.description import PLACEMENTS, encode_adapter, relativ
 from asym_analysis.bounds.losses import Losses, generator_for
 from asym_analysis.bounds.posterior import GaussianPosterior, gaussian_posterior
 from asym_analysis.bounds.report import BoundRow, Predictor, Prior
+from asym_analysis.bounds.subspace import SubspaceCode, decode_subspace, subspace_bits
 from asym_analysis.bounds.trained import trained_tensors
 from asym_analysis.vocabulary import Tuned
 
@@ -108,6 +109,22 @@ class Certification:
             rows += self._rows(
                 "coded", "coded adapter", coded.nats, empirical, 1.0 - self.delta, forms, "the whole message", note
             )
+        return rows
+
+    def subspace(self, codes: Sequence[SubspaceCode]) -> list[BoundRow]:
+        """Adapters in few coordinates, each from its own message, decoded here from what the receiver knows."""
+        known = self.adapter.replaced(initial=self.prior) if self.prior is not None else self.adapter
+        rows: list[BoundRow] = []
+        for code in codes:
+            decoded = decode_subspace(code.message, known, seed=code.seed)
+            empirical = float(self.losses.of(decoded).mean())
+            note = f"{code.dimension} coordinates of a random subspace (seed {code.seed}), {code.levels} levels"
+            forms = {**risk.RISK_FORMS, "Chernoff": risk.chernoff_risk}
+            nats = subspace_bits(code.message) * math.log(2.0)
+            rows += self._rows(
+                "subspace", "coded adapter", nats, empirical, 1.0 - self.delta, forms,
+                "the whole message: coordinates, levels, numbers of both", note,
+            )  # fmt: skip
         return rows
 
     def candidates(self, sizes: Sequence[float]) -> list[tuple[str, GaussianPosterior]]:
@@ -227,6 +244,7 @@ class Certification:
     ) -> Iterator[BoundRow]:  # fmt: skip
         tensors = trained_tensors(self.adapter, self.tuned, include_head=self.include_head)
         size = sum(tensor.size for tensor in tensors) if predictor != "prior" else 0
+        size = int(note.split()[0]) if rung == "subspace" else size
         n = self.losses.count
         unit = "samples" if self.losses.members is None else "groups of samples"
         facts = [f"i.i.d. {unit}", "loss in [0, 1]"]

@@ -21,6 +21,7 @@ from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.posterior import GaussianPosterior
 from asym_analysis.bounds.posterior_check import check_posterior
 from asym_analysis.bounds.report import BoundReport, BoundRow
+from asym_analysis.bounds.subspace import SubspaceCode, check_codes
 from asym_analysis.results import settings_of
 from asym_analysis.vocabulary import Tuned, choose, finite, whole
 
@@ -46,6 +47,7 @@ def certify(
     relative_noise: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
     draws: int | None = None,
     posterior: GaussianPosterior | None = None,
+    subspace: Sequence[SubspaceCode] = (),
     prior: Adapter | None = None,
     evaluate_some: EvaluateSome | None = None,
     groups: ArrayLike | None = None,
@@ -92,6 +94,9 @@ def certify(
         lower the certified risk, as with very few samples.
     posterior : GaussianPosterior, optional
         A posterior trained for the bound, in place of `relative_noise`.
+    subspace : sequence of SubspaceCode, optional
+        Adapters trained in few coordinates (`fit_subspace`), of any number of coordinates and levels, which their
+        messages say. All with one `subspace_seed`; otherwise `tried` counts the seeds.
     prior : Adapter, optional
         An adapter trained on other samples than these n. Messages then carry the difference from it, the Gaussian
         prior is centred on it, and the row "hold-out" gives what the samples certify for the prior itself.
@@ -116,9 +121,10 @@ def certify(
     Returns
     -------
     BoundReport
-        Rows of rung "coded", "gaussian", "one draw" and, with `prior`, "hold-out". All are diagnostics, with the reason
-        among the assumptions, where the losses show that `evaluate` may not use the adapter that it gets, divides by
-        its largest loss, or has an order of samples that matters. `settings["fingerprint"]` is of the checkpoint.
+        Rows of rung "coded", "gaussian", "one draw", with `subspace` "subspace" and with `prior` "hold-out". All are
+        diagnostics, with the reason among the assumptions, where the losses show that `evaluate` may not use the
+        adapter that it gets, divides by its largest loss, or has an order of samples that matters.
+        `settings["fingerprint"]` is of the checkpoint.
 
     Raises
     ------
@@ -154,7 +160,9 @@ def certify(
     if posterior is not None:
         check_posterior(posterior, adapter, own, head=head, prior=prior)
     repeats = find_duplicates(samples, prior_samples) if samples is not None else None
-    examined = examine(losses, adapter, own, head=head, whole=set(methods) != {"gaussian"} or bool(prior), seed=seed)
+    examined = examine(
+        losses, adapter, own, head=head, whole=set(methods) != {"gaussian"} or bool(prior or subspace), seed=seed
+    )
     reasons = doubts(adapter if prior is None else adapter.without_initial(), own)
     reasons += losses.doubts + examined.doubts + _repeated(repeats, losses.n_samples, grouped=groups is not None)
     if prior is not None and prior_samples is None and same_trained(adapter, prior, own):
@@ -165,7 +173,7 @@ def certify(
         losses=losses,
         tuned=own,
         include_head=include_head,
-        delta=(1.0 - confidence) / (len(methods) + (prior is not None)),
+        delta=(1.0 - confidence) / (len(methods) + (prior is not None) + bool(subspace)),
         confidence=confidence,
         tried=tried,
         doubts=reasons,
@@ -182,6 +190,9 @@ def certify(
             rows += work.gaussian(candidates, Margin(draws))
         if "one draw" in methods:
             rows += work.one_draw(candidates)
+    if subspace:
+        check_codes(subspace, adapter, own, head=head, prior=prior, tried=tried)
+        rows += work.subspace(subspace)
     if prior is not None:
         rows += work.hold_out()
     examined.refuse_changes()

@@ -15,7 +15,10 @@ from asym_analysis.vocabulary import Tuned, choose, finite, whole
 
 __all__ = ["RUNGS", "compute_bound"]
 
-RUNGS = ("parameter count", "degrees of freedom", "mutual information", "description length", "Gaussian posterior")
+RUNGS = (
+    "parameter count", "degrees of freedom", "few values", "mutual information", "description length",
+    "Gaussian posterior",
+)  # fmt: skip
 
 
 def compute_bound(
@@ -38,7 +41,9 @@ def compute_bound(
     """Generalization bounds on a checkpoint: a row for each rung, each set of tuned factors, with and without the head.
 
     1. "parameter count": q bits for each trained entry, the paper's Lemma 4.5; "degrees of freedom" beside it, where
-       the r^2 entries that (GA, BG^-1) leaves open are not counted.
+       the r^2 entries that (GA, BG^-1) leaves open are not counted. "few values": where the file's entries take few
+       values (training on a grid of few bits, fp8, short mantissas), a table of them and a coded symbol for each
+       entry, as `encode_values` writes them; nothing is rounded.
     2. "mutual information": the same with I(adapter; data) as given, in nats.
     3. "description length": the adapter quantized and coded into a message that decodes.
     4. "Gaussian posterior": PAC-Bayes with Gaussians around the trained factors.
@@ -56,8 +61,9 @@ def compute_bound(
         Factors that training changed: "B", "A", "both", or "auto" to read it from the config or the recorded
         initialization. Rows for the other sets are there for comparison, as diagnostics.
     bits : float or int, optional
-        Bits of one entry, at least 1; by default those of each tensor's own dtype. Fewer than that speak of another
-        adapter, and the row is a diagnostic.
+        Bits of one entry, at least 1; by default those of each tensor's own dtype. Fewer are right where the tensor
+        takes no more than 2^bits values, as after training on a grid of so many bits: its table of values is charged
+        with them. Otherwise they speak of another adapter, and the row is a diagnostic.
     sub_gaussian : float, default 0.5
         Sub-Gaussian parameter of the loss: half its range for a bounded loss, so 0.5 for the 0-1 loss.
     include_head : bool, default True
@@ -117,6 +123,8 @@ def compute_bound(
     rows: list[BoundRow] = []
     if "parameter count" in rungs or "degrees of freedom" in rungs:
         rows += ladder.by_count(bits, rungs)
+    if "few values" in rungs:
+        rows += ladder.by_values()
     if "mutual information" in rungs and mutual_information is not None:
         rows += ladder.by_information(mutual_information)
     if "description length" in rungs:

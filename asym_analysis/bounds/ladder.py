@@ -15,8 +15,9 @@ from asym_analysis.bounds import information
 from asym_analysis.bounds.admissibility import doubts
 from asym_analysis.bounds.description import Placement, encode_adapter, relative_error
 from asym_analysis.bounds.energies import factor_energies, with_head
+from asym_analysis.bounds.exact_values import values_length
 from asym_analysis.bounds.report import BoundRow, Predictor, Prior
-from asym_analysis.bounds.trained import has_factors, is_plain, trained_tensors
+from asym_analysis.bounds.trained import TensorKey, TrainedTensor, has_factors, is_plain, trained_tensors
 from asym_analysis.vocabulary import TUNED, Tuned, choose
 
 __all__ = ["Ladder", "bits_of_dtype"]
@@ -69,6 +70,7 @@ class Ladder:
     confidence: float
     include_head: bool
     _sizes: dict[tuple[Tuned, bool], int] = field(default_factory=dict)
+    _tables: dict[tuple[TensorKey, float], int] = field(default_factory=dict)
 
     @property
     def counted(self) -> tuple[Tuned, ...]:
@@ -101,13 +103,14 @@ class Ladder:
             for tuned in self.counted:
                 tensors = list(trained_tensors(self.adapter, tuned, include_head=head))
                 sizes = [tensor.size for tensor in tensors]
-                widths = [bits if bits is not None else bits_of_dtype(tensor.dtype) for tensor in tensors]
-                total = float(np.dot(sizes, widths))
-                own_bits = sum(tensor.size * bits_of_dtype(tensor.dtype) for tensor in tensors) if bits else total
+                own_bits = [float(tensor.size * bits_of_dtype(tensor.dtype)) for tensor in tensors]
+                pairs = zip(tensors, own_bits, strict=True)
+                charges = [(own, False) if bits is None else self._charged(one, float(bits), own) for one, own in pairs]
+                total = sum(charge for charge, _ in charges)
                 self._sizes[tuned, head] = sum(sizes)
                 charged = f"{sum(sizes):,} entries, {total / max(sum(sizes), 1):g} bits each"
                 rule = "every trained entry rounded to these bits by a rule fixed beforehand"
-                rounded = total < own_bits  # fewer bits than the file's: another adapter than this one
+                rounded = any(other for _, other in charges)
                 if rounded:
                     rule += ", which gives another adapter than this one"
                 if "parameter count" in rungs:
@@ -124,6 +127,39 @@ class Ladder:
                         f"{free:,} free entries: r^2 fewer a module", diagnostic=True,
                     )  # fmt: skip
                     rows.append(row)
+        return rows
+
+    def _charged(self, tensor: TrainedTensor, bits: float, own: float) -> tuple[float, bool]:
+        """Bits of a tensor at `bits` an entry, and whether its entries, as they are, take more values than that."""
+        given = tensor.size * bits
+        if given >= own:
+            return given, False
+        if (tensor.key, bits) not in self._tables:
+            values = int(tensor.read().unique().numel())
+            # Its table of values is charged with the entries.
+            table = values * bits_of_dtype(tensor.dtype) if values <= 2**bits else -1
+            self._tables[tensor.key, bits] = table
+        table = self._tables[tensor.key, bits]
+        return (given, True) if table < 0 else (given + table, False)
+
+    def by_values(self) -> list[BoundRow]:
+        """The exact values as a message, where it is shorter than the entries as they are stored."""
+        rows = []
+        for head in self.heads:
+            for tuned in self.moved:
+                bits, kinds = values_length(self.adapter, tuned, include_head=head)
+                if set(kinds) <= {"raw", "raw, in double precision"}:
+                    continue
+                nats = bits * math.log(2)
+                gap = information.occam_gap(nats, self.n, self.sigma, self.confidence)
+                ways = ", ".join(f"{count} tensors {kind}" for kind, count in kinds.items())
+                rows.append(
+                    self._row(
+                        "few values", tuned, head, self.size(tuned, head), nats, gap, self._probably,
+                        f"{_SUB_GAUSSIAN}; code and modules fixed beforehand",
+                        f"tables of values, symbols, the way of sending each tensor: {ways}", exact=True,
+                    )
+                )  # fmt: skip
         return rows
 
     def by_information(self, given: float | Sequence[float] | Mapping[str, float]) -> list[BoundRow]:
@@ -256,7 +292,7 @@ class Ladder:
     def _row(
         self, rung: str, tuned: Tuned, head: bool, size: int, nats: float, gap: float, statement: str,
         assumptions: str, charged: str, *, diagnostic: bool = False, note: str = "",
-        predictor: Predictor = "adapter", prior: Prior = "none",
+        predictor: Predictor = "adapter", prior: Prior = "none", exact: bool = False,
     ) -> BoundRow:  # fmt: skip
         known = doubts(self.adapter, tuned)
         diagnostic = diagnostic or bool(known)
@@ -274,7 +310,7 @@ class Ladder:
             if statement == "in expectation":
                 facts.append("the training loss given is the expected one")
                 diagnostic = True
-            elif rung != "parameter count":
+            elif rung != "parameter count" and not exact:
                 facts.append("the training loss given is that of the quantized or perturbed adapter")
                 diagnostic = True
         vacuous = (bound if bound is not None else gap) >= 2 * self.sigma
