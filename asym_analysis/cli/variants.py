@@ -16,8 +16,8 @@ __all__ = ["variants"]
 
 
 _CLAIMS = headings(
-    "claim | verdict | difference | low: from | high: to | seeds | tasks | reason: why undecided | "
-    "seeds_needed: seeds it would take | agrees_with_paper: agrees with the paper"
+    "claim | verdict | difference | low: from | high: to | effect: in the metric | seeds | tasks | "
+    "reason: why undecided | seeds_needed: seeds it would take | agrees_with_paper: agrees with the paper"
 )
 
 
@@ -80,8 +80,8 @@ def variants(
         title = "Best learning rate at an end of its grid: a wider one might do better"
         tables.append(Table("at_edge", edges[["task", "run", "learning_rate", "rate_grid"]], title))
     below = (
-        "A row: a claim. Differences are in parts of LoRA's gain over the frozen model, with 95 % intervals; "
-        "equivalent means within a tenth of that gain."
+        "A row: a claim. Differences are in parts of LoRA's gain over the frozen model, with 95 % intervals; a tenth "
+        "of it is the margin: equivalent is within it with no difference found, slightly worse a difference within it."
     )
     families = list(claims.groupby("family", sort=False)) if len(claims) else []
     for family, part in families:

@@ -68,6 +68,11 @@ class FinetuneConfig:
         Mixed precision, and how the model is laid over devices, as transformers and accelerate take them.
     dtype : {"float32", "float16", "bfloat16"}, default "float32"
         The pretrained weights are loaded in it, whatever their file holds: float16 is slow, and trains badly, on a CPU.
+    frozen_dtype : {"float16", "bfloat16"}, optional
+        Products with frozen linear maps are taken in it, everything else in `dtype`: on processors with units for
+        bfloat16 matrices a step is faster. In `dtype` if None.
+    remember_activations : bool, default False
+        Run the layers below the lowest adapter once for each row, and keep what they give in memory.
     storage_dtype : {"float32", "float16", "bfloat16"}, default "float32"
         The factors' initial values are rounded to this dtype, and the factors are stored in it.
     base_model : str, optional
@@ -116,6 +121,8 @@ class FinetuneConfig:
     bf16: bool = False
     device_map: str | None = None
     dtype: Dtype = "float32"
+    frozen_dtype: Literal["float16", "bfloat16"] | None = None
+    remember_activations: bool = False
     storage_dtype: Dtype = "float32"
     base_model: str | None = None
     save_steps: Count | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def changed_inputs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     if "settings" not in stored:
         return ["the run was made by a version that kept no digest of its inputs"]
     same_model = stored["model"] == now["model"] and now["model"] != NOT_FOUND
-    old, new = dict(_flat(stored["settings"])), dict(_flat(now["settings"]))
+    old, new = dict(_flat(DEFAULTS | stored["settings"])), dict(_flat(DEFAULTS | now["settings"]))
     names = [name for name in {**old, **new} if not (same_model and name == "model")]
     found = [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
     files = {**stored["data"], **now["data"]}
@@ -73,6 +74,8 @@ def changed_inputs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 NOT_FOUND = "not found"
+# A setting that a stored run does not know had its default.
+DEFAULTS = {field.name: plain(field.default) for field in fields(FinetuneConfig) if field.default is not MISSING}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.application import apply_variant
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
+from asym_analysis.finetuning.frozen_maps import multiply_frozen_maps_in
+from asym_analysis.finetuning.remembered import remember_frozen_layers
 from asym_analysis.finetuning.tasks import TaskData
 
 __all__ = ["PreparedModel", "adapted_model", "head_parameters", "prepared_model", "pretrained_model", "task_batches"]
@@ -151,6 +153,10 @@ def prepared_model(config: FinetuneConfig, data: TaskData) -> PreparedModel:
             model.requires_grad_(False)
             for _, parameter in head_parameters(model, config):
                 parameter.requires_grad_()
+    if config.frozen_dtype is not None:
+        multiply_frozen_maps_in(model, getattr(torch, config.frozen_dtype))
+    if config.remember_activations:
+        remember_frozen_layers(model)
     config.task.start_head(model, data)
     return PreparedModel(model, initial)
 

@@ -104,7 +104,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
         "scoring_seconds": time.perf_counter() - scored,
         **counts,
         "trainable_parameters": sum(counts.values()),
-        "curve": _curve(trainer),
+        "curve": _curve(trainer, scores) if config.curve_points else [],
     }
     heads = {name: parameter.detach() for name, parameter in head_parameters(model, config)}
     write_run(folder, config, model, prepared.initial, heads, metrics, outcomes)
@@ -186,7 +186,7 @@ def _trainer(
         compute_metrics=evaluator.curve_scores if config.curve_points else None,
         optimizers=(_lorafa(config, model), None),
         preprocess_logits_for_metrics=None if generates else kept,
-        callbacks=[] if report is None else [progress_callback(folder.name, report)],
+        callbacks=[_last_scores_once(), *([] if report is None else [progress_callback(folder.name, report)])],
     )
     # Without a progress bar the Trainer prints its logs on standard output, which belongs to results.
     trainer.remove_callback(PrinterCallback)
@@ -233,8 +233,20 @@ def _training_loss(trainer: Any, mean: float) -> float:
     return float(losses[-1] if losses else mean)
 
 
-def _curve(trainer: Any) -> list[dict[str, Any]]:
-    """Scores and losses of the development rows in the course of training."""
+def _last_scores_once() -> Any:
+    """A callback that leaves the scores at the last step to the final scoring, which takes them in any case."""
+    from transformers import TrainerCallback
+
+    class Once(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_evaluate = False
+
+    return Once()
+
+
+def _curve(trainer: Any, scores: dict[str, float]) -> list[dict[str, Any]]:
+    """Scores and losses of the development rows in the course of training, the final ones last."""
     names = {
         "step": "step",
         "epoch": "epoch",
@@ -243,4 +255,6 @@ def _curve(trainer: Any) -> list[dict[str, Any]]:
         "tune_value": "eval_tune_value",
     }
     entries = [entry for entry in trainer.state.log_history if "eval_value" in entry]
-    return [{name: entry[key] for name, key in names.items() if key in entry} for entry in entries]
+    rows = [{name: entry[key] for name, key in names.items() if key in entry} for entry in entries]
+    last = {"step": trainer.state.global_step, "epoch": trainer.state.epoch}
+    return [*rows, last | {name: scores[name] for name in ("loss", "value", "tune_value") if name in scores}]

@@ -91,5 +91,16 @@ def test_a_shipped_sweep_scores_what_its_rows_say() -> None:
     assert not set(final["seed"]) & set(runs.loc[runs["stage"] == "search", "seed"])
     planned = {run.name for run in read_sweep("regime-map")}
     assert set(runs["name"]) <= planned
-    with pytest.raises(ValueError, match="name is 'weather-map', which is not one of regime-map"):
+    with pytest.raises(ValueError, match="name is 'weather-map', which is not one of minilm-upper-layers, regime-map"):
         sample_sweep("weather-map")
+
+
+def test_the_shipped_encoder_sweep_scores_what_its_rows_say() -> None:
+    runs, outcomes = sample_sweep("minilm-upper-layers")
+    final = runs[runs["stage"] == "final"].set_index("name")
+    assert set(outcomes) == set(final.index)
+    for name, rows in outcomes.items():
+        chosen = ~rows["tuning"]
+        found = np.corrcoef(rows["predicted"][chosen], rows["label"][chosen])[0, 1]
+        assert found == pytest.approx(final.loc[name, "value"], rel=1e-4)
+    assert final.groupby(["run", "length"])["seed"].nunique().unique().tolist() == [5]

@@ -415,7 +415,7 @@ def test_curves_are_kept_and_steps_are_reported(one_run: FinetuneConfig, tmp_pat
     run = finetune(replace(one_run, max_steps=6, curve_points=3), tmp_path / "run", progress=states.append)
     assert [entry["step"] for entry in run.metrics["curve"]] == [2, 4, 6]
     assert run.metrics["curve"][-1]["value"] == pytest.approx(run.metrics["value"])
-    assert [state.step for state in states] == [1, 2, 3, 4, 5, 6]
+    assert [state.step for state in states] == [0, 1, 2, 3, 4, 5, 6]
     assert states[-1].seconds_left == 0
     assert run.metrics["cpu_seconds"] > 0
     assert "run: step 6 of 6" in str(states[-1])

@@ -133,7 +133,9 @@ def lora_and(
     ("difference", "spread", "verdict"),
     [
         (0.0, 0.01, "equivalent"),
-        (-0.05, 0.01, "equivalent"),
+        (0.0, 0.05, "equivalent"),
+        (-0.05, 0.01, "slightly worse"),
+        (0.05, 0.01, "slightly better"),
         (-0.5, 0.1, "worse"),
         (0.5, 0.1, "better"),
         (-0.1, 0.3, "undecided"),
@@ -151,6 +153,20 @@ def test_verdicts(difference: float, spread: float, verdict: str, lower: bool) -
         tuple(stats.t.interval(0.95, 4, loc=difference, scale=spread / np.sqrt(5))), abs=1e-9
     )
     assert (row["reason"] == "the interval is too wide") == (verdict == "undecided")
+
+
+def test_a_difference_within_the_margin_is_said_with_its_size() -> None:
+    """A tenth of a large gain is a wide margin: a loss of .17 nats beside a gain of 2.4 must not read as none."""
+    runs = lora_and("b-only", -0.07, 0.004, lower=True, baseline=5.0, baseline_of="pretrained model")
+    runs["value"] = 5.0 - 2.4 * runs["value"]
+    row = check_claims(score_variants(runs)).frame.iloc[0]
+    assert row["verdict"] == "slightly worse"
+    low, high = stats.t.interval(0.95, 4, loc=-0.168, scale=2.4 * 0.004 / np.sqrt(5))
+    assert (row["effect"], row["effect_low"], row["effect_high"]) == pytest.approx((-0.168, low, high), abs=1e-9)
+    assert row["statement"] == (
+        "worse, but within the margin of 0.1: -0.070 (-0.075 to -0.065) of LoRA's gain, "
+        f"-0.168 ({low:+.3g} to {high:+.3g}) in loss"
+    )
 
 
 def test_two_seeds_decide_nothing() -> None:

@@ -30,10 +30,13 @@ class ClaimCheck(FormerTable, TableResult):
 
     Columns: `family, claim, says, source, first, second`; `tasks` that speak and `tasks_left_out`; `seeds`, the fewest
     of a task; `difference, low, high`, pooled over tasks by random effects; `p_difference, p_equivalence`, adjusted by
-    Holm over families and claims; `verdict`: "equivalent", "better", "worse" or "undecided"; `reason` where undecided;
-    `seeds_needed` to decide it on every task for itself, where an estimate is possible; `lengths`, the number of
-    training lengths; `change`, by how much the difference rose from the shortest to the longest; `paper`, the
-    differences that the paper prints for that family, and `agrees_with_paper`: "yes", "no", "partly" or "cannot tell".
+    Holm over families and claims; `verdict`: "equivalent" (within the margin, no difference found), "slightly better"
+    or "slightly worse" (a difference, but within the margin), "better", "worse" or "undecided"; `statement`, the
+    verdict in a sentence with its effect, interval and margin; `metric, effect, effect_low, effect_high`, the
+    difference in that metric where one task speaks; `reason` where undecided; `seeds_needed` to decide it on every task
+    for itself, where an estimate is possible; `lengths`, the number of training lengths; `change`, by how much the
+    difference rose from the shortest to the longest; `paper`, the differences that the paper prints for that family,
+    and `agrees_with_paper`: "yes", "no", "partly" or "cannot tell".
 
     Attributes
     ----------
@@ -54,9 +57,11 @@ class ClaimCheck(FormerTable, TableResult):
         Returns
         -------
         DataFrame
-            One row a claim: `family, claim, tasks, seeds, difference, low, high, verdict, agrees_with_paper`.
+            One row a claim: `family, claim, tasks, seeds, difference, low, high, verdict, statement,
+            agrees_with_paper`.
         """
-        columns = ["family", "claim", "tasks", "seeds", "difference", "low", "high", "verdict", "agrees_with_paper"]
+        columns = ["family", "claim", "tasks", "seeds", "difference", "low", "high", "verdict", "statement"]
+        columns.append("agrees_with_paper")
         return self.frame[columns] if len(self.frame) else self.frame
 
 
@@ -71,9 +76,10 @@ def check_claims(
     """Hold claims against measured scores.
 
     Differences are in parts of LoRA's gain over the frozen model. A task speaks if that gain is known and larger than
-    four standard errors; at its greatest length; tasks are pooled by random effects. The verdict is "equivalent" where
-    two one-sided tests place the difference within the margin, else "better" or "worse" where it is not zero, else
-    "undecided"; p-values are adjusted by Holm's method over all rows, the primary claims for themselves.
+    four standard errors; at its greatest length; tasks are pooled by random effects. Two tests decide: two one-sided
+    ones, whether the difference lies within the margin, and one, whether it is zero. Both may hold: a tenth of a large
+    gain is a wide margin, and a difference within it is then "slightly" better or worse. p-values are adjusted by
+    Holm's method over all rows, the primary claims for themselves.
 
     Parameters
     ----------
@@ -116,7 +122,7 @@ def check_claims(
             if len(measured):
                 contrasts.append(measured.assign(family=family, claim=claim.name))
                 rows.append(_judged(family, claim, measured, margin, confidence, least_seeds))
-    frame = _verdicts(pd.DataFrame(rows), confidence)
+    frame = _verdicts(pd.DataFrame(rows), confidence, margin)
     settings = settings_of(margin=margin, confidence=confidence, least_seeds=least_seeds)
     return ClaimCheck(frame, settings, pd.concat(contrasts, ignore_index=True) if contrasts else pd.DataFrame())
 
@@ -201,7 +207,8 @@ def _judged(
     if speaking.empty:
         weak = "LoRA's gain is below four standard errors"
         reasons.append(weak if known.any() else "no frozen run to count LoRA's gain from")
-        nothing = dict.fromkeys(("difference", "low", "high", "change", "seeds_needed"), np.nan)
+        names = ("difference", "low", "high", "effect", "effect_low", "effect_high", "change", "seeds_needed")
+        nothing: dict[str, Any] = {**dict.fromkeys(names, np.nan), "metric": ""}
         return row | nothing | {"p_difference": 1.0, "p_equivalence": 1.0, "reason": "; ".join(reasons)}
     shares = _shares(speaking)
     whole_difference = pooled(shares)
@@ -211,12 +218,24 @@ def _judged(
         "difference": whole_difference.mean,
         "low": low,
         "high": high,
+        **_own_units(speaking, confidence),
         "change": _change(measured, speaking),
         "seeds_needed": np.nan if None in needed else float(max(n for n in needed if n is not None)),
         "p_difference": 1.0 if few else whole_difference.p_value,
         "p_equivalence": 1.0 if few else equivalence_p(whole_difference, margin),
         "reason": "; ".join(reasons) or "the interval is too wide",
     }
+
+
+def _own_units(speaking: pd.DataFrame, confidence: float) -> dict[str, Any]:
+    """The difference in the metric of the one task that speaks; several tasks have no common unit."""
+    if len(speaking) > 1:
+        return {"metric": "", "effect": np.nan, "effect_low": np.nan, "effect_high": np.nan}
+    row = speaking.iloc[0]
+    low, high = Difference(row["difference"], row["seed_error"], row["row_error"], int(row["seeds"])).interval(
+        confidence
+    )
+    return {"metric": row["metric"], "effect": row["difference"], "effect_low": low, "effect_high": high}
 
 
 def _shares(rows: pd.DataFrame) -> list[Difference]:
@@ -241,7 +260,7 @@ def _change(measured: pd.DataFrame, longest: pd.DataFrame) -> float:
     return float(shares[0] - shares[1])
 
 
-def _verdicts(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def _verdicts(table: pd.DataFrame, confidence: float, margin: float) -> pd.DataFrame:
     """Adjust for many rows, and decide each."""
     if table.empty:
         return table
@@ -253,25 +272,44 @@ def _verdicts(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
     verdicts = [_verdict(row, level) for row in records]
     agreements = [_agreement(row, verdict) for row, verdict in zip(records, verdicts, strict=True)]
     table["verdict"], table["agrees_with_paper"] = verdicts, agreements
+    table["statement"] = [_statement(row, verdict, margin) for row, verdict in zip(records, verdicts, strict=True)]
     table["reason"] = table["reason"].where(table["verdict"] == "undecided", "")
     table["seeds_needed"] = table["seeds_needed"].where(table["verdict"] == "undecided")
     order = ["family", "claim", "says", "source", "first", "second", "tasks", "tasks_left_out", "seeds", "difference"]
-    order += ["low", "high", "p_difference", "p_equivalence", "verdict", "reason", "seeds_needed", "lengths", "change"]
+    order += ["low", "high", "metric", "effect", "effect_low", "effect_high", "p_difference", "p_equivalence"]
+    order += ["verdict", "statement", "reason", "seeds_needed", "lengths", "change"]
     return table[[*order, "paper", "agrees_with_paper"]]
 
 
 def _verdict(row: Mapping[Any, Any], level: float) -> str:
-    if row["p_equivalence"] < level:
-        return "equivalent"
-    if row["p_difference"] < level:
-        return "better" if row["difference"] > 0 else "worse"
-    return "undecided"
+    within, differs = row["p_equivalence"] < level, row["p_difference"] < level
+    side = "better" if row["difference"] > 0 else "worse"
+    if within:
+        return f"slightly {side}" if differs else "equivalent"
+    return side if differs else "undecided"
+
+
+def _statement(row: Mapping[Any, Any], verdict: str, margin: float) -> str:
+    """The verdict in words that cannot be read without its size."""
+    if row["difference"] != row["difference"]:
+        return f"undecided: {row['reason']}"
+    size = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) of LoRA's gain"
+    if row["metric"]:
+        size += f", {row['effect']:+.3g} ({row['effect_low']:+.3g} to {row['effect_high']:+.3g}) in {row['metric']}"
+    within = f"within the margin of {margin:g}"
+    said = {
+        "equivalent": f"no difference found, and {within}",
+        "slightly better": f"better, but {within}",
+        "slightly worse": f"worse, but {within}",
+    }
+    return f"{said.get(verdict, verdict)}: {size}"
 
 
 def _agreement(row: Mapping[Any, Any], verdict: str) -> str:
     """Whether a decided difference has the sign of the paper's own rows for that family."""
-    if verdict not in ("better", "worse") or not row["paper"]:
+    side = verdict.removeprefix("slightly ")
+    if side not in ("better", "worse") or not row["paper"]:
         return "cannot tell"
     if row["paper_sign"] == 0:
         return "partly"
-    return "yes" if row["paper_sign"] == (1 if verdict == "better" else -1) else "no"
+    return "yes" if row["paper_sign"] == (1 if side == "better" else -1) else "no"
