@@ -17,8 +17,9 @@
 # %% [markdown]
 # # Did A need training?
 #
-# In a LoRA run A is usually initialized at random and B at zero. Training then moves both. How far did A go? Would its random initialization have done as well? Does what several adapters have in common come from what they learned, or from their initialization? This notebook asks these
-# questions of the shipped adapters, whose initial factors are known, and then again as if they had been lost.
+# In a LoRA run A is usually initialized at random and B at zero, and training moves both. The question has three parts, and each has its own answer. **Did A move?** In the shipped adapters by more than its own length. **Does the update use that movement?** Yes: about four fifths of its squared size go through the moved part of A. **Would a frozen A have done as well?** No file can say; runs that freeze A can, and where such runs ship with the package, B alone keeps most of the gain, not all of it.
+#
+# The shipped adapters keep their initial factors, so everything here is measured; the second section hides them, to see what a stranger's file still tells.
 
 # %%
 import matplotlib.pyplot as plt
@@ -27,121 +28,92 @@ import pandas as pd
 from asym_analysis import (
     Adapter,
     AdapterSet,
-    adapter_spectra,
-    aggregation_error,
     initialization_drift,
-    joint_diagonalization,
-    plot_drift,
-    plot_spectra,
+    initialization_statistics,
+    kept_gains,
     sample_adapters,
+    sample_sweep,
+    score_variants,
     shared_initialization,
 )
 
 adapters = sample_adapters()
 
+# %% [markdown]
+# ## 1. Did A move?
+#
+# `initialization_drift` gives the distance of each factor from its initialization, in units of the initialization's length. B began at zero, so there is no relative distance: all of it is training.
 
+# %%
+drift = initialization_drift(adapters)
+drift.summary().query("factor == 'A'")[["adapter", "modules", "known", "median", "verdict"]].round(2)
+
+# %% [markdown]
+# ## 2. The same, when the initialization is lost
+#
+# Most published adapters have no initial factors. PEFT draws A from a uniform distribution with sharp edges; training blurs the edges, and what lies beyond them tells how far the entries moved. The verdict is then "inferred", with a standard error, or "cannot tell". Beyond 1.2 of its own length the edge is gone and no value is given.
+
+
+# %%
 def without_initial(adapter):
     """The same adapter as a file without its initial factors would give it."""
     return Adapter({module: adapter.source(module) for module in adapter}, name=adapter.name, metadata=adapter.metadata)
 
 
-# %% [markdown]
-# ## How far A moved, when its initialization is known and when it is not
-#
-# PEFT draws A from a uniform distribution with sharp edges at ±1/√d. Training blurs the edges, and what lies beyond them tells how far the entries moved. `initialization_drift` uses recorded initial factors where there are some (verdict "measured"); otherwise it infers the distance, with a standard error ("inferred"), or says why it cannot tell. Above 1.2 of its own length the edge is gone, and no value is given: about half of these modules moved that far.
+chosen = [adapters[name] for name in ("mrpc-0", "mrpc-2", "independent-stsb", "shared-stsb")]
+lost = initialization_drift([without_initial(adapter) for adapter in chosen]).frame.query("factor == 'A'")
+known = drift.frame.query("factor == 'A'").set_index(["adapter", "module"])["value"]
+moved = lost.join(known.rename("measured"), on=["adapter", "module"])
 
-# %%
-rows = []
-for adapter in adapters[:4]:
-    exact = initialization_drift(adapter).frame.query("factor == 'A'")
-    inferred = initialization_drift(without_initial(adapter)).frame.query("factor == 'A'")
-    rows.append(
-        pd.DataFrame(
-            {
-                "measured": exact.value.to_numpy(),
-                "inferred": inferred.value.to_numpy(),
-                "error": inferred.std_error.to_numpy(),
-            }
-        )
-    )
-moved = pd.concat(rows, ignore_index=True)
-_, ax = plt.subplots(figsize=(3.4, 3.2))
-ax.errorbar(
-    moved.measured, moved.inferred, yerr=2 * moved.error, fmt="o", markersize=3, elinewidth=0.7, color="#0072B2"
-)
-ax.plot([0.8, 1.7], [0.8, 1.7], color="black", linewidth=0.8)
-ax.set_xlabel("measured relative distance of A")
-ax.set_ylabel("inferred, ± 2 standard errors")
+_, ax = plt.subplots(figsize=(3.6, 3.2), layout="constrained")
+ax.errorbar(moved["measured"], moved["value"], yerr=2 * moved["std_error"], fmt="s", markersize=3, elinewidth=0.7,
+            color="#0072B2", label="a module, ± 2 standard errors")  # fmt: skip
+ax.plot([0.7, 1.4], [0.7, 1.4], color="black", linewidth=0.8, label="inferred = measured")
+ax.set(xlabel="relative movement of A, measured", ylabel="inferred", ylim=(0.55, 1.75))
+ax.legend(frameon=False, fontsize=8)
 plt.show()
-told = moved.dropna()
-error = (told.inferred / told.measured - 1).abs().median()
+told = moved.dropna(subset=["value"])
+error = (told["value"] / told["measured"] - 1).abs().median()
 print(f"told for {len(told)} of {len(moved)} modules, median error {error:.1%}")
 
+# %% [markdown]
+# Who shares an initialization is told from the same files, although A moved further than its own length:
+
 # %%
-plot_drift(initialization_drift(adapters[0]))
-plt.show()
+shared_initialization(AdapterSet([without_initial(adapter) for adapter in adapters], adapters.table)).groups
 
 # %% [markdown]
-# ## Which adapters share the initialization of A?
+# ## 3. Does the update use the movement?
 #
-# Told from the trained files alone, although A moved further than its own length:
+# `s·B·A = s·B·A0 + s·B·(A - A0)`. The first part is what the initial A would have given with this B, the second what moving A added. `initial_share` is the first part's share of the squared size; it is 1 where A was frozen.
 
 # %%
-lost = AdapterSet([without_initial(adapter) for adapter in adapters], adapters.table)
-shared_initialization(lost).groups
+parts = pd.concat([initialization_statistics(adapter).frame.assign(adapter=adapter.name) for adapter in adapters])
+parts.groupby("projection")[["initial_share", "cosine", "A_moved", "A_turn"]].median().round(2)
 
 # %% [markdown]
-# ## What the random initialization carries
+# A fifth of the update goes through the initial A. `A_turn` is the angle between A and its initialization in radians: about .9, more than half a right angle.
 #
-# The update splits into `B·A0`, what a frozen A would have given with this B, and `B·(A - A0)`, what moving A added.
-
-# %%
-parts = pd.concat([adapter_spectra(adapter).frame for adapter in adapters], ignore_index=True)
-parts["share of ||B·A0||"] = parts.start_norm / parts.frobenius_norm
-parts["share of ||B·(A - A0)||"] = parts.moved_norm / parts.frobenius_norm
-parts.groupby("projection")[
-    ["share of ||B·A0||", "share of ||B·(A - A0)||", "effective_rank", "stable_rank"]
-].median().round(2)
-
-# %%
-plot_spectra(adapter_spectra(adapters[0]))
-plt.show()
-
-# %% [markdown]
-# ## What several adapters share
+# A small `initial_share` does not say that A had to move. Had A been frozen, B would have been trained for the A that was there.
 #
-# Joint diagonalization asks how well one pair of bases serves several adapters at once. Compare four adapters that share
-# one A0 with four that do not: the gap between the lines is what a shared initialization adds.
-
-# %%
-errors = []
-for family in ("shared_start", "independent_start"):
-    members = adapters.select(adapters.table["family"] == family)
-    for rank in (4, 8, 16, 24):
-        summary = joint_diagonalization(members, rank).frame
-        errors.append((family, rank, summary["error"].mean()))
-joint = pd.DataFrame(errors, columns=["family", "rank", "relative squared error"])
-_, ax = plt.subplots(figsize=(3.4, 2.4))
-for (family, part), color in zip(joint.groupby("family"), ("#0072B2", "#D55E00"), strict=True):
-    ax.plot(
-        part["rank"], part["relative squared error"], "o-", markersize=4, color=color, label=family.replace("_", " ")
-    )
-ax.set_xlabel("columns of the shared bases")
-ax.set_ylabel("squared error, relative")
-ax.set_ylim(0, 1)
-ax.legend(frameon=False)
-plt.show()
-
-# %% [markdown]
-# ## The price of averaging factors
+# ## 4. Would a frozen A have done as well?
 #
-# Federated training averages A and B apart, though mean(B)·mean(A) is not mean(B·A). The difference vanishes only if one factor is shared, as it is when A is frozen:
+# That needs runs. This sweep ships with the package: a small Llama learns dialogue with both factors, with B alone (A frozen at random) and with A alone, at rank 8, each at its best learning rate, with paired seeds. `kept` is the part of LoRA's gain over the pretrained model, with a 95 % interval over seeds and rows.
 
 # %%
-for family in ("shared_start", "one_task"):
-    members = adapters.select(adapters.table["family"] == family)
-    print(family)
-    print(aggregation_error(members).summary().round(3).to_string(index=False))
+runs, outcomes = sample_sweep("regime-map")
+kept = kept_gains(score_variants(runs, outcomes=outcomes)).frame
+columns = ["variant", "task", "length", "adapter_parameters", "kept", "low", "high", "seeds"]
+kept.loc[kept["length"] == "400 steps", columns].round(3)
 
 # %% [markdown]
-# In these runs A did move, by more than its own length, and the larger part of each update goes through the moved part: what the initial A carries is .42 of the update's norm. So A was used. Whether it was *needed* is another question, which only runs with A frozen can answer: see *Which factor to train?*
+# `hB_0 A_rand` trains B from zero on a frozen random A; `B_rand hA_0` the reverse. Scores still moved between 100 and 400 steps, so no verdict is drawn from these runs.
+#
+# ## The answer
+#
+# Did A need training? It was trained and it was used: it moved by 1.0 to 1.8 of its length, and four fifths of the update go through that movement. It was not indispensable where that could be tested: B alone, on a frozen random A, keeps about .93 of what training both gains, with fewer trained numbers, and the interval excludes 1. Whether those seven hundredths matter is for you to decide; *Which factor to train?* (07) shows how to find out on your own model.
+#
+# ```python
+# initialization_drift("runs/seed-0").summary()        # your own file: measured, inferred or cannot tell
+# initialization_statistics("runs/seed-0").summary()   # needs the initial factors: save them with AsymmetryCallback (08)
+# ```

@@ -17,11 +17,9 @@
 # %% [markdown]
 # # Why freezing A is usually the better choice, and when it is not
 #
-# LoRA adds $BA$ to a frozen weight $W_0$. Which of the two factors is worth training? In linear least squares the question has an exact answer.
+# LoRA adds $BA$ to a frozen weight $W_0$. Which of the two factors is worth training? In linear least squares the question has an exact answer: **freezing a random $A$ wins where the inputs have a falling spectrum and the update uses their strong directions, because $B$ can then lean on the inputs; with flat inputs and a square layer it is a coin toss, and with an update hidden in weak directions it loses.**
 #
-# Inputs $x$ have covariance $\Sigma$ with eigenvalues $s_i$; the target map is $W_0 + \Delta$; outputs carry noise. Freeze a random $A$ and fit $B$, or freeze a random $B$ and fit $A$: what loss remains on new data?
-#
-# This notebook states the two lemmas of *Asymmetry in Low-Rank Adapters of Foundation Models* (Zhu et al., ICML 2024), draws their consequences, and shows where the paper's comparison holds, where it fails, and why real inputs favour freezing $A$. Every figure is theory (lines) over simulation (points).
+# Inputs $x$ have covariance $\Sigma$ with eigenvalues $s_i$; the target map is $W_0 + \Delta$; outputs carry noise. Freeze a random $A$ and fit $B$, or freeze a random $B$ and fit $A$: what loss remains on new data? The notebook states the two lemmas of *Asymmetry in Low-Rank Adapters of Foundation Models* (Zhu et al., ICML 2024), draws their consequences, and shows where the paper's comparison holds and where it fails. Every figure is theory (lines) over simulation (points).
 
 # %%
 import matplotlib.pyplot as plt
@@ -32,17 +30,13 @@ import torch
 from asym_analysis.chance import random_retention
 from asym_analysis.least_squares import (
     LeastSquaresProblem,
-    alternating_path,
     asymmetry_index,
-    compare_chain,
     compare_finite_samples,
     compare_strategies,
     compare_theory,
     covariance_from_data,
     descent_path,
-    expected_loss,
     first_step_similarity,
-    information_against_gap,
     initialization_scales,
     isotropic,
     overtaking_rank,
@@ -52,7 +46,6 @@ from asym_analysis.least_squares import (
     simulate_first_step_similarity,
     simulated_win_probability,
     synthetic_problem,
-    train_beyond_linear,
     win_probability,
 )
 from asym_analysis.plots.style import COLORS, styled
@@ -250,76 +243,14 @@ for exponent in (0.0, 0.5, 1.0, 1.5):
 pd.DataFrame(rows, columns=["decay of the gradient", "predicted overlap of B", "simulated", "standard error", "chance"])
 
 # %% [markdown]
-# ## 8. What the fit remembers
+# ## The answer
 #
-# Add Gaussian noise to the fitted factor and its mutual information with the training outputs is finite, and known in nats. It feeds a bound on the generalization gap, $\sqrt{I/(2n)}$ for a loss in $[0, 1]$. In a square layer both factors have the same number of parameters; the information still differs, because tuning $B$ also remembers its misfit.
-
-# %%
-information_against_gap(
-    synthetic_problem(power_law(16, 1.0), 16, noise_variance=0.02),
-    2,
-    [32, 128, 512],
-    noise_scale=0.05,
-    clip=2.0,
-    draws=60,
-).frame.round(4)
-
-# %% [markdown]
-# ## 9. Beyond least squares
+# So freezing A is the better choice where the inputs have a falling spectrum and the update uses their strong directions, as on the digits; with flat inputs and a square layer it is a coin toss, and with an update in the weak directions it is the worse one. A trained A, or one taken from the principal inputs, is never worse in this model. Nothing here is proved for other losses: `train_beyond_linear` trains the same updates under a logistic, a softmax and a two-layer output and puts them beside the linear prediction.
 #
-# Nothing above is proved for other losses. Training the same updates under a logistic, a softmax and a two-layer ReLU output shows how far the linear theory carries: the part of the excess loss that training A, B or both removes, beside the linear prediction. Here the update changes every output by about 2 (root mean square), so that the outputs saturate; for small changes all losses are quadratic and the linear theory holds.
-
-# %%
-small = synthetic_problem(power_law(12, 1.0), 12)
-trained = pd.concat(
-    [
-        train_beyond_linear(small, 2, output, samples=256, draws=4, steps=100).frame
-        for output in ("logistic", "softmax", "two-layer")
-    ]
-)
-trained.pivot_table(index="output", columns="tuned", values=["gain_fraction", "linear_theory"]).round(3)
-
-# %% [markdown]
-# ## 10. Many adapters in a row, and two factors in turn
-#
-# Freeze a random $A$, train $B$, merge, draw a new $A$: how many such blocks equal full training? With isotropic inputs the signal that is left after $t$ blocks is exactly $(1 - r/d_{in})^t$; with $1/i$ inputs the first blocks take the strong directions, and the rest comes slowly. If instead the *same* pair of factors is trained in turn, half a dozen half-steps come close to the joint optimum of that rank (dotted).
-
-# %%
-chain = compare_chain(problem, 4, 12, tuned="B", draws=60)
-with styled():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8))
-    chain.plot(left)
-    left.axhline(problem.irreducible, color=COLORS["null"], linestyle=":")
-    for seed in range(4):
-        alternating_path(problem, 4, 8, seed=seed).plot(right)
-    right.get_legend().remove()
-chain.frame[["blocks", "theory", "stated_error", "loss", "standard_error", "agrees"]].iloc[[0, 5, 11]]
-
-
-# %% [markdown]
-# ## 11. Try it
-#
-# With `ipywidgets` installed this cell shows sliders; without it, it draws one setting.
-
-
-# %%
-def who_wins(exponent=1.0, alignment=1.0, rank=4):
-    case = synthetic_problem(power_law(48, exponent), 48, alignment=alignment)
-    with styled():
-        _, ax = plt.subplots(figsize=(3.6, 2.2))
-        bars = [expected_loss(case, rank, tuned).gain_fraction for tuned in ("A", "B", "both")]
-        ax.bar(["A tuned", "B tuned", "both"], bars, color=[COLORS[tuned] for tuned in ("A", "B", "both")])
-        ax.set(ylabel="part of the signal fitted", ylim=(0, 1))
-        ax.set_title(f"a = {exponent:g}, b = {alignment:g}, r = {rank}: index {asymmetry_index(case, rank):.2f}")
-        plt.show()
-
-
-try:
-    import ipywidgets
-
-    ipywidgets.interact(who_wins, exponent=(0.0, 2.0, 0.25), alignment=(-1.0, 2.0, 0.25), rank=(1, 16))
-except ImportError:
-    who_wins()
-
-# %% [markdown]
-# So freezing A is the better choice where the inputs have a falling spectrum and the update uses their strong directions; with flat inputs and a square layer it is a coin toss, and with an update in the weak directions it is the worse one. A trained A, or one taken from the principal inputs, is never worse in this model.
+# | more of the model | function of `asym_analysis.least_squares` |
+# |---|---|
+# | what a noisy fit remembers of its data, and the bound it gives | `information_against_gap` |
+# | other losses | `train_beyond_linear` |
+# | blocks of frozen A, merged one after the other | `compare_chain` |
+# | the two factors trained in turn | `alternating_path` |
+# | all closed forms against simulation | `validate`, or `asym simulate --validate` |

@@ -78,3 +78,30 @@ def test_words_in_code_that_the_glossary_names_exist() -> None:
     words = {word for found in re.findall(r"`([A-Za-z_]+)`", text) for word in [found]}
     assert len(words) > 40
     assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", package)] == []
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def _anchors(page: Path) -> set[str]:
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_links_between_files_resolve() -> None:
+    counted = 0
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md"), *ROOT.glob("*.md")]
+    pages += [ROOT / "figures" / "README.md", ROOT / "benchmarks" / "results" / "README.md"]
+    for page in [*pages, *(ROOT / "notebooks").glob("*.py")]:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            target, _, anchor = link.partition("#")
+            if "://" in target or not re.search(r"[./]", target + "." * bool(anchor)):
+                continue
+            counted += 1
+            file = (page.parent / target).resolve() if target else page
+            assert file.exists(), f"{page.relative_to(ROOT)}: {link}"
+            if anchor and file.suffix == ".md":
+                assert anchor in _anchors(file), f"{page.relative_to(ROOT)}: {link}"
+    assert counted > 60

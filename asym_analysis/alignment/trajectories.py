@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ class Trajectories(TableResult):
     settings
         Columns and versions.
     """
+
+    _plot: ClassVar[str | None] = "trajectories:plot_trajectories"
 
     def summary(self) -> pd.DataFrame:
         """One row a run, checkpoint and factor: means over the modules.
