@@ -87,7 +87,8 @@ def _anchors(page: Path) -> set[str]:
     text = page.read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
-    return made | set(re.findall(r'<a id="([^"]+)">', text))
+    named = re.findall(r'<a id="([^"]+)">', text) + re.findall(r"^\(([\w.-]+)\)=$", text, re.MULTILINE)
+    return made | set(named)
 
 
 def test_links_between_files_resolve() -> None:
