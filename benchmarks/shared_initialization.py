@@ -4,7 +4,7 @@
 
 LoRA is fitted by Adam to a low-rank change of a linear map, with inputs of a power-law covariance: six runs of one task
 from initializations of their own, and four pairs of runs that share theirs, each on a task of its own. Ranks 1 to 16 x
-widths 64 to 768 x three learning rates, 24 modules a run; judged from all modules and from one alone. The six runs are
+widths 64 to 768 x five learning rates, 24 modules a run; judged from all modules and from one alone. The six runs are
 also given as an SVD of their update splits them. benchmarks/results/shared_initialization.csv has one row a setting:
 
 drift (median over modules), found and untold_shared (share of pair x module that share and are marked, and of which
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from asym_analysis import Adapter, shared_initialization
 
-RANKS, WIDTHS, RATES = (1, 2, 4, 8, 16), (64, 256, 768), (0.008, 0.04, 0.2)
+RANKS, WIDTHS, RATES = (1, 2, 4, 8, 16), (64, 256, 768), (0.008, 0.04, 0.08, 0.12, 0.2)
 MODULES, OUTPUTS, STEPS = 24, 16, 100
 
 
