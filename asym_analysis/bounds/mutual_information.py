@@ -146,7 +146,8 @@ def estimate_mutual_information(
         for name, part in (("x", a), ("y", b)):
             if part.shape[1] != 1 or not is_whole(part):
                 raise ValueError(f"{name} is not one column of whole numbers: use method='ksg' for continuous values")
-        found = plug_in_estimate(a[:, 0].astype(np.int64), b[:, 0].astype(np.int64))
+        # Which values are equal is all that counts; some lie beyond the range of 64-bit integers.
+        found = plug_in_estimate(*(np.unique(part[:, 0], return_inverse=True)[1].reshape(-1) for part in (a, b)))
     elif method == "gaussian":
         found = gaussian_estimate(a, b)
     else:

@@ -215,3 +215,32 @@ def test_an_estimate_comes_back_from_a_file(tmp_path: Path) -> None:
     found.to_json(tmp_path / "estimate.json")
     again = MutualInformation.from_json(tmp_path / "estimate.json")
     assert (again.nats, again.note, again.method) == (found.nats, found.note, "ksg")
+
+
+@pytest.mark.parametrize("method", ["gaussian", "ksg"])
+@pytest.mark.parametrize("change", [lambda x: 1e300 * x, lambda x: 1e-300 * x, lambda x: 1e9 + x])
+def test_the_unit_and_the_origin_of_a_column_do_not_matter(method: str, change) -> None:
+    generator = np.random.default_rng(4)
+    x = generator.standard_normal(400)
+    y = x + generator.standard_normal(400)
+    plain = estimate_mutual_information(x, y, method)
+    moved = estimate_mutual_information(change(x), y, method)
+    assert moved.nats == pytest.approx(plain.nats, abs=1e-5)
+    assert moved.reliable == plain.reliable
+
+
+def test_whole_numbers_beyond_64_bits() -> None:
+    x = np.random.default_rng(0).integers(0, 3, 300)
+    exact = estimate_mutual_information(x, x, "plug-in").nats
+    assert estimate_mutual_information(x * 1e19, -x * 1e25, "plug-in").nats == pytest.approx(exact)
+    assert exact > 1.0
+
+
+def test_more_columns_than_samples_cannot_tell() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((2, 20, 50))
+    found = estimate_mutual_information(x, y, "ksg")
+    assert not found.reliable
+    assert np.isinf(found.standard_error)
+    assert np.isfinite(found.nats)
+    assert "too few for" in found.note

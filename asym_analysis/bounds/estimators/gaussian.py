@@ -13,6 +13,7 @@ from asym_analysis.bounds.estimators.estimate import Estimate, jackknife_error, 
 __all__ = ["canonical_correlations", "gaussian_estimate", "gaussian_nats"]
 
 SMALLEST = 1e-10  # singular value, relative to the largest, of a direction that counts as constant
+ROUNDING = 4 * np.finfo(float).eps  # range of a column over its largest entry, that is no more than rounding
 EXACT = 1e-12  # of 1 - rho^2: below it one side determines the other
 
 
@@ -112,11 +113,13 @@ def gaussian_estimate(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) 
 
 def _basis(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
     """Orthonormal columns that span the centred columns, each scaled to norm 1 first."""
-    centred = values - values.mean(axis=0)
-    norms = np.linalg.norm(centred, axis=0)
-    kept = norms > SMALLEST * np.maximum(np.linalg.norm(values, axis=0), np.finfo(float).tiny)
+    largest = np.abs(values).max(axis=0)
+    scaled = values / np.where(largest > 0, largest, 1.0)  # squares of very large and small values leave the range
+    kept = np.ptp(scaled, axis=0) > ROUNDING
     if not kept.any():
         return np.zeros((len(values), 0))
+    centred = scaled - scaled.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=0)
     U, S, _ = np.linalg.svd(centred[:, kept] / norms[kept], full_matrices=False)
     return U[:, SMALLEST * S[0] < S]
 

@@ -77,6 +77,9 @@ def ksg_estimate(
         note = "many rows occur several times, each x with one y only: copies, or a one-to-one map; cannot tell"
         return Estimate(_mean_terms(a, b, neighbours), math.inf, reliable=False, note=note)
     rho, p, q = canonical_correlations(a, b)
+    if n < p + q + 2:  # some combination of columns agrees in every sample, whatever the truth
+        note = f"{n} samples are too few for {p} and {q} dimensions: cannot tell; take at least {p + q + 2}"
+        return Estimate(_mean_terms(a, b, neighbours), math.inf, reliable=False, note=note)
     if (1.0 - rho**2 < EXACT).any():
         return Estimate(math.inf, 0.0, note="one side determines a part of the other: the information is infinite")
     generator = np.random.default_rng(seed)
