@@ -14,10 +14,15 @@ from torch import Tensor
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.chance import Null
 from asym_analysis.errors import AdapterError
+from asym_analysis.prediction.by_module import ByModule
 from asym_analysis.subspaces import updates
 
-__all__ = ["additive", "by_projection", "cumulative_energies", "factors_of", "gradient_of", "moment_of", "p_value_of",
-           "random_rows", "row_basis", "spectrum_of", "table_of", "turned", "unit"]  # fmt: skip
+__all__ = ["Moments", "additive", "by_projection", "cumulative_energies", "factors_of", "gradient_of", "moment_of",
+           "p_value_of", "random_rows", "row_basis", "spectrum_of", "table_of", "turned", "unit"]  # fmt: skip
+
+
+#: Module -> second moment, as `input_covariances` and `output_sensitivities` give them, or matrices by name.
+Moments = Mapping[str, Any] | ByModule[Any]
 
 
 def factors_of(update: LowRankUpdate) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
@@ -63,7 +68,7 @@ def spectrum_of(
     return U[:, kept], S[kept], Vh[kept]
 
 
-def moment_of(moments: Mapping[str, Any], module: str, width: int) -> Float[Tensor, "d d"]:
+def moment_of(moments: Moments, module: str, width: int) -> Float[Tensor, "d d"]:
     """The second moment E[x x^T] of a module's inputs, from an `InputMoment`, or a matrix.
 
     Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from asym_analysis.adapters.shared_initialization import shared_initialization
 from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.intruders import intruder_dimensions
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import spectrum_of
+from asym_analysis.questions.common import Moments, spectrum_of
 from asym_analysis.questions.null_space import null_space_energy
 from asym_analysis.results import TableResult, settings_of
 
@@ -68,7 +68,7 @@ SEVERITIES = ("wrong", "risk", "saving")
 
 
 def examine(
-    adapter: Any, *, base: Base | None = None, moments: Mapping[str, Any] | None = None, siblings: Any | None = None
+    adapter: Any, *, base: Base | None = None, moments: Moments | None = None, siblings: Any | None = None
 ) -> Examination:
     """Look an adapter over: what was assumed, what is unused, what may harm.
 
@@ -201,7 +201,7 @@ def _intruders(adapter: Adapter, base: Base) -> Iterator[Finding]:
         yield Finding("risk", text, share, 0.0, INTRUDING, command)
 
 
-def _general_inputs(adapter: Adapter, moments: Mapping[str, Any], base: Base) -> Iterator[Finding]:
+def _general_inputs(adapter: Adapter, moments: Moments, base: Base) -> Iterator[Finding]:
     try:
         frame = null_space_energy(adapter, moments, base=base).frame
     except AdapterError as error:

@@ -15,7 +15,7 @@ from asym_analysis.adapters.load import as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import by_projection, moment_of, table_of
+from asym_analysis.questions.common import Moments, by_projection, moment_of, table_of
 from asym_analysis.results import Result, settings_of
 
 __all__ = ["InitializationStatistics", "initialization_statistics"]
@@ -85,7 +85,7 @@ class InitializationStatistics(Result):
 
 
 def initialization_statistics(
-    adapter: Any, initial: Any | None = None, *, moments: Mapping[str, Any] | None = None
+    adapter: Any, initial: Any | None = None, *, moments: Moments | None = None
 ) -> InitializationStatistics:
     """Split an update into what the initial A carries and what its movement carries, with the rates of both factors.
 

@@ -17,7 +17,7 @@ from asym_analysis.adapters.load import as_adapter
 from asym_analysis.adapters.module_names import place
 from asym_analysis.alignment.weight_svd import weight_svd
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import additive, factors_of, moment_of, table_of
+from asym_analysis.questions.common import Moments, additive, factors_of, moment_of, table_of
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import finite, whole
 
@@ -75,7 +75,7 @@ def intruder_scaling(
     base: Base,
     scales: Sequence[float] = (0.0, 0.5, 1.0),
     *,
-    moments: Mapping[str, Any] | None = None,
+    moments: Moments | None = None,
     top_k: int = 10,
     threshold: float = 0.5,
 ) -> IntruderScaling:

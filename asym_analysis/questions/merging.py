@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import additive, by_projection, factors_of, moment_of, row_basis, table_of
+from asym_analysis.questions.common import Moments, additive, by_projection, factors_of, moment_of, row_basis, table_of
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces import updates
 
@@ -69,7 +69,7 @@ class MergeCompensation(TableResult):
 
 
 def merge_compensation(
-    adapters: Any, weights: Sequence[float] | None = None, *, moments: Sequence[Mapping[str, Any]] | None = None
+    adapters: Any, weights: Sequence[float] | None = None, *, moments: Sequence[Moments] | None = None
 ) -> MergeCompensation:
     """Measure what a merge of adapters loses of each of them, what scales would mend, and the least any merge loses.
 
@@ -170,9 +170,7 @@ def merge_adapters(adapters: Any, weights: Sequence[float] | None = None, *, nam
     return Adapter.from_factors(pairs, name=name)
 
 
-def best_merge(
-    adapters: Any, *, moments: Sequence[Mapping[str, Any]] | None = None, name: str = "best merge"
-) -> Adapter:
+def best_merge(adapters: Any, *, moments: Sequence[Moments] | None = None, name: str = "best merge") -> Adapter:
     """Find the one update that acts most like each adapter on that adapter's own inputs.
 
     It minimizes the mean over i of E||(X - dW_i) x||^2 / E||dW_i x||^2: X = (sum_i dW_i S_i)(sum_i S_i)^+, with S_i the
@@ -253,7 +251,7 @@ def _factors(runs: AdapterSet, module: str) -> tuple[list[int], list[tuple[Tenso
     return members, [factors_of(update) for update in found]
 
 
-def _held(runs: AdapterSet, module: str, moments: Sequence[Mapping[str, Any]] | None) -> _Held | None:
+def _held(runs: AdapterSet, module: str, moments: Sequence[Moments] | None) -> _Held | None:
     """What a merge of a module needs; None where all of its updates are zero."""
     if moments is not None and len(moments) != len(runs):
         raise ValueError(f"moments has {len(moments)} entries for {len(runs)} adapters: give one each")

@@ -17,6 +17,7 @@ from asym_analysis.adapters.module_names import place
 from asym_analysis.chance import captured_energy_moments, overlap_null, rotated_trace_moments
 from asym_analysis.errors import AdapterError
 from asym_analysis.questions.common import (
+    Moments,
     additive,
     by_projection,
     factors_of,
@@ -83,10 +84,10 @@ class NullSpaceEnergy(Result):
 
 def null_space_energy(
     adapter: Any,
-    moments: Mapping[str, Any],
+    moments: Moments,
     *,
     weak: float = 0.5,
-    task_moments: Mapping[str, Any] | None = None,
+    task_moments: Moments | None = None,
     base: Base | None = None,
 ) -> NullSpaceEnergy:
     """Measure how much an adapter acts on general inputs: its energy in their weak directions, against chance.
@@ -142,9 +143,7 @@ def null_space_energy(
     return NullSpaceEnergy(frame, refused, settings_of(adapter=read.name, weak=weak))
 
 
-def _row(
-    adapter: Adapter, module: str, moments: Mapping[str, Any], weak: float, task: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _row(adapter: Adapter, module: str, moments: Moments, weak: float, task: Moments | None) -> dict[str, Any]:
     update = additive(adapter[module])
     d = update.d_in
     S = moment_of(moments, module, d)
@@ -187,9 +186,7 @@ def _row(
     }
 
 
-def _response(
-    adapter: Adapter, module: str, moments: Mapping[str, Any], weights: BaseWeights | None
-) -> dict[str, float]:
+def _response(adapter: Adapter, module: str, moments: Moments, weights: BaseWeights | None) -> dict[str, float]:
     if weights is None:
         return {"response": math.nan, "response_null": math.nan}
     update = adapter[module]

@@ -14,7 +14,7 @@ from torch import Tensor
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
-from asym_analysis.questions.common import factors_of, moment_of
+from asym_analysis.questions.common import Moments, factors_of, moment_of
 from asym_analysis.results import Result, settings_of
 from asym_analysis.subspaces import updates
 from asym_analysis.vocabulary import whole
@@ -68,8 +68,8 @@ def allocate_rank(
     adapter: Any,
     budget: int,
     *,
-    moments: Mapping[str, Any] | None = None,
-    sensitivities: Mapping[str, Any] | None = None,
+    moments: Moments | None = None,
+    sensitivities: Moments | None = None,
 ) -> RankAllocation:
     """Share a total rank out over the modules: the globally largest singular values of G^(1/2) dW S^(1/2) stay.
 
@@ -145,9 +145,7 @@ def allocate_rank(
     return RankAllocation(pd.DataFrame(rows).astype({"layer": "Int64"}), curve, settings)
 
 
-def _weighted_spectrum(
-    update: LowRankUpdate, module: str, moments: Mapping[str, Any] | None, felt: Mapping[str, Any] | None
-) -> Tensor:
+def _weighted_spectrum(update: LowRankUpdate, module: str, moments: Moments | None, felt: Moments | None) -> Tensor:
     A, B = factors_of(update)
     if moments is not None:
         A = A @ _root(moment_of(moments, module, update.d_in))

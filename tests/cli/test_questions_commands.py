@@ -73,7 +73,7 @@ def test_questions_about_a_real_model(asym: Callable[..., Any], shared_models: P
     (tmp_path / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}'
     )
-    for question in ("null-space", "worth", "first-gradient"):
+    for question in ("null-space", "worth", "first-gradient", "ranks"):
         shown = asym("ask", question, tmp_path, "--model", network, "--data", texts, "--json")
         assert shown.code == 0, shown.err
         assert shown.records("summary")
@@ -87,10 +87,10 @@ def test_one_adapter_where_several_are_needed(asym: Callable[..., Any]) -> None:
 
 def test_every_question_has_a_meaning_and_a_function() -> None:
     from asym_analysis import questions
-    from asym_analysis.cli.ask import _FUNCTIONS, _MEANING
+    from asym_analysis.cli.ask import _ASKED
 
-    assert set(_FUNCTIONS) == set(_MEANING) == set(Question)
-    assert all(callable(getattr(questions, name)) for name in _FUNCTIONS.values())
+    assert set(_ASKED) == set(Question)
+    assert all(callable(getattr(questions, asked.function)) and asked.row for asked in _ASKED.values())
 
 
 def test_the_doctor_on_a_shipped_adapter(asym: Callable[..., Any], base: Path) -> None:
