@@ -27,6 +27,11 @@ class AppliedAdapter:
     head
         Also put the trained tensors outside the modules (heads, biases) into the model.
 
+    Attributes
+    ----------
+    matches
+        Module of the adapter -> the model's weight that it stands on.
+
     Raises
     ------
     AdapterError
@@ -47,12 +52,12 @@ class AppliedAdapter:
         self._model = model
         self._tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         names = BaseNames({name: tuple(value.shape) for name, value in self._tensors.items()}, "the open model")
-        self._matches: dict[str, Match] = {
+        self.matches: dict[str, Match] = {
             module: names.find(module, (adapter.source(module).d_out, adapter.source(module).d_in))
             for module in adapter
         }
         self._heads = {name: self._named(name, tuple(e.shape)) for name, e in adapter.extras.items()} if head else {}
-        touched = {match.name for match in self._matches.values()} | set(self._heads.values())
+        touched = {match.name for match in self.matches.values()} | set(self._heads.values())
         self._before = {name: self._tensors[name].detach().clone() for name in touched}
         try:
             self.exchange(adapter)
@@ -66,7 +71,7 @@ class AppliedAdapter:
         names: dict[int, set[str]] = {}
         for name, value in self._model.named_parameters(remove_duplicate=False):
             names.setdefault(id(value), set()).add(name)
-        return tuple(m for m, match in self._matches.items() if len(names.get(id(self._tensors[match.name]), ())) > 1)
+        return tuple(m for m, match in self.matches.items() if len(names.get(id(self._tensors[match.name]), ())) > 1)
 
     def exchange(self, adapter: Adapter) -> None:
         """Put another adapter with the same modules in place of the present one.
@@ -78,7 +83,7 @@ class AppliedAdapter:
         """
         self.remove()
         with torch.no_grad():
-            for module, match in self._matches.items():
+            for module, match in self.matches.items():
                 weight = match.part_of(self._tensors[match.name].data)
                 weight.copy_(_changed(weight, adapter[module], module))
             for name, target in self._heads.items():
@@ -99,7 +104,7 @@ class AppliedAdapter:
             Name of a tensor of the model -> its value with the update in it, for `torch.func.functional_call`.
         """
         found: dict[str, Tensor] = {}
-        for module, match in self._matches.items():
+        for module, match in self.matches.items():
             own = self._before[match.name]
             new = _changed(match.part_of(own), adapter[module], module).to(own.dtype)
             if match.expert is None:
@@ -108,6 +113,22 @@ class AppliedAdapter:
                 whole = found.get(match.name, own).clone()
                 match.part_of(whole).copy_(new)
                 found[match.name] = whole
+        return {**found, **self.changed_heads(adapter)}
+
+    def changed_heads(self, adapter: Adapter) -> dict[str, Tensor]:
+        """The model's tensors outside the modules that an adapter replaces, such as heads.
+
+        Parameters
+        ----------
+        adapter
+            Its trained tensors have the names and shapes of the first adapter's.
+
+        Returns
+        -------
+        dict
+            Name of a tensor of the model -> its value; empty with head=False.
+        """
+        found: dict[str, Tensor] = {}
         for name, target in self._heads.items():
             own = self._before[target]
             found[target] = adapter.extras[name].read().to(own).reshape(own.shape)

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.energies import scale_on_grid
 from asym_analysis.bounds.losses import generator_for
 from asym_analysis.bounds.model_losses import ModelLosses, logits_of
-from asym_analysis.bounds.posterior import GaussianPosterior, fitted_posterior, gaussian_posterior
+from asym_analysis.bounds.posterior import GaussianPosterior, fitted_posterior, gaussian_posterior, group_of
 from asym_analysis.bounds.risk import kl_inverse_risk
 from asym_analysis.bounds.trained import TensorKey, with_tensors
 from asym_analysis.vocabulary import Tuned, choose, finite, whole
@@ -28,7 +28,13 @@ __all__ = ["fit_posterior"]
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 SIZES = (0.25, 0.5, 1.0, 2.0)  # of the noise to begin with, as shares of the update's norm
-PILOT_BLOCKS = 8  # draws in one pass over the data, to compare candidates
+LIFTED = (1 / 64, 1 / 16)  # further sizes, for factors that join a trained posterior
+GROUPS = ("B", "A", "rest")
+PILOT_BLOCKS = 8  # draws in one pass over the pilot's samples, to compare candidates
+PILOT_SAMPLES = 1024
+WINDOW = 16  # batches whose samples are sorted by length
+SHRUNK = (0.7, 0.5, 0.35)  # shares of the way from the prior's centre: KL falls faster than the gain
+MOMENTUM, MEMORY = 0.9, 0.99  # of the gradient, and of its squared norm
 STD_RATE = 0.2  # rate of the log standard deviations over that of the means
 
 
@@ -40,10 +46,11 @@ def fit_posterior(
     tuned: Tuned | str = "auto",
     include_head: bool = True,
     prior: Adapter | None = None,
-    prior_std: float | int | None = None,
+    prior_std: float | int | Mapping[str, float] | None = None,
+    begin: GaussianPosterior | None = None,
     weights: Sequence[float | int] = (4.0, 1.0),
     epochs: float | int = 3,
-    rate: float | int = 0.05,
+    rate: float | int = 1.0,
     batch_size: int = 32,
     loss: str = "zero-one",
     objective: Objective | None = None,
@@ -73,15 +80,21 @@ def fit_posterior(
     prior : Adapter, optional
         An adapter trained on other samples than these n: the prior's centre. By default the recorded initialization,
         or zero.
-    prior_std : float or int, optional
-        Standard deviation of the prior during training, put on the grid and kept; by default the best of noises of .25
-        to 2 times the update, chosen anew before each of `weights`.
+    prior_std : float or int or mapping, optional
+        Standard deviation of the prior during training, put on the grid and kept: one number, or one for each of "B",
+        "A" and "rest" (the head). By default the best of noises of .25 to 2 times the update, chosen anew before each
+        of `weights`.
+    begin : GaussianPosterior, optional
+        A posterior to begin at in place of the adapter's values: an earlier one of the same adapter, with its means,
+        standard deviations and prior scales. Tensors that it did not train begin at the prior with the noise that
+        suits the data best.
     weights : sequence of float or int, optional
         The path: weights of KL/n, one after the other, each training continues from the end of the one before.
     epochs : float or int, default 3
         Passes over the data for each weight.
-    rate : float or int, default 0.05
-        Adam's step for the means, in units of the prior's standard deviation; it falls to zero along a cosine.
+    rate : float or int, default 1.0
+        Largest length of a step of the means, over all entries together, in units of the prior's standard deviation;
+        it falls to zero along a cosine.
     batch_size : int, default 32
         Samples of one step.
     loss : str, default "zero-one"
@@ -91,8 +104,9 @@ def fit_posterior(
     scales : str, default "group"
         "group" or "tensor", as in `fitted_posterior`.
     select : bool, default True
-        Return the candidate of lowest bound, estimated in one pass over the data: the untrained posteriors, the end of
-        each weight, and each of these with all standard deviations equal to the prior's. Otherwise the end of the last.
+        Return the candidate of lowest bound, estimated on up to 1,024 samples: the posterior before training, the end
+        of each weight, the same with all standard deviations equal to the prior's, and the same at .7, .5 and .35 of
+        the way from the prior's centre: a path of smaller KL without further training. Otherwise the end of the last.
     seed : int, default 0
         Of batches and noise, in streams of their own.
     progress : bool, default False
@@ -139,42 +153,83 @@ def fit_posterior(
         raise ValueError("weights needs at least one value")
     finite(epochs, "epochs", above=0)
     finite(rate, "rate", above=0)
-    if prior_std is not None:
-        finite(prior_std, "prior_std", above=0)
     losses = ModelLosses(adapter, model, data, loss=loss, batch_size=whole(batch_size, "batch_size", least=1))
     pilot = _Pilot(losses, seed)
-    sizes = SIZES if prior_std is None else (1.0,)
-    begun = [
-        gaussian_posterior(adapter, own, include_head=include_head, relative_noise=size, prior=prior) for size in sizes
-    ]
+    charged: dict[str, Any] = {"include_head": include_head, "prior": prior}
+    stds = _stds(prior_std)
+    begun = _begun(adapter, own, begin, stds, scales=scales, **charged)
     best = pilot.best(begun)
     training = _Training(losses, best, objective or torch.nn.functional.cross_entropy, rate, seed)
+    if stds is not None:
+        training.scales = {key: stds.get(group_of(adapter, key), scale) for key, scale in training.scales.items()}
     steps = max(1, round(epochs * len(losses) / batch_size))
-    fixed = None if prior_std is None else scale_on_grid(prior_std)
-    candidates = [best] if select and prior_std is None else []
+    candidates = [best] if select else []
     for number, weight in enumerate(weights):
-        posterior = training.run(weight, steps, fixed, number, progress=progress)
+        posterior = training.run(weight, steps, number, progress=progress)
         fitted = fitted_posterior(
-            with_tensors(best.adapter, posterior[0], name=adapter.name), posterior[1], own,
-            include_head=include_head, prior=prior, scales=scales,
-        )  # fmt: skip
+            with_tensors(best.adapter, posterior[0], name=adapter.name), posterior[1], own, scales=scales, **charged
+        )
         candidates.append(fitted)
-        training.scales = dict(fitted.prior_stds)
+        if stds is None:
+            training.scales = dict(fitted.prior_stds)
         if select:
-            candidates.append(
-                fitted_posterior(
-                    fitted.adapter, fitted.prior_stds, own, include_head=include_head, prior=prior, scales=scales
+            candidates.append(fitted_posterior(fitted.adapter, fitted.prior_stds, own, scales=scales, **charged))
+            for share in SHRUNK:
+                nearer = {
+                    key: training.origin[key] + share * (mean - training.origin[key])
+                    for key, mean in posterior[0].items()
+                }
+                candidates.append(
+                    fitted_posterior(with_tensors(fitted.adapter, nearer), posterior[1], own, scales=scales, **charged)
                 )
-            )
     return pilot.best(candidates) if select else candidates[-1]
 
 
+def _stds(given: float | int | Mapping[str, float] | None) -> dict[str, float] | None:
+    """The prior's standard deviation of each group, on the grid."""
+    if given is None:
+        return None
+    by_group = dict(given) if isinstance(given, Mapping) else dict.fromkeys(GROUPS, given)
+    for group, value in by_group.items():
+        choose(group, GROUPS, "prior_std")
+        finite(value, "prior_std", above=0)
+    return {group: scale_on_grid(value) for group, value in by_group.items()}
+
+
+def _begun(
+    adapter: Adapter, own: Tuned, begin: GaussianPosterior | None, stds: dict[str, float] | None,
+    **charged: Any,
+) -> list[GaussianPosterior]:  # fmt: skip
+    """Posteriors to begin at, of which a pilot takes the best."""
+    scales, given = charged.pop("scales"), {} if begin is None else dict(begin.stds)
+    moved = adapter
+    if begin is not None:
+        origin = gaussian_posterior(adapter, own, **charged).prior_centre
+        moved = with_tensors(adapter, {**origin, **begin.centre})
+    found: list[GaussianPosterior] = []
+    for size in SIZES if begin is None else (*LIFTED, *SIZES):
+        one = gaussian_posterior(moved, own, relative_noise=size, **charged)
+        if stds is None and not given:
+            found.append(one)
+            continue
+        noise = (
+            dict(one.stds) if stds is None else {key: stds.get(group_of(moved, key), one.stds[key]) for key in one.stds}
+        )
+        noise |= {key: given[key] for key in noise.keys() & given.keys()}
+        found.append(fitted_posterior(moved, noise, own, scales=scales, **charged))
+        if stds is not None or noise.keys() <= given.keys():
+            break
+    return found
+
+
 class _Pilot:
-    """Estimated bounds of candidates, on the same blocks of the data."""
+    """Estimated bounds of candidates, on the same blocks of some of the data."""
 
     def __init__(self, losses: ModelLosses, seed: int) -> None:
         self.losses, self.seed = losses, seed
-        self.blocks = np.array_split(np.arange(len(losses)), min(PILOT_BLOCKS, len(losses)))
+        order = torch.randperm(len(losses), generator=generator_for(seed, "fit", "pilot samples")).numpy()
+        some = order[:PILOT_SAMPLES]
+        self.count, self.blocks = len(some), np.array_split(some, min(PILOT_BLOCKS, len(some)))
 
     def best(self, candidates: Sequence[GaussianPosterior]) -> GaussianPosterior:
         if len(candidates) == 1:
@@ -184,7 +239,7 @@ class _Pilot:
     def _bound(self, posterior: GaussianPosterior) -> float:
         generator = generator_for(self.seed, "fit", "pilot")
         total = sum(float(self.losses.evaluate_some(posterior.draw(generator), block).sum()) for block in self.blocks)
-        return kl_inverse_risk(total / len(self.losses), posterior.kl, len(self.losses))
+        return kl_inverse_risk(total / self.count, posterior.kl, len(self.losses))
 
 
 class _Training:
@@ -197,33 +252,25 @@ class _Training:
         self.adapter, self.origin = begun.adapter, begun.prior_centre
         self.means = {key: value.clone() for key, value in begun.centre.items()}
         self.scales = dict(begun.prior_stds)
-        self.logs = {key: torch.full_like(value, math.log(self.scales[key])) for key, value in self.means.items()}
-        self.applied = AppliedAdapter(begun.adapter, losses.model, head=losses.head)
-        self.applied.remove()
+        self.logs = {
+            key: torch.as_tensor(begun.stds[key]).to(value).expand(value.shape).log()
+            for key, value in self.means.items()
+        }
 
     def run(
-        self, weight: float | int, steps: int, fixed: float | None, number: int, *, progress: bool
+        self, weight: float | int, steps: int, number: int, *, progress: bool
     ) -> tuple[dict[TensorKey, Tensor], dict[TensorKey, Tensor]]:
         """One weight of the path; gives means and standard deviations."""
-        if fixed is not None:
-            self.scales = dict.fromkeys(self.means, fixed)
-            if number == 0:
-                self.logs = {key: torch.full_like(value, math.log(fixed)) for key, value in self.means.items()}
         scales, n = self.scales, len(self.losses)
         away = {key: ((m - self.origin[key]) / scales[key]).requires_grad_() for key, m in self.means.items()}
         wide = {key: (log - math.log(scales[key])).requires_grad_() for key, log in self.logs.items()}
         parameters = [*away.values(), *wide.values()]
-        groups: list[dict[str, Any]] = [{"params": [*away.values()], "lr": self.rate}]
-        groups.append({"params": [*wide.values()], "lr": STD_RATE * self.rate})
-        optimizer = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        steppers = [_Steps([*away.values()], self.rate), _Steps([*wide.values()], STD_RATE * self.rate)]
         noise, order = (generator_for(self.seed, "fit", use, number) for use in ("noise", "batches"))
         batches: list[np.ndarray] = []
-        size = self.losses.batch_size
-        for _ in tqdm(range(steps), desc=f"weight {weight:g}", disable=not progress, leave=False):
+        for step in tqdm(range(steps), desc=f"weight {weight:g}", disable=not progress, leave=False):
             if not batches:
-                shuffled = torch.randperm(n, generator=order).numpy()
-                batches = [shuffled[at : at + size] for at in range(0, n, size)]
+                batches = self.batches(order)
             inputs, labels = self.losses.batch(batches.pop())
             drawn = {
                 key: self.origin[key]
@@ -231,17 +278,52 @@ class _Training:
                 * (away[key] + wide[key].exp() * torch.randn(away[key].shape, generator=noise, dtype=away[key].dtype))
                 for key in away
             }
-            changed = self.applied.changed_weights(with_tensors(self.adapter, drawn))
-            output = torch.func.functional_call(self.losses.model, changed, (), inputs)
+            with self.losses.adapted.using(with_tensors(self.adapter, drawn)) as run:
+                output = run(inputs)
             kl = sum((0.5 * ((2 * wide[key]).exp() - 1 - 2 * wide[key] + away[key].square())).sum() for key in away)
             value = self.objective(logits_of(output), labels) + weight / n * kl
             if not torch.isfinite(value):
                 raise ValueError(f"training diverged at rate {self.rate:g}: give a smaller rate")
             # Only the posterior's own gradients: none is left in the model.
-            for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            schedule.step()
+            gradients = torch.autograd.grad(value, parameters)
+            share = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+            for stepper, part in zip(steppers, (gradients[: len(away)], gradients[len(away) :]), strict=True):
+                stepper.step(part, share)
         self.means = {key: (self.origin[key] + scales[key] * u).detach() for key, u in away.items()}
         self.logs = {key: (v + math.log(scales[key])).detach() for key, v in wide.items()}
         return dict(self.means), {key: log.exp() for key, log in self.logs.items()}
+
+    def batches(self, generator: torch.Generator) -> list[Int[np.ndarray, "batch"]]:
+        """One pass over the samples in random order; of each window of batches, those of about one length together."""
+        size, lengths = self.losses.batch_size, self.losses.lengths
+        shuffled = torch.randperm(len(self.losses), generator=generator).numpy()
+        if len(set(lengths.tolist())) > 1:
+            for at in range(0, len(shuffled), WINDOW * size):
+                window = shuffled[at : at + WINDOW * size]
+                shuffled[at : at + WINDOW * size] = window[np.argsort(lengths[window], kind="stable")]
+        parts = [shuffled[at : at + size] for at in range(0, len(shuffled), size)]
+        return [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
+
+
+class _Steps:
+    """Gradient steps with momentum, of a length that one number sets for all tensors together.
+
+    In units of the prior's standard deviation, the gradient is the direction that lowers the loss most for its KL.
+    Steps scaled entry by entry, as Adam's, move the many entries of which the data say nothing as far as the others.
+    """
+
+    def __init__(self, values: Sequence[Tensor], rate: float) -> None:
+        self.values, self.rate, self.count = list(values), rate, 0
+        self.mean, self.square = [torch.zeros_like(value) for value in values], 0.0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], share: float) -> None:
+        """One step of `share` times the rate."""
+        self.count += 1
+        norm = sum(float(gradient.square().sum()) for gradient in gradients)
+        self.square = MEMORY * self.square + (1 - MEMORY) * norm
+        size = math.sqrt(self.square / (1 - MEMORY**self.count)) * (1 - MOMENTUM**self.count)
+        torch._foreach_mul_(self.mean, MOMENTUM)
+        torch._foreach_add_(self.mean, list(gradients), alpha=1 - MOMENTUM)
+        if size > 0:
+            torch._foreach_add_(self.values, self.mean, alpha=-share * self.rate / size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.applied import AppliedAdapter
+from asym_analysis.bounds.adapted_model import AdaptedModel
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose, whole
 
@@ -78,8 +79,9 @@ class ModelLosses:
         self.rows = _rows(data)
         _refuse_labels_among_inputs(self.rows)
         self.head = bool(adapter.extras)
-        with AppliedAdapter(adapter, self.model, head=self.head) as applied:  # refuses a model that does not fit
-            self.doubts = tied_doubts(applied)
+        self.adapted = AdaptedModel(adapter, self.model, head=self.head)  # refuses a model that does not fit
+        self.doubts = tied_doubts(self.adapted.applied)
+        self.lengths = _lengths(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,12 +117,16 @@ class ModelLosses:
         ndarray
             One loss for each index, in [0, 1].
         """
-        found = []
-        with AppliedAdapter(adapter, self.model, head=self.head):
+        samples = np.asarray(samples)
+        found = np.empty(len(samples))
+        # Samples of about one length share a batch, so that little padding is computed.
+        order = np.argsort(self.lengths[samples], kind="stable")
+        with self.adapted.using(adapter) as run:
             for start in range(0, len(samples), self.batch_size):
-                batch, labels = self.batch(samples[start : start + self.batch_size])
-                found.append(self._losses(logits_of(self.model(**batch)), labels).cpu())
-        return torch.cat(found).double().numpy()
+                part = order[start : start + self.batch_size]
+                batch, labels = self.batch(samples[part])
+                found[part] = self._losses(logits_of(run(batch)), labels).double().cpu().numpy()
+        return found
 
     def batch(self, samples: Int[np.ndarray, "some"]) -> tuple[dict[str, Tensor], Tensor]:
         """Some samples as the model takes them, on its device.
@@ -206,6 +212,12 @@ def _digest(row: Mapping[str, Tensor]) -> bytes:
             found.update(f"{name} {tuple(value.shape)}".encode())
             found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return found.digest()
+
+
+def _lengths(rows: Sequence[Mapping[str, Tensor]]) -> Int[np.ndarray, "n"]:
+    """Number of tokens of each sample that its attention mask names; all zero without one."""
+    masks = [row.get("attention_mask") for row in rows]
+    return np.array([0 if mask is None else int(mask.sum()) for mask in masks])
 
 
 def _trimmed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from asym_analysis.bounds.report import Prior
 from asym_analysis.bounds.trained import TensorKey, is_plain, trained_tensors, with_tensors
 from asym_analysis.vocabulary import Tuned, choose, finite
 
-__all__ = ["GaussianPosterior", "divergence", "fitted_posterior", "gaussian_posterior"]
+__all__ = ["GaussianPosterior", "divergence", "fitted_posterior", "gaussian_posterior", "group_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ def gaussian_posterior(
     for tensor in trained_tensors(reference, tuned, include_head=include_head):
         centre[tensor.key] = value = tensor.read()
         origin[tensor.key] = _initial_value(tensor.read_initial, value)
-        stds[tensor.key] = scales[_group(reference, tensor.key)]
+        stds[tensor.key] = scales[group_of(reference, tensor.key)]
     if not centre:
         raise ValueError(f"{adapter.name} has no trained tensor: there is nothing to centre a posterior on")
     price = sum(map(scale_price, scales.values()))
@@ -220,7 +220,7 @@ def fitted_posterior(
             raise ValueError(f"the standard deviation of {tensor.key[1]} of {tensor.key[0]} is not positive and finite")
         centre[tensor.key] = value = tensor.read()
         origin[tensor.key] = _initial_value(tensor.read_initial, value)
-        label = tensor.key if scales == "tensor" else _group(reference, tensor.key)
+        label = tensor.key if scales == "tensor" else group_of(reference, tensor.key)
         members.setdefault(label, []).append(tensor.key)
     prior_stds: dict[TensorKey, float] = {}
     total = price = 0.0
@@ -276,7 +276,7 @@ def divergence(posterior: GaussianPosterior) -> tuple[float, float]:
             raise ValueError(f"the standard deviation of {key[1]} of {key[0]} is not positive")
         scale = posterior.prior_stds[key]
         total += _entrywise_kl(value.double() - posterior.prior_centre[key].double(), std.square(), scale)
-        groups.setdefault(_group(posterior.adapter, key), []).append(scale)
+        groups.setdefault(group_of(posterior.adapter, key), []).append(scale)
     price = sum(sum(map(scale_price, [s[0]] if len(set(s)) == 1 else s)) for s in groups.values())
     return total + price, price
 
@@ -300,7 +300,21 @@ def _entrywise_kl(moved: Tensor, variance: Tensor, prior_std: float) -> float:
     return 0.5 * (ratio - 1.0 - ratio.log() + moved.square() / prior_std**2).sum().item()
 
 
-def _group(adapter: Adapter, key: TensorKey) -> str:
+def group_of(adapter: Adapter, key: TensorKey) -> str:
+    """The group that shares a prior scale with a trained tensor: "A", "B" or "rest".
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+    key
+        Of the tensor.
+
+    Returns
+    -------
+    str
+        "rest" for heads and for trained parts that are neither A nor B.
+    """
     owner, part = key
     return part if part in ("A", "B") and owner in adapter and is_plain(adapter.source(owner)) else "rest"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asym_analysis import Adapter, certify, fit_posterior
 from asym_analysis.bounds import gaussian_posterior
-from asym_analysis.bounds.energies import scale_on_grid
+from asym_analysis.bounds.energies import scale_on_grid, scale_price
 
 transformers = pytest.importorskip("transformers")
 
@@ -83,7 +83,7 @@ def trained(tuned: str = "B") -> Adapter:
 def test_a_trained_posterior_is_certified_better(tuned: str) -> None:
     adapter, model = trained(tuned), classifier()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = fit_posterior(adapter, model, batches(), epochs=8, rate=0.1, weights=(1.0,))
+    found = fit_posterior(adapter, model, batches(), epochs=8, weights=(1.0,))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert (found.tuned, found.prior) == (tuned, "initialization")
@@ -101,7 +101,7 @@ def test_noise_begins_at_the_priors_and_stays_where_data_say_nothing() -> None:
     adapter = trained()
     noise = [{**batch, "labels": torch.arange(16) % 2} for batch in batches(16)]
     found = fit_posterior(
-        adapter, classifier(), noise, prior_std=0.125, weights=(400.0, 400.0), epochs=60, batch_size=16, rate=0.4,
+        adapter, classifier(), noise, prior_std=0.125, weights=(400.0, 400.0), epochs=60, batch_size=16, rate=3.0,
         select=False, objective=lambda logits, labels: 0.0 * logits.sum(),
     )  # fmt: skip
     assert scale_on_grid(0.125) == 0.125
@@ -126,3 +126,67 @@ def test_wrong_arguments() -> None:
         fit_posterior(trained(), classifier(), batches(8), weights=())
     with pytest.raises(ValueError, match="records otherwise"):
         fit_posterior(trained("both"), classifier(), batches(8), tuned="B")
+
+
+def test_steps_leave_alone_what_the_data_say_nothing_of() -> None:
+    """Ten entries matter among 4,000: the KL of the others stays far below one unit an entry."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 4, generator=generator)
+    labels = (x[:, 0] > 0).long()
+
+    class Wide(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = torch.nn.Linear(4, 1000, bias=False)
+            torch.nn.init.zeros_(self.q.weight)
+
+        def forward(self, x: Tensor) -> Any:
+            return SimpleNamespace(logits=self.q(x)[:, :2])
+
+    adapter = Adapter.from_factors({"q": (torch.eye(4), torch.zeros(1000, 4))})
+    found = fit_posterior(
+        adapter, Wide(), [{"x": x, "labels": labels}], tuned="B", prior_std=0.25, weights=(1.0,), epochs=20,
+        batch_size=32, select=False,
+    )  # fmt: skip
+    away = (found.centre["q", "B"] / 0.25).square()
+    assert away[2:].sum() < 0.02 * away[:2].sum()
+    logits = x @ found.centre["q", "B"][:2].mT
+    assert (logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_nearer_posterior_is_taken_where_training_went_too_far() -> None:
+    """Labels are noise: every nat is wasted, and the training is told that nats are almost free."""
+    generator = torch.Generator().manual_seed(0)
+    data = [{"x": torch.randn(64, 4, generator=generator), "labels": torch.randint(0, 3, (64,), generator=generator)}]
+    adapter = Adapter.from_factors({"q": (torch.eye(4), torch.zeros(3, 4))})
+    settings: dict[str, Any] = {"prior_std": 0.125, "weights": (0.001,), "epochs": 20, "batch_size": 16, "rate": 3.0}
+    far = fit_posterior(adapter, Linear(), data, tuned="B", select=False, **settings)
+    taken = fit_posterior(adapter, Linear(), data, tuned="B", **settings)
+    assert far.kl > 10
+    assert taken.kl < far.kl / 1.5
+
+
+@pytest.mark.parametrize("given", [None, {"A": 0.01}])
+def test_a_posterior_for_both_can_begin_at_the_one_for_b(given: dict[str, float] | None) -> None:
+    """Its price over B's is that of one scale, and A's noise costs nothing: A is at its prior."""
+    adapter, model, data = trained(), classifier(), batches(128)
+    only = fit_posterior(adapter, model, data, tuned="B", weights=(1.0,), epochs=2)
+    both = fit_posterior(
+        trained("both"), model, data, tuned="both", begin=only, prior_std=given, weights=(1.0,), epochs=0.01
+    )
+    prices = sum({scale: scale_price(scale) for key, scale in both.prior_stds.items() if key[1] == "A"}.values())
+    # One step at most was taken, or none.
+    assert both.tuned == "both"
+    assert both.kl <= only.kl + prices + 1.0
+    assert {key for key, _ in both.centre} == {key for key, _ in only.centre}
+
+
+def test_prior_scales_by_factor() -> None:
+    found = fit_posterior(
+        trained("both"), classifier(), batches(16), prior_std={"A": 2**-6, "B": 2**-3}, weights=(1000.0,), epochs=1,
+        select=False, objective=lambda logits, labels: 0.0 * logits.sum(), rate=1e-6,
+    )  # fmt: skip
+    for (_, factor), std in found.stds.items():
+        np.testing.assert_allclose(np.asarray(std), 2**-6 if factor == "A" else 2**-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="prior_std"):
+        fit_posterior(trained(), classifier(), batches(16), prior_std={"C": 0.1})
