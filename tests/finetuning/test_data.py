@@ -162,8 +162,11 @@ def test_without_a_dev_file_the_last_windows_are_held_out(tiny_llama: Path, tiny
     assert data.train["input_ids"] == whole[:1]
     assert data.dev["input_ids"] == whole[-2:]
     assert task.name == "told"
-    with pytest.raises(AdapterError, match="must leave some"):
-        LanguageModellingTask(tiny_data, "text.txt", window=8).data(tokenizer)
+    tenth = LanguageModellingTask(tiny_data, "text.txt", window=8).data(tokenizer)
+    assert tenth.dev["input_ids"] == whole[-(len(whole) // 10) :]
+    assert len(tenth.train) + len(tenth.dev) == len(whole)
+    with pytest.raises(AdapterError, match="leaves none to learn from"):
+        LanguageModellingTask(tiny_data, "text.txt", window=8, dev_windows=len(whole)).data(tokenizer)
 
 
 def test_window_losses_are_those_of_the_model(tiny_llama: Path, tiny_data: Path) -> None:
