@@ -36,7 +36,7 @@ def decided(table: pd.DataFrame) -> plt.Figure:
             part = table[table["n"] == n]
             _risks(part, upper)
             _spent(part, lower)
-            seeds = part.loc[part["arm"] != "none"].groupby("arm")["seed"].nunique().min()
+            seeds = part.loc[part["arm"] != "none"].groupby("arm")["seed"].nunique().max()
             upper.set_title(f"n = {n:,}, {seeds} seed{'s' * int(seeds > 1)}", fontsize=8)
         axes[0, 0].set_ylabel("error")
         axes[1, 0].set_ylabel("KL, nats")

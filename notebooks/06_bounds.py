@@ -296,4 +296,4 @@ for tuned in ("B", "A", "both"):
 pd.concat(tables)[["tuned", "information", "bound", "standard_error", "plain", "floor", "measured_gap", "kind"]]
 
 # %% [markdown]
-# So what is guaranteed? From the file alone, nothing. From measured losses, an error of at most .47 on these digits where the test error is .08; and with half of the data kept to certify a model trained on the other half, .14. Certificates hold, and they cost data.
+# So what is guaranteed? From the file alone, nothing. From measured losses, an error of at most .45 on these digits where the test error is .08; and with half of the data kept to certify a model trained on the other half, .14. Certificates hold, and they cost data.
