@@ -52,6 +52,7 @@ suppress_warnings = ["myst.header", "myst.xref_missing", "docutils", "ref.footno
 def setup(app: Sphinx) -> None:
     """Bring the notebooks into the site's folder, where Sphinx looks for pages, and let links to them lead there."""
     here = Path(app.srcdir)
+    shutil.rmtree(here / "generated", ignore_errors=True)  # pages of names that have moved since
     copies = here / "notebooks"
     shutil.rmtree(copies, ignore_errors=True)
     shutil.copytree(here.parent / "notebooks", copies, ignore=shutil.ignore_patterns("*.py", "*.toml", ".*"))
