@@ -12,6 +12,7 @@ from .adapters.load import load_adapters as load_adapters
 from .adapters.low_rank_update import LowRankUpdate as LowRankUpdate
 from .adapters.save import save_adapter as save_adapter
 from .adapters.shared_initialization import shared_initialization as shared_initialization
+from .alignment.adapter_index import index_adapters as index_adapters
 from .alignment.aggregation import aggregation_error as aggregation_error
 from .alignment.aggregation import merge_interference as merge_interference
 from .alignment.comparison import SubspaceComparison as SubspaceComparison
@@ -20,12 +21,13 @@ from .alignment.first_step import first_step_overlap as first_step_overlap
 from .alignment.grids import leading_overlaps as leading_overlaps
 from .alignment.intruders import intruder_dimensions as intruder_dimensions
 from .alignment.neighbours import cluster as cluster
-from .alignment.neighbours import index_adapters as index_adapters
 from .alignment.neighbours import nearest as nearest
 from .alignment.pairwise import compare_subspaces as compare_subspaces
 from .alignment.shared_energy import shared_energy as shared_energy
 from .alignment.sharing import joint_diagonalization as joint_diagonalization
 from .alignment.spectra import adapter_spectra as adapter_spectra
+from .alignment.stored_index import load_index as load_index
+from .alignment.stored_index import save_index as save_index
 from .alignment.trajectories import checkpoint_trajectories as checkpoint_trajectories
 from .bounds.certify import certify as certify
 from .bounds.compute import compute_bound as compute_bound

@@ -1,111 +1,36 @@
 """Neighbours and clusters in collections of thousands of adapters, without comparing all pairs.
 
-Every adapter becomes one vector of random features, in time that grows linearly with the collection; an index of the
-vectors (HNSW, Malkov and Yashunin 2018, as faiss builds it) answers in time that grows with its logarithm. The nearest
-adapters it finds are compared exactly.
+An index of random features proposes the nearest adapters; these are compared exactly, and against what chance gives the
+most similar of as many unrelated adapters.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm.auto import tqdm
+from scipy.special import ndtri
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.load import Source, as_adapter, as_adapters
+from asym_analysis.adapters.load import Source, as_adapter
+from asym_analysis.alignment.adapter_index import AdapterIndex, Collection, index_adapters, vector_of
 from asym_analysis.alignment.module_pairs import factor_frames
-from asym_analysis.alignment.random_features import BY, features_of, standard_error
-from asym_analysis.alignment.side_by_side import side_by_side
+from asym_analysis.chance.null import BetaNull
+from asym_analysis.chance.overlap import overlap_null
+from asym_analysis.chance.products import probability_of_products
 from asym_analysis.errors import AdapterError
-from asym_analysis.results import TableResult, settings_of
-from asym_analysis.subspaces.measures import measure_named
-from asym_analysis.vocabulary import choose, finite, whole
+from asym_analysis.results import TableResult
+from asym_analysis.subspaces.measures import Frames, measure_named
+from asym_analysis.vocabulary import finite, whole
 
-__all__ = ["AdapterIndex", "Clusters", "Neighbours", "cluster", "index_adapters", "nearest"]
+__all__ = ["Clusters", "Neighbours", "cluster", "nearest"]
 
-EXHAUSTIVE = 5000  # vectors up to which all are looked at
-LINKS = 32  # of each vector in the graph of an index
-WIDTH = 128  # vectors that a search of the graph keeps
 MORE = 4  # times as many vectors are found as are compared exactly and given
-
-Collection = AdapterSet | Adapter | Source | Iterable[Adapter | Source]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class AdapterIndex:
-    """Feature vectors of a collection of adapters, ready to be asked for neighbours.
-
-    Attributes
-    ----------
-    adapters
-        The collection.
-    modules
-        Names of the modules that the features are of.
-    vectors
-        One row an adapter, float32, of length 1.
-    settings
-        by, features, seed, standard_error and versions.
-    """
-
-    adapters: AdapterSet
-    modules: tuple[str, ...]
-    vectors: Float[np.ndarray, "adapters features"]
-    settings: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __repr__(self) -> str:
-        by, features = self.settings["by"], self.vectors.shape[1]
-        return f"AdapterIndex({len(self):,} adapters by {by}, {features} features of {len(self.modules)} modules)"
-
-    @cached_property
-    def graph(self) -> Any:
-        """The faiss index; one that looks at every vector up to 5,000 adapters."""
-        try:
-            import faiss
-        except ImportError as error:
-            raise ImportError("neighbours need faiss: pip install 'asym_analysis[neighbours]'") from error
-        width = self.vectors.shape[1]
-        built: Any
-        if len(self) <= EXHAUSTIVE:
-            built = faiss.IndexFlatIP(width)
-        else:
-            built = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
-            built.hnsw.efConstruction = WIDTH
-            built.hnsw.efSearch = WIDTH
-        built.add(np.ascontiguousarray(self.vectors))
-        return built
-
-    def search(
-        self, vectors: Float[np.ndarray, "n features"], count: int
-    ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-        """Estimated similarities and places of the adapters most similar to given vectors.
-
-        Parameters
-        ----------
-        vectors
-            From `features_of`, shape (n, features), float32.
-        count
-            How many for each; fewer where the collection is smaller.
-
-        Returns
-        -------
-        tuple
-            Similarities, descending, and places in the collection.
-        """
-        values, places = self.graph.search(np.ascontiguousarray(vectors), min(count, len(self)))
-        return values, places
+CLEAR = 0.01  # p-value below which a neighbour is closer than chance
+DIGITS = 6  # of similarities: adapters that agree in these are tied
 
 
 class Neighbours(TableResult):
@@ -114,16 +39,41 @@ class Neighbours(TableResult):
     Attributes
     ----------
     frame
-        One row a neighbour, the most similar first. Columns:
+        One row a neighbour, the most similar first, and of equal ones the one that stands first in the collection.
+        Columns:
 
         - adapter: its name
         - place: its place in the collection
-        - similarity: mean over the modules of the overlap of A or of B, or of the cosine of the updates; exact
+        - similarity: mean over the modules that both have of the overlap of A or of B, or of the cosine of the
+          updates; exact
+        - modules: how many these are
+        - chance: the mean similarity of unrelated adapters of these ranks
+        - p_value: probability that the most similar of as many unrelated adapters as the collection holds is at least
+          as similar, if modules are independent
         - estimate: of the random features
         - standard_error: of the estimate between unrelated adapters
     settings
-        adapter, by, features, seed, modules and versions.
+        adapter, collection (its size), by, features, seed, modules and versions.
     """
+
+    def summary(self) -> pd.DataFrame:
+        """One row: how many of the neighbours are closer than chance, and how near the nearest is.
+
+        Returns
+        -------
+        DataFrame
+            neighbours, closer_than_chance (p_value below .01), nearest, similarity, chance.
+        """
+        first = self.frame.iloc[0]
+        return pd.DataFrame(
+            {
+                "neighbours": [len(self.frame)],
+                "closer_than_chance": [int((self.frame.p_value < CLEAR).sum())],
+                "nearest": [first.adapter],
+                "similarity": [first.similarity],
+                "chance": [first.chance],
+            }
+        )
 
 
 class Clusters(TableResult):
@@ -156,75 +106,19 @@ class Clusters(TableResult):
         return pd.concat([grouped.size().rename("size"), named.rename("adapters")], axis=1).reset_index()
 
 
-def index_adapters(
-    adapters: Collection,
-    *,
-    by: str = "B",
-    features: int = 4096,
-    seed: int = 0,
-    executor: Executor | None = None,
-    progress: bool = False,
-) -> AdapterIndex:
-    """Turn every adapter of a collection into a vector of random features.
-
-    Time grows linearly with the collection, and one adapter is in memory at a time; the vectors take 4 bytes a feature.
-
-    Parameters
-    ----------
-    adapters : AdapterSet, source or iterable of these
-        One or more, or anything that `load_adapters` reads.
-    by : str, default "B"
-        "A" or "B", the subspaces; "update", the product.
-    features : int, default 4096
-        Length of the vectors. The standard error of a similarity between unrelated adapters is one over its root.
-    seed : int, default 0
-        Of the random features.
-    executor : executor, optional
-        Any `concurrent.futures.Executor`; adapters are shared out over it. None computes here.
-    progress : bool, default False
-        Show a bar, one step an adapter.
-
-    Returns
-    -------
-    AdapterIndex
-        To be given to `nearest` and `cluster` in place of the collection.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer features than modules, or an argument is out of range.
-
-    Examples
-    --------
-    >>> import torch
-    >>> runs = [Adapter.from_factors({"q": (torch.eye(2, 8).roll(i, 1), torch.ones(4, 2))}) for i in range(3)]
-    >>> index_adapters(runs, by="A", features=64)
-    AdapterIndex(3 adapters by A, 64 features of 1 modules)
-    """
-    choose(by, BY, "by")
-    seed = whole(seed, "seed", least=0)
-    runs = as_adapters(adapters)
-    modules = tuple(dict.fromkeys(module for run in runs for module in run))
-    features = whole(features, "features", least=max(len(modules), 1))
-    work = partial(_vector, modules=modules, by=by, features=features, seed=seed)
-    done = _in_order(work, runs, executor)
-    vectors = np.stack(list(tqdm(done, total=len(runs), disable=not progress, unit="adapter")))
-    settings = settings_of(by=by, features=features, seed=seed, standard_error=standard_error(features))
-    return AdapterIndex(runs, modules, vectors, settings)
-
-
 def nearest(
     adapter: Adapter | AdapterSet | Source,
     collection: AdapterIndex | Collection,
     k: int = 10,
     *,
     by: str | None = None,
-    features: int = 4096,
-    seed: int = 0,
+    features: int | None = None,
+    seed: int | None = None,
 ) -> Neighbours:
     """Find the adapters of a collection that are most similar to one.
 
-    The random features propose four times as many as are asked for; these are compared exactly.
+    The random features propose four times as many as are asked for; these are compared exactly. There is always a
+    nearest adapter: `p_value` says whether it is nearer than the nearest of as many unrelated ones.
 
     Parameters
     ----------
@@ -238,7 +132,7 @@ def nearest(
     by : str, optional
         "A", "B" (the default) or "update".
     features, seed : int, optional
-        As for `index_adapters`; those of the index where one is given.
+        As for `index_adapters`; those of the index where one is given, which may not be asked for others.
 
     Returns
     -------
@@ -250,7 +144,7 @@ def nearest(
     AdapterError
         If the adapter shares no module with the collection.
     ValueError
-        If an argument is out of range, or `by` is not what the index was made for.
+        If an argument is out of range, or the index was made with other settings than those asked for.
 
     Examples
     --------
@@ -266,36 +160,35 @@ def nearest(
     query = as_adapter(adapter)
     if not any(module in query for module in index.modules):
         raise AdapterError(f"{query.name} shares no module with the collection")
-    vector = _vector(
-        query,
-        modules=index.modules,
-        by=index.settings["by"],
-        features=index.vectors.shape[1],
-        seed=index.settings["seed"],
-    )
+    vector = vector_of(query, index.modules, index.settings)
     estimates, places = (found[0] for found in index.search(vector[None], MORE * k))
-    exact = _exact(query, index, places)
-    order = np.argsort(-exact, kind="stable")[:k]
+    estimates, places = estimates[places >= 0], places[places >= 0]
+    exact, shared, chance, p_value = _exact(query, index, places)
+    order = np.lexsort((places, -np.round(exact, DIGITS)))[:k]
     frame = pd.DataFrame(
         {
-            "adapter": [index.adapters.names[place] for place in places[order]],
+            "adapter": [index.names[place] for place in places[order]],
             "place": places[order],
             "similarity": exact[order],
+            "modules": shared[order],
+            "chance": chance[order],
+            "p_value": -np.expm1(len(index) * np.log1p(-np.minimum(p_value[order], 1 - 1e-16))),
             "estimate": estimates[order].astype(float),
             "standard_error": index.settings["standard_error"],
         }
     )
-    return Neighbours(frame, {**index.settings, "adapter": query.name, "modules": len(index.modules)})
+    facts = {"adapter": query.name, "collection": len(index), "modules": len(index.modules)}
+    return Neighbours(frame, {**index.settings, **facts})
 
 
 def cluster(
     collection: AdapterIndex | Collection,
     *,
-    least: float = 0.1,
+    least: float | None = None,
     neighbours: int = 10,
     by: str | None = None,
-    features: int = 4096,
-    seed: int = 0,
+    features: int | None = None,
+    seed: int | None = None,
 ) -> Clusters:
     """Group adapters that are linked by similarity, directly or through others.
 
@@ -303,14 +196,16 @@ def cluster(
     ----------
     collection : AdapterIndex, AdapterSet, source or iterable of these
         What `index_adapters` returned, or a collection, which is indexed first.
-    least : float, default 0.1
-        Similarity from which two adapters are linked; at least five standard errors of the features.
+    least : float, optional
+        Similarity from which two adapters are linked. By default .1, or more where unrelated adapters may reach that:
+        at least so much that with probability .99 no pair of unrelated adapters is linked, for the error of the
+        features. What chance adds beyond its mean, rank/d, is not counted.
     neighbours : int, default 10
         How many of its nearest neighbours an adapter can be linked to.
     by : str, optional
         "A", "B" (the default) or "update".
     features, seed : int, optional
-        As for `index_adapters`; those of the index where one is given.
+        As for `index_adapters`; those of the index where one is given, which may not be asked for others.
 
     Returns
     -------
@@ -333,8 +228,10 @@ def cluster(
     [0, 1, 0, 1, 0, 1]
     """
     index = _indexed(collection, by, features, seed)
-    error = index.settings["standard_error"]
-    least = finite(least, "least", least=5 * error, most=1.0)
+    count = len(index)
+    clear = -float(ndtri(CLEAR / max(count * (count - 1) / 2, 1)))
+    floor = float(index.levels.max()) + clear * index.settings["standard_error"]
+    least = max(0.1, floor) if least is None else finite(least, "least", least=floor, most=1.0)
     neighbours = whole(neighbours, "neighbours", least=1)
     values, places = index.search(index.vectors, neighbours + 1)
     rows = np.repeat(np.arange(len(index))[:, None], places.shape[1], axis=1)
@@ -347,7 +244,7 @@ def cluster(
     number = np.empty(len(sizes), dtype=int)
     number[order] = np.arange(len(sizes))
     best = np.where(other, values, -np.inf).argmax(1)
-    names = np.asarray(index.adapters.names, dtype=object)
+    names = np.asarray(index.names, dtype=object)
     alone = len(index) < 2
     frame = pd.DataFrame(
         {
@@ -361,50 +258,74 @@ def cluster(
     return Clusters(frame, {**index.settings, "least": least, "neighbours": neighbours})
 
 
-def _indexed(collection: AdapterIndex | Collection, by: str | None, features: int, seed: int) -> AdapterIndex:
+def _indexed(
+    collection: AdapterIndex | Collection, by: str | None, features: int | None, seed: int | None
+) -> AdapterIndex:
     if not isinstance(collection, AdapterIndex):
-        return index_adapters(collection, by=by or "B", features=features, seed=seed)
-    if by is not None and by != collection.settings["by"]:
-        raise ValueError(f"the index was made by {collection.settings['by']}, not by {by}: make another")
+        return index_adapters(
+            collection, by=by or "B", features=4096 if features is None else features, seed=0 if seed is None else seed
+        )
+    for name, asked in (("by", by), ("features", features), ("seed", seed)):
+        if asked is not None and asked != collection.settings[name]:
+            made = collection.settings[name]
+            raise ValueError(f"the index was made with {name} {made}, not {asked}: make another")
     return collection
 
 
-def _vector(
-    adapter: Adapter, *, modules: tuple[str, ...], by: str, features: int, seed: int
-) -> Float[np.ndarray, "features"]:
-    return features_of(adapter, modules, by, features, seed)
-
-
-def _in_order(work: Any, runs: AdapterSet, executor: Executor | None) -> Iterator[np.ndarray]:
-    if executor is not None:
-        yield from executor.map(work, runs)
-        return
-    found: dict[int, np.ndarray] = {}
-    following = 0
-    for place, vector in side_by_side(lambda place: work(runs[place]), range(len(runs))):
-        found[place] = vector
-        while following in found:
-            yield found.pop(following)
-            following += 1
-
-
-def _exact(query: Adapter, index: AdapterIndex, places: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
-    """Mean similarity over the modules that both have."""
+def _exact(
+    query: Adapter, index: AdapterIndex, places: Int[np.ndarray, "k"]
+) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"], Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """Mean similarity over the modules that both have, their number, and what chance gives: mean and p-value."""
     by = index.settings["by"]
     measure = measure_named("cosine" if by == "update" else "overlap")
-    totals, counts = np.zeros(len(places)), np.zeros(len(places))
+    found = [index.adapters[int(place)] for place in places]
+    totals, counts, means, variances, terms = np.zeros((5, len(places)))
     for module in index.modules:
         if module not in query:
             continue
-        members = [i for i, place in enumerate(places) if module in index.adapters[int(place)]]
-        held = [query[module], *(index.adapters[int(places[i])][module] for i in members)]
+        members = [i for i, adapter in enumerate(found) if module in adapter]
+        held = [query[module], *(found[i][module] for i in members)]
         alike = [0, *(i for i in range(1, len(held)) if held[i].shape == held[0].shape)]
         if len(alike) < 2:
             continue
         frames = factor_frames(measure, by, [held[i] for i in alike], "cpu")
         values = measure.compare(frames[:1], frames[1:])[0].double().numpy()
-        where = np.array([members[i - 1] for i in alike[1:]])
         known = np.isfinite(values)
-        totals[where[known]] += values[known]
-        counts[where[known]] += 1
-    return np.divide(totals, counts, out=np.full(len(places), -1.0), where=counts > 0)
+        where = np.array([members[i - 1] for i in alike[1:]])[known]
+        mean, variance, number = _chance(by, frames, held[0].shape)
+        for total, each in (
+            (totals, values),
+            (counts, np.ones_like(values)),
+            (means, mean),
+            (variances, variance),
+            (terms, number),
+        ):
+            total[where] += each[known]
+    whole_number = np.maximum(counts, 1)
+    similarity = np.where(counts > 0, totals / whole_number, -1.0)
+    mean, std = means / whole_number, np.sqrt(variances) / whole_number
+    p_value = np.ones(len(places))
+    for i in np.flatnonzero(counts):
+        if by == "update":
+            p_value[i] = probability_of_products(similarity[i], std[i], max(1, int(terms[i])))
+        else:
+            p_value[i] = BetaNull(mean[i], std[i]).p_value(similarity[i : i + 1])[0]
+    return similarity, counts.astype(int), np.where(counts > 0, mean, np.nan), p_value
+
+
+def _chance(
+    by: str, frames: Frames, shape: tuple[int, int]
+) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """Mean and variance of the similarity of the first and each other, if unrelated; independent terms at least."""
+    ranks = frames.rank.numpy()
+    if by == "update":
+        # As many as the query's spectrum spreads over; the other's is taken as one direction, whose tails are longest.
+        strengths = frames.other["spectrum"][0].double().numpy()
+        fourth = max(float((strengths**4).sum()), 1e-300)
+        spread = np.full(len(ranks) - 1, float((strengths**2).sum()) ** 2 / fourth)
+        return np.zeros_like(spread), np.full_like(spread, 1 / (shape[0] * shape[1])), spread
+    size = shape[1] if by == "A" else shape[0]
+    laws = [overlap_null(int(ranks[0]), int(rank), size) if ranks[0] and rank else None for rank in ranks[1:]]
+    mean = np.array([np.nan if law is None else float(law.mean) for law in laws])
+    variance = np.array([np.nan if law is None else float(law.std) ** 2 for law in laws])
+    return mean, variance, np.ones(len(laws))

@@ -20,7 +20,7 @@ from torch import Tensor
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.subspaces.bases import orthonormal_rows, scaled
 
-__all__ = ["features_of", "standard_error"]
+__all__ = ["BY", "features_of", "probe", "standard_error"]
 
 #: What adapters are compared by: the row space of A, the column space of B, or the update.
 BY = ("A", "B", "update")
@@ -121,5 +121,27 @@ def _gaussian(module: str, side: int, count: int, width: int, seed: int) -> Floa
 
 
 def _norm(left: Tensor, right: Tensor) -> Tensor:
-    """Frobenius norm of left^T right, both with one row for each term."""
+    """Frobenius norm of left^T right, both with one row for each term; terms may cancel, so in float64."""
+    left, right = left.double(), right.double()
     return ((left @ left.mT) * (right @ right.mT)).sum().clamp(min=0).sqrt()
+
+
+def probe(seed: int) -> list[float]:
+    """A few numbers that are equal only where the random vectors of a seed are drawn alike.
+
+    Parameters
+    ----------
+    seed
+        Of the random features.
+
+    Returns
+    -------
+    list
+        Four numbers.
+
+    Examples
+    --------
+    >>> probe(0) == probe(0), probe(0) == probe(1)
+    (True, False)
+    """
+    return [round(float(value), 6) for value in _gaussian("probe", 0, 1, 4, seed)[0]]

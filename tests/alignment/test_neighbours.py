@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from asym_analysis.adapters import Adapter, AdapterSet
-from asym_analysis.alignment.neighbours import cluster, index_adapters, nearest
+from asym_analysis.adapters.save import save_adapter
+from asym_analysis.alignment.adapter_index import index_adapters
+from asym_analysis.alignment.neighbours import cluster, nearest
 from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.alignment.random_features import standard_error
+from asym_analysis.alignment.stored_index import load_index, save_index
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import read_result
 
@@ -71,7 +75,7 @@ def test_the_nearest_are_those_of_all_exact_similarities(by: str) -> None:
 def test_a_large_index_answers_like_a_complete_search(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = collection(120)
     complete = index_adapters(runs, features=1024)
-    monkeypatch.setattr("asym_analysis.alignment.neighbours.EXHAUSTIVE", 10)
+    monkeypatch.setattr("asym_analysis.alignment.adapter_index.EXHAUSTIVE", 10)
     graph = index_adapters(runs, features=1024)
     assert "HNSW" in type(graph.graph).__name__
     hits = [
@@ -115,9 +119,133 @@ def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ValueError, match="features is 2"):
         index_adapters(runs, features=2)
     index = index_adapters(runs, features=128)
-    with pytest.raises(ValueError, match="made by B, not by A"):
+    with pytest.raises(ValueError, match="made with by B, not A"):
         nearest(runs[0], index, by="A")
     with pytest.raises(ValueError, match=r"least is 0\.1"):
-        cluster(index)
+        cluster(index, least=0.1)
     with pytest.raises(AdapterError, match="shares no module"):
         nearest(Adapter.from_factors({"v": (torch.eye(1, 3), torch.eye(3, 1))}), index)
+
+
+@pytest.mark.parametrize("by", ["A", "B", "update"])
+def test_unrelated_adapters_have_no_neighbour_closer_than_chance(by: str) -> None:
+    """Of 40 questions among unrelated adapters, about .4 are to find a neighbour with p < .01, and 2 with p < .05."""
+    generator = torch.Generator().manual_seed(9)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    strangers = [
+        Adapter.from_factors({f"layer.{m}.q": (draw(4, 64), draw(96, 4)) for m in range(3)}, name=f"s{i}")
+        for i in range(160)
+    ]
+    index = index_adapters(strangers[40:], by=by)
+    frames = [nearest(stranger, index, 1) for stranger in strangers[:40]]
+    p_values = np.array([one.frame.p_value[0] for one in frames])
+    assert (p_values < 0.01).sum() <= 3
+    assert (p_values < 0.05).sum() <= 7
+    assert np.median(p_values) > 0.25
+    assert sum(one.summary().closer_than_chance[0] for one in frames) <= 3
+    related = nearest(strangers[50], index, 3)
+    assert related.summary().closer_than_chance[0] == 1
+    assert (cluster(index).frame.cluster == -1).all()
+
+
+@pytest.mark.parametrize("by", ["A", "B", "update"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_order_gauge_and_scale_change_nothing(by: str, seed: int) -> None:
+    runs = collection(40, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 100)
+
+    def changed(adapter: Adapter) -> Adapter:
+        """B G^-1, G A, and a scale of its own."""
+        factors = {}
+        for module, update in adapter.items():
+            turn = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+            gauge = turn * (0.5 + torch.rand(4, generator=generator))
+            factors[module] = (gauge @ update.A, update.B @ torch.linalg.inv(gauge))
+        return Adapter.from_factors(factors, scaling=3.0, name=adapter.name)
+
+    order = torch.randperm(40, generator=generator).tolist()
+    other = AdapterSet([changed(runs[place]) for place in order])
+    one, two = index_adapters(runs, by=by), index_adapters(other, by=by)
+    np.testing.assert_allclose(one.vectors[order], two.vectors, atol=2e-5)
+    here, there = nearest(runs[5], one, 40).frame, nearest(other[order.index(5)], two, 40).frame
+    there = there.set_index("adapter").loc[here.adapter]
+    for column in ("similarity", "estimate", "p_value", "chance"):
+        np.testing.assert_allclose(here[column], there[column], atol=1e-3)
+    groups = [cluster(index).frame.set_index("adapter") for index in (one, two)]
+    partitions = [{frozenset(names) for _, names in frame.groupby("cluster").groups.items()} for frame in groups]
+    assert partitions[0] == partitions[1]
+
+
+def test_equal_adapters_are_given_in_the_order_of_the_collection() -> None:
+    runs = collection(6)
+    copies = [Adapter.from_factors({m: (u.A, u.B) for m, u in runs[0].items()}, name=f"copy {i}") for i in range(5)]
+    found = nearest(runs[0], AdapterSet([*copies[:3], *runs, *copies[3:]]), 6).frame
+    assert found.place.tolist() == [0, 1, 2, 3, 9, 10]
+    np.testing.assert_allclose(found.similarity, 1, atol=1e-5)
+
+
+def test_an_index_grows_as_if_it_had_been_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = collection(60)
+    whole = index_adapters(runs, features=512)
+    grown = index_adapters(list(runs)[:20], features=512).add(list(runs)[20:50]).add(list(runs)[50:])
+    np.testing.assert_array_equal(grown.vectors, whole.vectors)
+    np.testing.assert_array_equal(grown.levels, whole.levels)
+    assert nearest(runs[55], grown, 5).frame.equals(nearest(runs[55], whole, 5).frame)
+    monkeypatch.setattr("asym_analysis.alignment.adapter_index.EXHAUSTIVE", 10)
+    first = index_adapters(list(runs)[:50], features=512)
+    assert first.graph.ntotal == 50
+    larger = first.add(list(runs)[50:])
+    assert (first.graph.ntotal, larger.graph.ntotal, len(larger)) == (50, 60, 60)
+    assert nearest(runs[55], larger, 1).frame.adapter[0] == "run 55"
+    with pytest.raises(AdapterError, match="holds run 3 already"):
+        whole.add(runs[3])
+    strange = Adapter.from_factors({"other": (torch.eye(1, 3), torch.eye(3, 1))}, name="strange")
+    with pytest.raises(AdapterError, match="does not know the module other"):
+        whole.add(strange)
+
+
+def test_a_stored_index_answers_as_before_and_is_refused_elsewhere(tmp_path: Path) -> None:
+    runs = collection(8)
+    folders = []
+    for run in runs:
+        save_adapter(run, tmp_path / run.name)
+        folders.append(tmp_path / run.name)
+    index = index_adapters(folders, features=256, seed=2)
+    save_index(index, tmp_path / "index")
+    again = load_index(tmp_path / "index", by="B", features=256, seed=2)
+    assert nearest(runs[3], again, 4).frame.equals(nearest(runs[3], index, 4).frame)
+    assert cluster(again).frame.equals(cluster(index).frame)
+    assert again.add(runs[0].replaced(name="new")).names[-1] == "new"
+    for asked, message in (({"by": "A"}, "by B, not A"), ({"features": 64}, "256"), ({"seed": 0}, "seed 2, not 0")):
+        with pytest.raises(ValueError, match=message):
+            load_index(tmp_path / "index", **asked)
+    with pytest.raises(ValueError, match="seed 2, not 0"):
+        nearest(runs[3], again, seed=0)
+    with pytest.raises(AdapterError, match="other adapters"):
+        load_index(tmp_path / "index", adapters=runs[:3])
+    save_index(index_adapters(runs, features=64), tmp_path / "memory")
+    with pytest.raises(AdapterError, match="indexed from memory"):
+        nearest(runs[0], load_index(tmp_path / "memory"))
+    assert nearest(runs[0], load_index(tmp_path / "memory", adapters=runs)).frame.adapter[0] == "run 0"
+    weights = next((tmp_path / "run 3").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(AdapterError, match="has changed since it was indexed"):
+        nearest(runs[3], load_index(tmp_path / "index"), 1)
+    np.save(tmp_path / "index" / "vectors.npy", index.vectors + 1)
+    with pytest.raises(AdapterError, match="damaged"):
+        load_index(tmp_path / "index")
+    with pytest.raises(AdapterError, match="holds no index"):
+        load_index(tmp_path / "nowhere")
+
+
+def test_a_dask_cluster_of_two_processes_makes_the_same_index(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    runs = collection(40)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
+        ) as workers,
+        distributed.Client(workers) as client,
+    ):
+        there = index_adapters(runs, features=256, executor=client.get_executor())
+    np.testing.assert_array_equal(there.vectors, index_adapters(runs, features=256).vectors)
