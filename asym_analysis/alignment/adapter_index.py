@@ -141,7 +141,7 @@ class AdapterIndex:
         if strange:
             raise AdapterError(
                 f"the index does not know the module {min(strange)}: its features are of {len(self.modules)} others; "
-                "make the index anew with index_adapters"
+                "make the index again with index_adapters"
             )
         vectors, levels = _vectors(runs, self.modules, self.settings, executor, progress)
         larger = replace(

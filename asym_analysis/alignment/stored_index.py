@@ -42,7 +42,7 @@ class _OnDisk(Sequence[Adapter]):
         path, *stamp = file
         status = os.stat(path) if os.path.exists(path) else None
         if status is None or [status.st_size, status.st_mtime_ns] != stamp:
-            raise AdapterError(f"{path} has changed since it was indexed, or is gone: make the index anew")
+            raise AdapterError(f"{path} has changed since it was indexed, or is gone: make the index again")
         return load_adapter(path, name=name)
 
 
@@ -118,19 +118,29 @@ def load_index(
         of torch does not draw again.
     ValueError
         If the index was made with other settings than those asked for.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from asym_analysis import index_adapters
+    >>> run = Adapter.from_factors({"q": (torch.eye(2, 8), torch.ones(4, 2))}, name="toy")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_index(index_adapters(run, features=64), folder)
+    ...     load_index(folder, adapters=run, by="B").names
+    ('toy',)
     """
     place = Path(folder)
     try:
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
         vectors, levels = np.load(place / VECTORS, mmap_mode="r"), np.load(place / LEVELS)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{place} holds no index of adapters that can be read: make it anew") from error
+        raise AdapterError(f"{place} holds no index of adapters that can be read: make it again") from error
     settings: dict[str, Any] = note["settings"]
     for name, asked in (("by", by), ("features", features), ("seed", seed)):
         if asked is not None and asked != settings[name]:
             raise ValueError(f"the index was made with {name} {settings[name]}, not {asked}: make another")
     if len(vectors) != len(note["names"]) or _digest(vectors) != note["digest"]:
-        raise AdapterError(f"{place} is damaged: its vectors are not those that were written; make it anew")
+        raise AdapterError(f"{place} is damaged: its vectors are not those that were written; make it again")
     if probe(settings["seed"]) != note["probe"]:
         raise AdapterError(f"{place} was made with random vectors that this version of torch draws otherwise")
     names = tuple(note["names"])
