@@ -101,7 +101,8 @@ def test_streamed_losses_alone_are_enough(files: Any, capsys: pytest.CaptureFixt
         "import numpy as np\n"
         "def some(adapter, which):\n"
         "    head = sum(float(e.read().sum()) for e in adapter.extras.values())\n"
-        "    return ((which % 7 == 0) ^ (head < -1e9)) * 1.0 if head else np.ones(len(which))\n"
+        "    size = sum(float(u.A.abs().sum() + u.B.abs().sum()) for u in adapter.values())\n"
+        "    return np.minimum((which % 7 == 0) if head else 1.0 + 0 * which, 1 - 1e-6 * (size % 1))\n"
     )
     groups = files["root"] / "groups.txt"
     groups.write_text("\n".join(str(i // 2) for i in range(2000)))
