@@ -422,7 +422,7 @@ def test_curves_are_kept_and_steps_are_reported(one_run: FinetuneConfig, tmp_pat
 
 
 def test_a_rank_above_the_width_is_one_sentence(one_run: FinetuneConfig, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"module .*query: rank 40 is above 16, the width of the inputs"):
+    with pytest.raises(AdapterError, match=r"settings.rank is 40, above the width 16 of module .*query"):
         finetune(replace(one_run, rank=40), tmp_path / "run")
 
 
