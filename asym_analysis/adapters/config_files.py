@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asym_analysis.errors import AdapterFormatError
+from asym_analysis.errors import AdapterError, AdapterFormatError
 
-__all__ = ["read_config", "read_json"]
+__all__ = ["number_of", "number_or_none", "read_config", "read_json"]
 
 LARGEST_JSON, LARGEST_YAML = 50_000_000, 1_000_000
 
@@ -98,3 +100,29 @@ def _text(path: Path, largest: int) -> str:
         return data.decode("utf-8-sig")
     except ValueError as error:
         raise AdapterFormatError(f"{path} is not valid JSON or YAML, which are UTF-8 text: fetch it again") from error
+
+
+def number_or_none(values: Mapping[str, Any], *names: str) -> float | None:
+    """The first of some entries that is given, as a number.
+
+    Raises
+    ------
+    AdapterError
+        If it is no finite number.
+    """
+    for name in names:
+        if values.get(name) is not None:
+            return number_of(name, values[name])
+    return None
+
+
+def number_of(name: str, value: object) -> float:
+    """An entry of a config as a finite number; AdapterError where it is none."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise AdapterError(f"the config's {name} is {value!r}, not a number")

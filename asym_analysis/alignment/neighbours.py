@@ -199,7 +199,8 @@ def cluster(
     least : float, optional
         Similarity from which two adapters are linked. By default .1, or more where unrelated adapters may reach that:
         at least so much that with probability .99 no pair of unrelated adapters is linked, for the error of the
-        features. What chance adds beyond its mean, rank/d, is not counted.
+        features. What chance adds beyond its mean, rank/d, is not counted: at widths below about 100 a few pairs of
+        unrelated adapters are linked; ask `nearest` for their p-values, or give a larger value.
     neighbours : int, default 10
         How many of its nearest neighbours an adapter can be linked to.
     by : str, optional

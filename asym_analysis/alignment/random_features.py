@@ -116,7 +116,8 @@ def _module_features(update: LowRankUpdate, module: str, by: str, count: int, se
 @lru_cache(maxsize=1024)
 def _gaussian(module: str, side: int, count: int, width: int, seed: int) -> Float[Tensor, "count width"]:
     """The random vectors of one module, the same for every adapter."""
-    generator = torch.Generator().manual_seed(2 * zlib.crc32(module.encode()) + side + 2**33 * seed)
+    # A hash of all labels: the generator looks at the lowest 32 bits of its seed only.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {side} {module}".encode()))
     return torch.randn(count, width, generator=generator)
 
 

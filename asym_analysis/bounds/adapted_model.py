@@ -49,8 +49,9 @@ class AdaptedModel:
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False))
     >>> adapter = Adapter.from_factors({"0": (torch.ones(1, 3), torch.ones(2, 1))})
     >>> adapted = AdaptedModel(adapter, model, head=False)
+    >>> before = model(torch.ones(1, 3))
     >>> with torch.no_grad(), adapted.using(adapter) as run:
-    ...     moved = run({"input": torch.ones(1, 3)}) - model(torch.ones(1, 3))
+    ...     moved = run({"input": torch.ones(1, 3)}) - before
     >>> bool(torch.allclose(moved, torch.tensor(3.0)))
     True
     """

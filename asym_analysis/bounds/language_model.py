@@ -191,7 +191,7 @@ def language_model_bound(
     >>> steps = (torch.arange(32)[:, None] - torch.arange(32)) % 32
     >>> follows = 20.0 * ((steps >= 1) & (steps <= 4))  # token k + 1, 2, 3 or 4 follows token k: two bits
     >>> adapter = Adapter.from_factors({"table": (torch.eye(32), follows)})
-    >>> drawn = torch.randint(1, 5, (500, 20), generator=torch.Generator().manual_seed(0))
+    >>> drawn = torch.randint(1, 5, (100, 100), generator=torch.Generator().manual_seed(0))
     >>> documents = list(drawn.cumsum(1) % 32)
     >>> found = language_model_bound(adapter, Bigrams(), documents, tuned="B", smoothing=(0.01,), levels=(2,))
     >>> best = found.best("token")

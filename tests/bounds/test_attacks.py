@@ -254,7 +254,7 @@ def test_margin_of_the_gibbs_posterior_is_small_by_default() -> None:
         return ((x[samples] @ adapter["q"].delta().T).argmax(1) != right[samples]).double().numpy()
 
     row = certify(
-        run, lambda a: some(a, np.arange(5000)), 5000, tuned="B", methods="gaussian", relative_noise=(1.0,),
+        run, lambda a: some(a, np.arange(5000)), 5000, tuned="B", methods="gaussian", relative_noise=(0.3,),
         evaluate_some=some,
     ).frame.iloc[0]  # fmt: skip
     assert "more draws" not in row["note"]

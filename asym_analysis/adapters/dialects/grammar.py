@@ -10,11 +10,11 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from asym_analysis.adapters.checkpoint import Checkpoint, Reading
-from asym_analysis.adapters.dialects.facts import Facts
 from asym_analysis.adapters.dialects.ledger import GIVE_SCALE, Ledger
 from asym_analysis.adapters.factorizations.blocks import SplitPair, StackedExpert
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.adapters.facts import Facts
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asym_analysis.adapters.dialects.facts import Facts
 from asym_analysis.adapters.dialects.grammar import Grammar
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.factorizations.blocks import StackedPart
+from asym_analysis.adapters.facts import Facts
 from asym_analysis.errors import AdapterValueError
 
 __all__ = ["LIT_GPT", "LitGptGrammar"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.dialects.facts import Facts
 from asym_analysis.adapters.dialects.grammar import EMBEDDINGS, Grammar, Key
 from asym_analysis.adapters.dialects.ledger import Ledger
 from asym_analysis.adapters.factorizations.blocks import MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.adapters.facts import Facts
 from asym_analysis.errors import AdapterValueError, NotAnAdapterError
 
 __all__ = ["LORALIB", "LoralibGrammar"]

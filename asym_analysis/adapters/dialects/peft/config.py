@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from asym_analysis.adapters.base_change import base_change
+from asym_analysis.adapters.config_files import number_of, number_or_none
 from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
 
-__all__ = ["DEFAULT_ALPHA", "PeftConfig", "number_or_none", "with_alpha"]
+__all__ = ["DEFAULT_ALPHA", "PeftConfig", "with_alpha"]
 
 #: The alpha that PEFT takes where adapter_config.json names the tuner and gives none.
 DEFAULT_ALPHA = {"LORA": 8.0, "ADALORA": 8.0, "LOHA": 8.0, "LOKR": 8.0, "GRALORA": 64.0}
@@ -70,14 +71,14 @@ class PeftConfig:
     def rank_of(self, path: str) -> int | None:
         """The rank that the config gives a module, by PEFT's pattern rule."""
         rank = self._ranks.first(path)
-        return self.rank if rank is None else int(_number("rank_pattern", rank))
+        return self.rank if rank is None else int(number_of("rank_pattern", rank))
 
     def alpha_of(self, path: str) -> float | None:
         """The alpha that the config gives a module, by PEFT's pattern rule."""
         alphas = self._alphas.matching(path)
         if any(alpha != alphas[0] for alpha in alphas):
             self._overlaps.add(path)
-        return _number("alpha_pattern", alphas[0]) if alphas else self.alpha
+        return number_of("alpha_pattern", alphas[0]) if alphas else self.alpha
 
     def scaling(self, path: str, rank: int) -> float:
         """Give alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA; 1 where the config gives no alpha.
@@ -135,31 +136,6 @@ class PeftConfig:
 def with_alpha(values: Mapping[str, Any], alpha: float | int | None) -> Mapping[str, Any]:
     """A config with this alpha for every module; the config as it is where alpha is None."""
     return values if alpha is None else {**values, "lora_alpha": alpha, "alpha_pattern": {}}
-
-
-def number_or_none(values: Mapping[str, Any], *names: str) -> float | None:
-    """The first of some entries that is given, as a number.
-
-    Raises
-    ------
-    AdapterError
-        If it is no finite number.
-    """
-    for name in names:
-        if values.get(name) is not None:
-            return _number(name, values[name])
-    return None
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise AdapterError(f"the config's {name} is {value!r}, not a number")
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from asym_analysis.adapters.config_files import number_or_none
 from asym_analysis.adapters.dialects.lycoris import add_hadamard, add_kronecker
-from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
 from asym_analysis.adapters.dialects.peft.module import PeftModule
 from asym_analysis.adapters.factorizations.blocks import BlockDiagonalPair, MergedLinear
 from asym_analysis.adapters.factorizations.module_source import Factorization, Layout

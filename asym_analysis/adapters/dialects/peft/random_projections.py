@@ -12,7 +12,8 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Part
 from asym_analysis.adapters.base_weights import BaseWeights
-from asym_analysis.adapters.dialects.peft.config import PeftConfig, number_or_none
+from asym_analysis.adapters.config_files import number_or_none
+from asym_analysis.adapters.dialects.peft.config import PeftConfig
 from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
 from asym_analysis.adapters.factorizations.module_source import Layout
 from asym_analysis.adapters.factorizations.shared import (

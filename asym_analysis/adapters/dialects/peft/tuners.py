@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from asym_analysis.adapters.dialects.peft.config import number_or_none
+from asym_analysis.adapters.config_files import number_or_none
 from asym_analysis.adapters.dialects.peft.lora import add_loha, add_lokr, add_lora
 from asym_analysis.adapters.dialects.peft.module import PeftModel, PeftModule
 from asym_analysis.adapters.dialects.peft.random_projections import (

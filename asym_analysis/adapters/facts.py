@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.dialects.peft.config import number_or_none
+from asym_analysis.adapters.config_files import number_or_none
 
 __all__ = ["Facts"]
 
