@@ -66,7 +66,7 @@ columns = ["claim", "family", "difference", "low", "high", "seeds", "verdict", "
 check.frame.sort_values("claim", kind="stable")[columns].round(2)
 
 # %% [markdown]
-# Read plainly: these runs decide nothing. Two seeds are left, the encoder and vision runs do not know what the adapters add to a trained head, and one training length cannot tell a worse variant from a slower one. The differences of the decoder and the BART say in which direction to look: at equal rank, B alone keeps less of LoRA's gain, most clearly on the BART. Runs by the present configs (`asym finetune minilm-glue --plan` says what they cost) have the baselines, lengths and seeds that a verdict needs.
+# Read plainly: these runs decide nothing. Two seeds are left, the encoder and vision runs do not know what the adapters add to a trained head, and one training length cannot tell a worse variant from a slower one. The differences of the decoder and the BART say in which direction to look: at equal rank, B alone keeps less of LoRA's gain, most clearly on the BART. Runs by the present configs (`asym finetune minilm-glue --plan` says what they cost) have the baselines, lengths and seeds that a verdict needs; the first such runs (STS-B on an encoder with five seeds, and a map of the decoder) do decide, and stand in docs/experiments.md: B alone keeps .76 to .85 of LoRA's gain there, and .93 to .94 here.
 
 # %% [markdown]
 # ## The learning rate is part of the variant
@@ -121,3 +121,6 @@ whole.pivot_table(index=["family", "task", "advantage"], columns="kind", values=
 # asym variants runs                                  # these tables for your runs
 # asym advise runs/NAME --model MODEL --data TEXTS    # which modules could freeze A, and what that saves
 # ```
+
+# %% [markdown]
+# Which factor to train? On the runs above nothing is decided between B and A. Where more seeds, a frozen baseline and two lengths were run, B alone costs some of LoRA's gain, less the longer it trains, and more at a small rank; train both unless memory forbids it, and then B.
