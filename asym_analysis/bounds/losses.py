@@ -45,7 +45,7 @@ def generator_for(seed: int, *labels: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarray, "members"]] | None:
+def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarray, "_"]] | None:
     """The samples of each group, in the order in which the groups first occur.
 
     Parameters
@@ -149,7 +149,7 @@ class Losses:
     evaluate: Evaluate
     evaluate_some: EvaluateSome | None
     n_samples: int
-    members: list[Int[np.ndarray, "members"]] | None = None
+    members: list[Int[np.ndarray, "_"]] | None = None
     by_model: bool = False
     doubts: tuple[str, ...] = ()
     repeated: float | None = None
