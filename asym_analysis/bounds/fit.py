@@ -293,7 +293,7 @@ class _Training:
         self.logs = {key: (v + math.log(scales[key])).detach() for key, v in wide.items()}
         return dict(self.means), {key: log.exp() for key, log in self.logs.items()}
 
-    def batches(self, generator: torch.Generator) -> list[Int[np.ndarray, "batch"]]:
+    def batches(self, generator: torch.Generator) -> list[Int[np.ndarray, "_"]]:
         """One pass over the samples in random order; of each window of batches, those of about one length together."""
         size, lengths = self.losses.batch_size, self.losses.lengths
         shuffled = torch.randperm(len(self.losses), generator=generator).numpy()

@@ -330,7 +330,7 @@ class _Reading:
         self.batch_size, self.progress = batch_size, progress
         self.vocabulary = 0
 
-    def probabilities(self, candidate: Adapter | None) -> list[Float[np.ndarray, "tokens"]]:
+    def probabilities(self, candidate: Adapter | None) -> list[Float[np.ndarray, "_"]]:
         """One array a document; without a candidate those of the base model."""
         if candidate is None:
             return self._read()
