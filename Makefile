@@ -1,16 +1,16 @@
 # Two commands: `make report` writes the subspace-alignment report from the adapters that ship with the package;
-# `make test` runs every check. Both make .venv on a fresh machine, under the pinned versions of constraints.txt.
+# `make test` runs every check and builds the site. Both make .venv on a fresh machine, under the pinned versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= report.html
 
-.PHONY: report test lint docs figures notebooks clean
+.PHONY: report test lint docs check-all figures notebooks clean
 
 report: $(VENV)/.installed
 	$(BIN)/asym report --out $(OUT)
 
-test: $(VENV)/.installed-tests lint
+test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest --override-ini addopts= -n 2 --nbmake --nbmake-timeout=300 notebooks
 
@@ -19,10 +19,9 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/deptry .
-	$(BIN)/python -m pytest -q tests/test_docstrings.py
-	$(BIN)/codespell asym_analysis tests benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
+	$(BIN)/codespell asym_analysis tests benchmarks docs changes README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
-# Every Python that the machine has, the oldest dependencies, wheel and source distribution, coverage, the site.
+# Every Python that the machine has, the oldest dependencies, a random seed, coverage, wheel and source distribution.
 check-all: $(VENV)/.installed-tests
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group check
 	$(BIN)/nox
@@ -36,11 +35,10 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster,neighbours]" --group lint --group test --group samples
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster,neighbours]" --group lint --group test --group samples --group docs
 	touch $@
 
 docs: $(VENV)/.installed-tests
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	$(BIN)/python docs/api_names.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 

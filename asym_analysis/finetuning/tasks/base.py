@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
 
-__all__ = ["Task", "TaskData", "class_scores", "held_out_rows", "largest_class", "read_rows"]
+__all__ = ["OwnFiles", "Task", "TaskData", "class_scores", "held_out_rows", "largest_class", "read_rows"]
 
 LEAST_ROWS = 4  # of a class, where some of its rows are held out
 
@@ -123,6 +124,23 @@ class Task(ABC):
     def reduce(self, logits: Any, labels: Tensor, processor: Any) -> Any:
         """What is kept of a batch's outputs for `score`; all of the logits by default."""
         return logits[0] if isinstance(logits, tuple) else logits
+
+
+class OwnFiles(Task):
+    """A task on files of the user's own, which give it its name."""
+
+    train_file: str
+    dev_file: str | None
+    dataset: str | None
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.dataset or Path(self.train_file).stem
+
+    @override
+    def files(self) -> list[Path]:
+        return [Path(self.data_folder) / name for name in (self.train_file, self.dev_file) if name is not None]
 
 
 def held_out_rows(

@@ -14,14 +14,21 @@ from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.settings import CHECKED, Count, Folder, Fraction, Seed
-from asym_analysis.finetuning.tasks.base import Task, TaskData, class_scores, held_out_rows, largest_class, read_rows
+from asym_analysis.finetuning.tasks.base import (
+    OwnFiles,
+    TaskData,
+    class_scores,
+    held_out_rows,
+    largest_class,
+    read_rows,
+)
 from asym_analysis.finetuning.tasks.tokenizers import check_known, text_tokenizer
 
 __all__ = ["ClassificationTask"]
 
 
 @dataclass(frozen=True, config=CHECKED)
-class ClassificationTask(Task):
+class ClassificationTask(OwnFiles):
     """Classify the texts, or pairs of texts, of a table of one's own.
 
     Parameters
@@ -62,18 +69,8 @@ class ClassificationTask(Task):
 
     @property
     @override
-    def name(self) -> str:
-        return self.dataset or Path(self.train_file).stem
-
-    @property
-    @override
     def metric(self) -> str:
         return "accuracy"
-
-    @override
-    def files(self) -> list[Path]:
-        names = [self.train_file] + ([] if self.dev_file is None else [self.dev_file])
-        return [Path(self.data_folder) / name for name in names]
 
     @override
     def check(self) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.settings import CHECKED, Count, Folder
-from asym_analysis.finetuning.tasks.base import TaskData, read_rows
+from asym_analysis.finetuning.tasks.base import OwnFiles, TaskData, read_rows
 from asym_analysis.finetuning.tasks.causal import CausalTask
 from asym_analysis.finetuning.tasks.tokenizers import check_known
 
@@ -22,7 +22,7 @@ __all__ = ["LanguageModellingTask"]
 
 
 @dataclass(frozen=True, config=CHECKED)
-class LanguageModellingTask(CausalTask):
+class LanguageModellingTask(OwnFiles, CausalTask):
     """Learn a text, in windows of `window` tokens without overlap.
 
     Parameters
@@ -58,18 +58,8 @@ class LanguageModellingTask(CausalTask):
 
     @property
     @override
-    def name(self) -> str:
-        return self.dataset or Path(self.train_file).stem
-
-    @property
-    @override
     def metric(self) -> str:
         return "loss"
-
-    @override
-    def files(self) -> list[Path]:
-        names = [self.train_file] + ([] if self.dev_file is None else [self.dev_file])
-        return [Path(self.data_folder) / name for name in names]
 
     @override
     def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
