@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -12,6 +12,9 @@ from asym_analysis.cli.console import Table, fail
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, read_adapters
 from asym_analysis.cli.options import command
+
+if TYPE_CHECKING:
+    from asym_analysis.adapters.adapter import Adapter
 
 __all__ = ["ask"]
 
@@ -37,11 +40,14 @@ class Question(StrEnum):
 
 
 class _Asked(NamedTuple):
-    """The function of a question in `asym_analysis.questions`, and what a row of its summary means."""
+    """The function of a question in `asym_analysis.questions`, what a row of its summary means, and what it takes."""
 
     function: str
     row: str
     many: bool = False
+    base: Literal["no", "may", "must"] = "no"
+    measured: str | None = None  # the argument that --model and --data fill
+    must_measure: bool = False
 
 
 _ASKED = {
@@ -50,37 +56,53 @@ _ASKED = {
         "medians over a projection. Weak share: of A's row space in the directions of least variance of general "
         "inputs; null: of a random A. Energy: output on general inputs over that of a random A (1: no care taken), and "
         "of ΔW.",
+        base="may",
+        measured="moments",
+        must_measure=True,
     ),
     Question.base: _Asked(
         "base_alignment",
         "medians over a projection. Top, bottom: overlap of A's rows, or B's columns, with the leading and the last "
         "singular directions of W0; null: of random ones. Amplification: ‖ΔW‖ over what W0 has in those directions.",
+        base="must",
     ),
     Question.initialization: _Asked(
         "initialization_statistics",
         "medians over a projection. Initial share: of ΔW = B·A0 + B·(A - A0), the first part's; 1: A was as good as "
         "frozen. Cosine: of the two parts. Rate ratio: step of B over step of A in ΔW. Moved: relative distance. Turn: "
         "in radians. B condition: largest over smallest singular value.",
+        measured="moments",
     ),
     Question.ranks: _Asked(
-        "allocate_rank", "a total rank; energy kept if it goes where it keeps most, and with the same rank everywhere."
+        "allocate_rank",
+        "a total rank; energy kept if it goes where it keeps most, and with the same rank everywhere.",
+        measured="moments",
     ),
     Question.projections: _Asked(
         "projection_terms",
         "a projection; its share of ‖ΔW‖² and of the numbers, and its share of the modules, which an even spread "
         "gives. Relative norm: ‖ΔW‖/‖W0‖, with --base. Bound without: the parameter-count bound if it is left out, "
         "relative.",
+        base="may",
     ),
     Question.scaling: _Asked(
         "intruder_scaling",
         "intruders scaled by so much. Change: ‖W - W0‖ over ‖ΔW‖; task kept: of ΔW, by inner product; general change: "
         "on general inputs, relative to scale 1; uniform: the same if all of ΔW is scaled until as much is kept.",
+        base="must",
+        measured="moments",
     ),
     Question.worth: _Asked(
-        "direction_worth", "rank-one parts of a projection, how many lower the loss beyond chance, and their sum."
+        "direction_worth",
+        "rank-one parts of a projection, how many lower the loss beyond chance, and their sum.",
+        measured="gradients",
+        must_measure=True,
     ),
     Question.gradient: _Asked(
-        "gradient_alignment", "overlap with the leading directions of the first full gradient, and of random ones."
+        "gradient_alignment",
+        "overlap with the leading directions of the first full gradient, and of random ones.",
+        measured="gradients",
+        must_measure=True,
     ),
     Question.experts: _Asked(
         "expert_sharing",
@@ -101,9 +123,10 @@ _ASKED = {
     Question.merge: _Asked(
         "merge_compensation",
         "medians over a projection. Error: share of each adapter that the mean loses on its own inputs; orthogonal: of "
-        "adapters with nothing in common; scaled, weighted: with the best factors; optimum: of the best update. The "
-        "last three hold for inputs that the others do not read.",
+        "adapters with nothing in common; scaled, weighted: with the best factors; optimum: of the best update. "
+        "Without --model and --data the last three hold for inputs that the other adapters do not read.",
         many=True,
+        measured="moments",
     ),
     Question.crowding: _Asked(
         "crowding",
@@ -134,14 +157,20 @@ def ask(
         list[str] | None,
         typer.Argument(help="One adapter, or several where the question needs them.", show_default=False),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="The base: base, intruder-scaling, projections.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base: base, intruder-scaling, projections, null-space.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The base with its tokenizer: null-space, worth, ranks, ...")
+        str | None, typer.Option(help="The base with its tokenizer, to measure inputs or gradients in it.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Texts or images, with --model.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Texts or images, with --model; for merge one for each adapter, in order.")
+    ] = None,
+    task_data: Annotated[Path | None, typer.Option(help="The task's own texts or images: null-space.")] = None,
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     budget: Annotated[int | None, typer.Option(min=1, help="Total rank: ranks; half of it by default.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Dimension of shared spaces: clusters, mean.")] = 8,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for the adapter that the answer makes: ranks, merge (the best update).")
+    ] = None,
 ) -> int:
     """Ask one question of adapters: will it forget, new directions or old, will a merge hurt, ... with its null."""
     from asym_analysis import questions
@@ -150,11 +179,24 @@ def ask(
     adapters = read_adapters(call, paths, least=2 if asked.many else 1)
     several = asked.many or (question is Question.experts and len(adapters) > 1)
     subject: Any = adapters if several else adapters[0]
+    _check(question, asked, len(adapters), base, model, data)
+    if save is not None and question not in (Question.ranks, Question.merge):
+        fail(f"asym ask {question.value} makes no adapter: --save is for ranks and merge")
     with arguments_checked():
-        options = _options(question, subject, base, model, data, column, budget, rank)
+        if question is Question.null_space and base is None and Path(str(model)).exists():
+            base = model
+        options: dict[str, Any] = {} if asked.base == "no" or base is None else {"base": base}
+        if model is not None and data:
+            options |= _measured(question, adapters, model, data, task_data, column)
+        if question is Question.ranks:
+            options["budget"] = budget or max(1, sum(subject.source(module).rank for module in subject) // 2)
+        if question in (Question.clusters, Question.mean):
+            options["rank"] = rank
         found = getattr(questions, asked.function)(subject, **options)
     for module, reason in getattr(found, "refused", {}).items():
         call.refuse(f"{adapters[0].name}: {module}", reason)
+    if save is not None:
+        call.note(f"written: {_made(question, found, adapters, options).save(save)}")
     summary = found.summary()
     return call.deliver(
         found,
@@ -164,45 +206,56 @@ def ask(
     )
 
 
-def _options(
-    question: Question, subject: Any, base: str | None, model: str | None, data: Path | None, column: str,
-    budget: int | None, rank: int,
-) -> dict[str, Any]:  # fmt: skip
-    if question in (Question.base, Question.scaling) and base is None:
-        fail(f"asym ask {question.value} needs --base, the base model")
-    if question in (Question.null_space, Question.worth, Question.gradient) and (model is None or data is None):
-        fail(f"asym ask {question.value} needs --model and --data: inputs or gradients are measured in the base model")
-    if question is Question.base or (question is Question.projections and base is not None):
-        return {"base": base}
-    if question is Question.scaling:
-        return {"base": base}
+def _made(question: Question, found: Any, adapters: Any, options: dict[str, Any]) -> Adapter:
+    """The adapter with the ranks that were found, or the best merge."""
+    from asym_analysis.questions import best_merge
+
     if question is Question.ranks:
-        total = {"budget": budget or max(1, sum(subject.source(module).rank for module in subject) // 2)}
-        measured = model is not None and data is not None
-        return total | ({"moments": _measured(question, subject, str(model), data, column)} if measured else {})
-    if question in (Question.clusters, Question.mean):
-        return {"rank": rank}
-    if question is Question.null_space:
-        weights = base or (model if Path(str(model)).exists() else None)
-        return {"moments": _measured(question, subject, str(model), data, column), "base": weights}
-    if question in (Question.worth, Question.gradient):
-        return {"gradients": _measured(question, subject, str(model), data, column)}
-    return {}
+        return adapters[0].truncate(rank=found.rank_pattern)
+    return best_merge(adapters, moments=options.get("moments"))
 
 
-def _measured(question: Question, adapter: Any, model: str, data: Any, column: str) -> Any:
+def _check(
+    question: Question, asked: _Asked, adapters: int, base: str | None, model: str | None, data: list[Path] | None
+) -> None:
+    """Refuse, in a sentence, a question that lacks what it needs or is given data that it has no use for."""
+    name = f"asym ask {question.value}"
+    if asked.base == "must" and base is None:
+        fail(f"{name} needs --base, the base model")
+    if asked.must_measure and (model is None or not data):
+        fail(f"{name} needs --model and --data: inputs or gradients are measured in the base model")
+    if asked.measured is None and (model is not None or data):
+        fail(f"{name} has no use for --model and --data: it reads the files alone")
+    if (model is None) != (not data):
+        fail(f"{name} needs --model and --data together: inputs are measured in the base model")
+    wanted = adapters if question is Question.merge else 1
+    if data and len(data) != wanted:
+        fail(f"{name} needs --data {wanted} times, once for each adapter in order; it was given {len(data)} times")
+
+
+def _measured(
+    question: Question, adapters: Any, model: str, data: list[Path], task_data: Path | None, column: str
+) -> dict[str, Any]:
+    """What is measured in the base model: moments of the inputs, or gradients of the loss on plain text."""
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
     from asym_analysis.prediction import input_covariances, path_gradients, weight_gradients
 
     prepare_training()
     network, has_loss = load_network(model)
-    batches = read_batches(data, model, column=column)
-    if question in (Question.null_space, Question.ranks):
-        return input_covariances(network, batches, list(adapter))
+    batches = [read_batches(path, model, column=column) for path in data]
+    modules = list(adapters[0])
+    if question is Question.merge:
+        modules = list(dict.fromkeys(module for adapter in adapters for module in adapter))
+        return {"moments": [input_covariances(network, part, modules) for part in batches]}
+    if _ASKED[question].measured == "moments":
+        found: dict[str, Any] = {"moments": input_covariances(network, batches[0], modules)}
+        if question is Question.null_space and task_data is not None:
+            found["task_moments"] = input_covariances(network, read_batches(task_data, model, column=column), modules)
+        return found
     if not has_loss:
         fail(f"asym ask {question.value} needs a causal language model: {model} has no loss on plain text")
-    labelled = [next_token_labels(batch) for batch in batches]
+    labelled = [next_token_labels(batch) for batch in batches[0]]
     if question is Question.gradient:
-        return weight_gradients(network, labelled, list(adapter))
-    return path_gradients(adapter, network, labelled)
+        return {"gradients": weight_gradients(network, labelled, modules)}
+    return {"gradients": path_gradients(adapters[0], network, labelled)}

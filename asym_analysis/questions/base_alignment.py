@@ -39,6 +39,7 @@ class BaseAlignment(Result):
 
         - module, layer, projection, k
         - A_top, A_bottom: overlap of A's row space with the k leading and k last right singular directions of W0
+          (it has min(d_out, d_in) of them)
         - A_null_mean, A_null_std: of a random row space; A_top_p_value: probability of as much or more by chance
         - B_top, B_bottom, B_null_mean, B_null_std, B_top_p_value: the same of B's column space, left directions
         - spectral_share: share of ||dW||^2 in the diagonal u_i^T dW v_i; spectral_null_mean: 1/max(d_out, d_in)
@@ -140,6 +141,8 @@ def _row(adapter: Adapter, module: str, weight: Tensor, k: int, cache: str | os.
     update = adapter[module]
     A, B = factors_of(update)
     U, S, Vh = spectrum_of(update)
+    if not weight.any():
+        raise AdapterError("its base weight is zero: it has no singular directions")
     left, _, right = weight_svd(weight, cache)
     k = min(k, left.shape[1])
     found: dict[str, Any] = {"k": k}
@@ -169,6 +172,6 @@ def _row(adapter: Adapter, module: str, weight: Tensor, k: int, cache: str | os.
         "top_share": inside / whole_energy,
         "top_null_mean": k * k / (d_out * d_in),
         "amplification": whole_energy**0.5 / seen if seen else float("inf"),
-        "random_amplification": whole_energy**0.5 / (size * len(S) / (d_out * d_in) ** 0.5) if size else float("inf"),
-        "relative_norm": whole_energy**0.5 / size if size else float("inf"),
+        "random_amplification": whole_energy**0.5 / (size * len(S) / (d_out * d_in) ** 0.5),
+        "relative_norm": whole_energy**0.5 / size,
     }

@@ -90,6 +90,8 @@ def chain_coverage(blocks: Any) -> ChainCoverage:
     rows: list[dict[str, Any]] = []
     for module in chain.modules:
         held = [run[module] for run in chain if module in run]
+        if len(held) < 2:
+            continue
         if len({update.shape for update in held}) > 1:
             raise AdapterError(f"module {module}: the blocks have updates of different shapes")
         d = held[0].d_in
@@ -126,7 +128,10 @@ def chain_coverage(blocks: Any) -> ChainCoverage:
                     "stable_rank": (strengths.sum() / strengths.max()).item() if strengths.max() > 0 else np.nan,
                 }
             )
-    return ChainCoverage(table_of(rows, {}, "coverage"), settings_of(blocks=list(chain.names)))
+    return ChainCoverage(
+        table_of(rows, {}, "coverage", "no module is in two or more of the blocks"),
+        settings_of(blocks=list(chain.names)),
+    )
 
 
 class FactorMovement(TableResult):
@@ -216,7 +221,10 @@ def factor_movement(checkpoints: Any) -> FactorMovement:
                     "B_turn": _turn(B0.mT, B.mT),
                 }
             )
-    return FactorMovement(table_of(rows, {}, "movement"), settings_of(checkpoints=list(run.names)))
+    return FactorMovement(
+        table_of(rows, {}, "movement", "no module has one rank in two checkpoints in a row"),
+        settings_of(checkpoints=list(run.names)),
+    )
 
 
 def _turn(before: torch.Tensor, after: torch.Tensor) -> float:

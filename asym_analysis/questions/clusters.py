@@ -81,7 +81,7 @@ def clustered_diagonalization(
     adapters : AdapterSet, sequence of Adapter, or sources
         Two or more adapters of one base; modules that not all of them have are left out.
     rank : int
-        Columns of the shared bases.
+        Columns of the shared bases; in a module that is narrower, as many as it is wide.
     clusters : sequence of int, optional
         Numbers of clusters to try; the frame is of the last.
     rounds : int, default 5
@@ -120,13 +120,16 @@ def clustered_diagonalization(
     """
     rank, rounds = whole(rank, "rank", least=1), whole(rounds, "rounds", least=1)
     counts = [whole(count, "clusters", least=1) for count in clusters]
+    if not counts:
+        raise ValueError("clusters is empty: give the numbers of clusters to try")
     draws, size = whole(draws, "draws", least=0), whole(bytes_per_number, "bytes_per_number", least=1)
     runs = as_adapters(adapters)
     if max(counts, default=0) > len(runs):
         raise AdapterError(f"{len(runs)} adapters cannot make {max(counts)} clusters")
     members = _with_common_modules(list(runs))
-    shapes = [(members[0].source(m).d_in + members[0].source(m).d_out, members[0].source(m)) for m in members[0]]
-    widths = sum(width for width, _ in shapes)
+    shapes = [(members[0].source(m).d_out, members[0].source(m).d_in) for m in members[0]]
+    columns = [min(rank, *shape) for shape in shapes]
+    bases, cores = sum(k * sum(shape) for k, shape in zip(columns, shapes, strict=True)), sum(k * k for k in columns)
     separate = sum(sum(r.source(m).rank * (r.source(m).d_in + r.source(m).d_out) for m in r) for r in members)
     generator = torch.Generator().manual_seed(whole(seed, "seed", least=0))
     nulls = [[_turned_adapter(member, generator) for member in members] for _ in range(draws)]
@@ -134,15 +137,14 @@ def clustered_diagonalization(
     for count in counts:
         labels, errors = _clustered(members, rank, count, rounds, seed)
         random = [_clustered(family, rank, count, rounds, seed)[1].mean() for family in nulls]
-        cores = len(shapes) * rank * rank
-        numbers = len(np.unique(labels)) * rank * widths + len(members) * cores
+        numbers = len(np.unique(labels)) * bases + len(members) * cores
         rows.append(
             {
                 "clusters": count, "error": float(errors.mean()),
                 "null_error": float(np.mean(random)) if random else float("nan"), "numbers": numbers,
                 "separate_numbers": separate, "ratio": numbers / separate, "bytes": numbers * size,
                 "separate_bytes": separate * size, "each": cores * size,
-                "separate_each": separate * size / len(members), "operations": rank * widths + cores,
+                "separate_each": separate * size / len(members), "operations": bases + cores,
                 "separate_operations": separate / len(members),
             }
         )  # fmt: skip

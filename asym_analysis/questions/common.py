@@ -74,8 +74,10 @@ def moment_of(moments: Moments, module: str, width: int) -> Float[Tensor, "d d"]
     Raises
     ------
     AdapterError
-        If the module has none, or it is of another width.
+        If the module has none, it is of another width, or it is no second moment.
     """
+    if not isinstance(moments, (Mapping, ByModule)):
+        raise AdapterError(f"second moments are a mapping from modules to matrices, not a {type(moments).__name__}")
     if module not in moments:
         raise AdapterError(f"there is no second moment for module {module}: measure it with input_covariances")
     found = moments[module]
@@ -84,20 +86,35 @@ def moment_of(moments: Moments, module: str, width: int) -> Float[Tensor, "d d"]
         raise AdapterError(
             f"the second moment of module {module} has shape {tuple(matrix.shape)}, its inputs have width {width}"
         )
+    _check_second_moment(matrix, module)
     return matrix
 
 
-def table_of(rows: list[dict[str, Any]], refused: Mapping[str, str], what: str) -> pd.DataFrame:
+def _check_second_moment(matrix: Float[Tensor, "d d"], module: str) -> None:
+    """Refuse what is no mean of x x^T: numbers that are not finite, no symmetry, a negative energy."""
+    what = f"the second moment of module {module}"
+    if not bool(matrix.isfinite().all()):
+        raise AdapterError(f"{what} holds NaN or infinity: measure it again")
+    size = float(matrix.abs().max())
+    if float((matrix - matrix.mT).abs().max()) > 1e-4 * size:
+        raise AdapterError(f"{what} is not symmetric: it is E[x x^T], a matrix over the inputs' directions")
+    if float(matrix.diagonal().min()) < -1e-4 * size:
+        raise AdapterError(f"{what} has a negative energy on its diagonal: it is E[x x^T], which has none")
+
+
+def table_of(
+    rows: list[dict[str, Any]], refused: Mapping[str, str], what: str, otherwise: str = "it has no module"
+) -> pd.DataFrame:
     """The rows as a table.
 
     Raises
     ------
     AdapterError
-        If there is none; the message gives the first reason.
+        If there is none; the message gives the first reason, or `otherwise` where no module was refused.
     """
     if not rows:
-        module, reason = next(iter(refused.items()), ("the adapter", "it has no module"))
-        raise AdapterError(f"{what} could be measured in no module ({module}: {reason})")
+        reason = next((f"{module}: {reason}" for module, reason in refused.items()), otherwise)
+        raise AdapterError(f"{what} could be measured in no module ({reason})")
     frame = pd.DataFrame(rows)
     return frame.astype({"layer": "Int64"}) if "layer" in frame else frame
 

@@ -180,7 +180,7 @@ def crowding(adapters: Any, *, side: str = "B", directions: int = 16, draws: int
                 }
             )  # fmt: skip
     settings = settings_of(side=side, adapters=list(runs.names), draws=draws, seed=seed)
-    return Crowding(table_of(rows, {}, "crowding"), vectors, settings)
+    return Crowding(table_of(rows, {}, "crowding", "no module is in two or more of the adapters"), vectors, settings)
 
 
 def _bases(runs: AdapterSet, module: str, side: str) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
@@ -223,8 +224,20 @@ def _siblings(adapter: Adapter, others: AdapterSet) -> Iterator[Finding]:
         return
     family = AdapterSet([run.replaced(name=f"{i}: {run.name}") for i, run in enumerate(own)])
     shared = shared_initialization(family)
-    same = [own[i].name for i in range(1, len(own)) if shared.agreement[0, i] >= 0.5]
+    copies = [other.name for other in own[1:] if _same_factors(adapter, other)]
+    if copies:
+        text = f"it is a copy of {', '.join(copies[:3])}: every factor is the same"
+        yield Finding("risk", text, len(copies), 0, 0, f"asym compare {_source(adapter)} {copies[0]}")
+    same = [own[i].name for i in range(1, len(own)) if shared.agreement[0, i] >= 0.5 and own[i].name not in copies]
     if same:
         text = f"it shares its initialization with {', '.join(same[:3])}: a similar A says nothing of what was learned"
         command = f"asym compare {_source(adapter)} {same[0]}"
         yield Finding("risk", text, len(same), 0, 0, command)
+
+
+def _same_factors(first: Adapter, second: Adapter) -> bool:
+    """Whether two adapters have the same modules with equal factors, number by number."""
+    return [*first] == [*second] and all(
+        torch.equal(first[module].A, second[module].A) and torch.equal(first[module].B, second[module].B)
+        for module in first
+    )

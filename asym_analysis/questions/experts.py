@@ -100,6 +100,9 @@ def expert_sharing(
     """
     runs = as_adapters(adapter)
     whole(draws, "draws", least=2)
+    widths = [whole(rank, "ranks", least=1) for rank in ranks]
+    if not widths:
+        raise ValueError("ranks is empty: give the dimensions of the shared space")
     groups = _experts(runs[0]) if len(runs) == 1 else {m: [run[m] for run in runs if m in run] for m in runs.modules}
     if not groups:
         raise AdapterError(f"{runs[0].name} has no experts: no two modules are named ...experts.N...")
@@ -115,8 +118,8 @@ def expert_sharing(
             d, own = scaled[0].shape[1], sum(part.numel() for part in scaled)
             energies = cumulative_energies(scaled)
             nulls = np.stack([cumulative_energies([turned(part, generator) for part in scaled]) for _ in range(draws)])
-            for rank in ranks:
-                k = min(whole(rank, "ranks", least=1), len(energies))
+            for rank in widths:
+                k = min(rank, len(energies))
                 rows.append(
                     {
                         "group": name, **{key: place(name)[key] for key in ("layer", "projection")},
@@ -125,7 +128,10 @@ def expert_sharing(
                         "parameters": own, "shared_parameters": k * d + sum(len(part) * k for part in scaled),
                     }
                 )  # fmt: skip
-    return ExpertSharing(table_of(rows, {}, "sharing"), settings_of(adapters=list(runs.names), draws=draws, seed=seed))
+    return ExpertSharing(
+        table_of(rows, {}, "sharing", "every update is zero"),
+        settings_of(adapters=list(runs.names), draws=draws, seed=seed),
+    )
 
 
 def _experts(adapter: Adapter) -> dict[str, list[LowRankUpdate]]:

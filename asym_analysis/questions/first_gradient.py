@@ -90,6 +90,9 @@ def gradient_alignment(adapter: Any, gradients: Mapping[str, Tensor], *, k: int 
         except AdapterError as error:
             refused[module] = str(error)
             continue
+        if not G.any():
+            refused[module] = "its gradient is zero"
+            continue
         A, B = factors_of(update)
         left, strengths, right = torch.linalg.svd(G, full_matrices=False)
         top = min(k or update.rank, int((strengths > strengths.max() * 1e-10).sum()))

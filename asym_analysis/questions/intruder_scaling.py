@@ -120,6 +120,8 @@ def intruder_scaling(
     >>> found[["intruders", "change", "task_kept"]].round(6).values.tolist()
     [[1.0, 1.0, 1.0]]
     """
+    if not len(scales):
+        raise ValueError("scales is empty: give the factors to scale intruders by")
     for scale in scales:
         finite(scale, "scales", least=0)
     whole(top_k, "top_k", least=1)

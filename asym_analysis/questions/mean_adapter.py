@@ -32,7 +32,7 @@ class MeanAdapterBaseline(TableResult):
         - by_mean: share of ||dW_i||^2 along the mean of the other adapters' updates (one direction)
         - by_mean_space: share within the row and column spaces of that mean, cut to `rank`
         - by_shared_space: share within the `rank` leading common input directions of the others
-        - random_share: of a random space of that dimension, rank/d_in
+        - random_share: of a random space of that dimension, rank/d_in, or less where the others span less than `rank`
         - noise_edge: largest eigenvalue that independent random adapters would show, over the number of adapters
           (Marchenko and Pastur)
         - top_eigenvalue: the largest eigenvalue of the mean of the adapters' input projectors
@@ -107,18 +107,19 @@ def mean_adapter_baseline(adapters: Any, rank: int = 8) -> MeanAdapterBaseline:
             rows.append(
                 {
                     "adapter": name, **place(module), **_explained(A, B, others, rank),
-                    "random_share": min(rank / d, 1.0), "noise_edge": min(edge, 1.0), "top_eigenvalue": top,
+                    "noise_edge": min(edge, 1.0), "top_eigenvalue": top,
                 }
             )  # fmt: skip
     return MeanAdapterBaseline(
-        table_of(rows, {}, "the mean's share"), settings_of(rank=rank, adapters=list(runs.names))
+        table_of(rows, {}, "the mean's share", "no module is in three or more of the adapters"),
+        settings_of(rank=rank, adapters=list(runs.names)),
     )
 
 
 def _explained(A: Tensor, B: Tensor, others: list[tuple[Tensor, Tensor]], rank: int) -> dict[str, float]:
     energy = updates.inner_product(A, B, A, B).item()
     if energy <= 0:
-        return dict.fromkeys(("by_mean", "by_mean_space", "by_shared_space"), float("nan"))
+        return dict.fromkeys(("by_mean", "by_mean_space", "by_shared_space", "random_share"), float("nan"))
     A_mean, B_mean = torch.cat([a for a, _ in others]), torch.cat([b for _, b in others], dim=1) / len(others)
     size = updates.inner_product(A_mean, B_mean, A_mean, B_mean).item()
     along = updates.inner_product(A, B, A_mean, B_mean).item() ** 2 / size if size > 0 else 0.0
@@ -127,4 +128,7 @@ def _explained(A: Tensor, B: Tensor, others: list[tuple[Tensor, Tensor]], rank: 
     scaled = torch.cat([unit(a) for a, _ in others])
     shared = torch.linalg.svd(scaled, full_matrices=False).Vh[:rank]
     common = updates.frobenius_norm(A @ shared.mT @ shared, B).item() ** 2
-    return {"by_mean": along / energy, "by_mean_space": inside / energy, "by_shared_space": common / energy}
+    return {
+        "by_mean": along / energy, "by_mean_space": inside / energy, "by_shared_space": common / energy,
+        "random_share": len(shared) / A.shape[1],
+    }  # fmt: skip

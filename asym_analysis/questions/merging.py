@@ -21,6 +21,7 @@ from asym_analysis.errors import AdapterError
 from asym_analysis.questions.common import Moments, additive, by_projection, factors_of, moment_of, row_basis, table_of
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.subspaces import updates
+from asym_analysis.vocabulary import finite
 
 __all__ = ["MergeCompensation", "best_merge", "merge_adapters", "merge_compensation"]
 
@@ -127,7 +128,10 @@ def merge_compensation(
             found = _merge_row(held, [shares[i] for i in held.members])
             rows.append({**place(module), "adapters": len(held.pairs), **found})
     settings = settings_of(adapters=list(runs.names), weights=shares, with_inputs=moments is not None)
-    return MergeCompensation(table_of(rows, {}, "merging"), settings)
+    return MergeCompensation(
+        table_of(rows, {}, "merging", "no module is in two or more of the adapters with an update that is not zero"),
+        settings,
+    )
 
 
 def merge_adapters(adapters: Any, weights: Sequence[float] | None = None, *, name: str = "merged") -> Adapter:
@@ -346,7 +350,7 @@ def _left(count: int, explained: float) -> float:
 
 
 def _shares(runs: AdapterSet, weights: Sequence[float] | None, default: float) -> list[float]:
-    shares = [default] * len(runs) if weights is None else [float(weight) for weight in weights]
+    shares = [default] * len(runs) if weights is None else [finite(weight, "weights") for weight in weights]
     if len(shares) != len(runs):
         raise ValueError(f"{len(shares)} weights for {len(runs)} adapters: give one each")
     return shares

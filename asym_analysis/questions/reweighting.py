@@ -11,6 +11,7 @@ import torch
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.errors import AdapterError
+from asym_analysis.vocabulary import finite
 
 __all__ = ["reweight_directions"]
 
@@ -35,6 +36,8 @@ def reweight_directions(adapter: Any, weights: Mapping[str, Sequence[float]]) ->
     ------
     AdapterError
         If a module is unknown, has fewer directions than weights, or no module is left.
+    ValueError
+        If a weight is not finite.
 
     Examples
     --------
@@ -51,7 +54,7 @@ def reweight_directions(adapter: Any, weights: Mapping[str, Sequence[float]]) ->
         if len(given) > update.rank:
             raise AdapterError(f"module {module} has {update.rank} directions, weights= gives {len(given)}")
         values = torch.zeros(update.rank, dtype=update.B.dtype)
-        values[: len(given)] = torch.tensor([float(value) for value in given], dtype=update.B.dtype)
+        values[: len(given)] = torch.tensor([finite(value, "weights") for value in given], dtype=update.B.dtype)
         chosen = values != 0
         if not chosen.any():
             gone[module] = "all directions have weight 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,70 @@ def test_questions_that_need_a_model_say_so(asym: Callable[..., Any], question: 
     assert "needs --model and --data" in missing.err
 
 
-def test_questions_about_a_real_model(asym: Callable[..., Any], shared_models: Path, tmp_path: Path) -> None:
-    network = shared_models / "stories260K"
-    texts = tmp_path / "texts.txt"
-    texts.write_text("Once upon a time there was a dog.\nThe sun was warm and the cat slept.\n" * 4)
-    draw = torch.Generator().manual_seed(0)
-    state = {}
-    for layer in range(2):
-        prefix = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        state[f"{prefix}.lora_A.weight"] = torch.randn(4, 64, generator=draw)
-        state[f"{prefix}.lora_B.weight"] = 0.01 * torch.randn(64, 4, generator=draw)
-    save_file(state, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(
-        '{"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}'
-    )
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two adapters of the small language model, as PEFT writes them."""
+    found = []
+    for seed in range(2):
+        draw, folder, state = torch.Generator().manual_seed(seed), tmp_path / f"run-{seed}", {}
+        for layer in range(2):
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+            state[f"{prefix}.lora_A.weight"] = torch.randn(4, 64, generator=draw)
+            state[f"{prefix}.lora_B.weight"] = 0.01 * torch.randn(64, 4, generator=draw)
+        folder.mkdir()
+        save_file(state, folder / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        found.append(folder)
+    return found
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[Path]:
+    stories = ("Once upon a time there was a dog.\n" * 6, "The sun was warm and the cat slept.\n" * 6)
+    files = [tmp_path / f"{i}.txt" for i in range(2)]
+    for file, story in zip(files, stories, strict=True):
+        file.write_text(story)
+    return files
+
+
+def test_questions_about_a_real_model(
+    asym: Callable[..., Any], shared_models: Path, runs: list[Path], texts: list[Path]
+) -> None:
+    given = ("--model", shared_models / "stories260K", "--data", texts[0])
     for question in ("null-space", "worth", "first-gradient", "ranks"):
-        shown = asym("ask", question, tmp_path, "--model", network, "--data", texts, "--json")
+        shown = asym("ask", question, runs[0], *given, "--json")
         assert shown.code == 0, shown.err
         assert shown.records("summary")
+    ratio = asym("ask", "null-space", runs[0], *given, "--task-data", texts[0], "--json").records("rows")
+    assert [row["task_ratio"] for row in ratio] == pytest.approx([1, 1])
+    assert asym("ask", "crowding", *runs, *given).code == 1
+
+
+def test_a_merge_is_asked_with_the_inputs_of_each_adapter(
+    asym: Callable[..., Any], shared_models: Path, runs: list[Path], texts: list[Path], tmp_path: Path
+) -> None:
+    given = ("--model", shared_models / "stories260K", "--data", texts[0], "--data", texts[1])
+    shown = asym("ask", "merge", *runs, *given, "--save", tmp_path / "best", "--json")
+    assert shown.code == 0, shown.err
+    rows = shown.records("rows")
+    assert all(row["error_optimum"] < row["error_weighted"] < row["error"] for row in rows)
+    files = asym("ask", "merge", *runs, "--json").records("rows")
+    assert [row["error"] for row in rows] != pytest.approx([row["error"] for row in files], rel=1e-3)
+    assert load_adapter(tmp_path / "best").ranks == (8,)
+    once = asym("ask", "merge", *runs, *given[:4])
+    assert once.code == 1
+    assert "2 times, once for each adapter" in once.err
+
+
+def test_the_allocated_ranks_are_written(asym: Callable[..., Any], tmp_path: Path) -> None:
+    shown = asym("ask", "ranks", ONE, "--budget", 24, "--save", tmp_path / "smaller", "--json")
+    assert shown.code == 0, shown.err
+    smaller = load_adapter(tmp_path / "smaller")
+    ranks = {row["module"]: row["allocated"] for row in shown.records("rows") if row["allocated"]}
+    assert {module: smaller[module].rank for module in smaller} == ranks
+    assert sum(ranks.values()) == 24
+    assert "--save is for ranks and merge" in asym("ask", "projections", ONE, "--save", tmp_path / "x").err
 
 
 def test_one_adapter_where_several_are_needed(asym: Callable[..., Any]) -> None:
