@@ -21,7 +21,10 @@ from asym_analysis.vocabulary import whole
 
 __all__ = ["ExpertSharing", "expert_sharing"]
 
-EXPERT = re.compile(r"^(?P<before>.*\bexperts?)\.(?P<number>\d+)\.(?P<after>.+)$")
+# Experts as modules of their own (experts.3.up_proj), or as slices of one parameter (experts.up_proj.3).
+EXPERT = re.compile(
+    r"^(?P<before>.*\bexperts?)\.(?:(?P<number>\d+)\.(?P<after>.+)|(?P<parameter>\w+)\.(?P<slice>\d+))$"
+)
 
 
 class ExpertSharing(TableResult):
@@ -65,8 +68,8 @@ def expert_sharing(
     Parameters
     ----------
     adapter : Adapter, AdapterSet, sequence of Adapter, or source
-        An adapter of a mixture of experts: modules named `...experts.N...`; or several adapters of one base, each of
-        which counts as an expert.
+        An adapter of a mixture of experts: modules named `...experts.N.name`, or `...experts.name.N` where the model
+        keeps all experts in one parameter; or several adapters of one base, each of which counts as an expert.
     ranks : tuple of int, optional
         Dimensions of the shared space.
     draws : int, default 20
@@ -140,5 +143,6 @@ def _experts(adapter: Adapter) -> dict[str, list[LowRankUpdate]]:
     for module in adapter:
         match = EXPERT.match(module)
         if match:
-            groups[f"{match['before']}.*.{match['after']}"].append(adapter[module])
+            own = f"*.{match['after']}" if match["after"] else f"{match['parameter']}.*"
+            groups[f"{match['before']}.{own}"].append(adapter[module])
     return {name: members for name, members in groups.items() if len(members) > 1}
