@@ -47,6 +47,8 @@ figures: $(VENV)/.installed-tests
 	$(BIN)/python figures/least_squares.py
 	$(BIN)/python figures/variants.py
 	$(BIN)/python figures/asymmetry_index.py draw
+	$(BIN)/python figures/sst2_decide.py
+	$(BIN)/python benchmarks/in_the_wild.py
 
 notebooks: $(VENV)/.installed-tests
 	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py

@@ -1,6 +1,7 @@
 """Measure public adapters of others: movement of A, similarity of A and B, ranks spent, shared initializations.
 
     python benchmarks/in_the_wild.py ADAPTERS
+    python benchmarks/in_the_wild.py            (draws from the tables that are there)
 
 in_the_wild_sources.csv, beside this file, says which file of which public repository and commit belongs at
 ADAPTERS/family/adapter. The files are their authors', most without a licence, and are not shipped. Adapters of one
@@ -34,6 +35,7 @@ from asym_analysis import (
 from asym_analysis.plots.style import COLORS, SHAPES, legend_below, save_figure, styled
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 SINGLE = "variety"
 KINDS = {
     "checkpoints of one run": COLORS["null"],
@@ -152,14 +154,10 @@ def draw(adapters: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Measure, write and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapters", type=Path)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")  # assumed scales: no number here depends on them
+def measure(folder: Path) -> None:
+    """Write the three tables, and print the means of pairs."""
     sources = pd.read_csv(HERE / "in_the_wild_sources.csv")
-    found, refused = read(options.adapters, sources)
+    found, refused = read(folder, sources)
     print(f"{len(sources)} adapters listed, {len(found)} read, {len(refused)} refused")
     adapters = pd.DataFrame([describe(row, adapter) for row, adapter in found])
     families = sorted({row["family"] for row, _ in found} - {SINGLE})
@@ -167,12 +165,23 @@ def main() -> None:
     several = [members for members in groups if len(members) > 1]
     pairs = pd.concat([compare(*map(list, zip(*members, strict=True))) for members in several], ignore_index=True)
     for name, table in {"adapters": adapters, "pairs": pairs, "refused": refused}.items():
-        table.to_csv(HERE / "results" / f"in_the_wild_{name}.csv", index=False, float_format="%.4g")
+        table.to_csv(RESULTS / f"in_the_wild_{name}.csv", index=False, float_format="%.4g")
     for factor in ("A", "B"):
         pairs[f"{factor}_times"] = pairs[f"{factor}_overlap"] / pairs[f"{factor}_chance"]
     summary = pairs.assign(B_ahead=pairs["B_times"] > pairs["A_times"]).groupby(["family", "kind"], sort=False)
     shown = ["A_overlap", "A_chance", "B_overlap", "B_chance", "A_times", "B_times", "shared_initialization", "B_ahead"]
     print(pd.concat([summary.size().rename("pairs"), summary[shown].mean()], axis=1).round(3).to_string())
+
+
+def main() -> None:
+    """Measure where the adapters are at hand, and draw from the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapters", nargs="?", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # assumed scales: no number here depends on them
+    if options.adapters is not None:
+        measure(options.adapters)
+    adapters, pairs = (pd.read_csv(RESULTS / f"in_the_wild_{name}.csv") for name in ("adapters", "pairs"))
     save_figure(draw(adapters, pairs), HERE.parent / "figures" / "in_the_wild")
 
 

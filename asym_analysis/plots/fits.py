@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from asym_analysis.plots.least_squares import CHOICES, LABELS, theory_and_simulation
+from asym_analysis.plots.least_squares import CHOICES, LABELS, simulated, theory_and_simulation
 from asym_analysis.plots.style import COLORS, axes_or_new, styled
 
 if TYPE_CHECKING:
@@ -94,24 +94,13 @@ def plot_information(result: InformationAndGap, ax: Axes | None = None) -> Axes:
     with styled():
         ax = axes_or_new(ax, width=4.4, height=2.8)
         handles = []
-        for choice, (label, marker) in CHOICES.items():
+        for choice in CHOICES:
             rows = frame[frame["tuned"] == choice].sort_values("samples")
             if rows.empty:
                 continue
             color = COLORS[choice]
             ax.plot(rows["samples"], rows["bound"], color=color)
-            bars = ax.errorbar(
-                rows["samples"],
-                rows["gap"],
-                yerr=3 * rows["gap_standard_error"],
-                fmt=marker,
-                color=color,
-                markersize=4,
-                markerfacecolor="white",
-                capsize=2,
-                linewidth=1,
-                label=label,
-            )
+            bars = simulated(ax, choice, rows["samples"], rows["gap"], rows["gap_standard_error"])
             handles.append(bars)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from asym_analysis.least_squares.comparison import TheoryComparison
     from asym_analysis.least_squares.validation import Validation
 
-__all__ = ["CHOICES", "LABELS", "plot_least_squares", "plot_validation", "theory_and_simulation"]
+__all__ = ["CHOICES", "LABELS", "plot_least_squares", "plot_validation", "simulated", "theory_and_simulation"]
 
 CHOICES = {"A": ("A trained", "s"), "B": ("B trained", "o"), "both": ("both trained", "D")}
 LABELS = {
@@ -77,7 +78,7 @@ def plot_least_squares(
     with styled():
         ax = axes_or_new(ax, width=4.4, height=2.8)
         handles = []
-        for choice, (label, marker) in CHOICES.items():
+        for choice in CHOICES:
             rows = table[table["tuned"] == choice].sort_values(x)
             if rows.empty:
                 continue
@@ -85,19 +86,7 @@ def plot_least_squares(
             ax.plot(rows[x], rows["theory"], color=color, zorder=2)
             low, high = rows["theory"] - rows["stated_error"], rows["theory"] + rows["stated_error"]
             ax.fill_between(rows[x], low, high, color=color, alpha=0.2, linewidth=0, zorder=1)
-            bars = ax.errorbar(
-                rows[x],
-                rows["loss"],
-                yerr=3 * rows["standard_error"],
-                fmt=marker,
-                color=color,
-                markersize=4,
-                markerfacecolor="white",
-                capsize=2,
-                linewidth=1,
-                label=label,
-                zorder=3,
-            )
+            bars = simulated(ax, choice, rows[x], rows["loss"], rows["standard_error"])
             handles.append(bars)
         if x in ("rank", "d_in", "d_out", "samples"):
             ax.set_xscale("log", base=2)
@@ -118,6 +107,30 @@ def plot_least_squares(
             handletextpad=0.4,
         )
     return ax
+
+
+def simulated(ax: Axes, choice: str, x: pd.Series, values: pd.Series, standard_errors: pd.Series) -> ErrorbarContainer:
+    """Hollow markers of one choice of trained factors, with bars of three standard errors.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    choice
+        A key of `CHOICES`.
+    x, values, standard_errors
+        One entry a marker.
+
+    Returns
+    -------
+    ErrorbarContainer
+        For the legend.
+    """
+    label, marker = CHOICES[choice]
+    return ax.errorbar(
+        x, values, yerr=3 * standard_errors, fmt=marker, color=COLORS[choice], markersize=4, markerfacecolor="white",
+        capsize=2, linewidth=1, label=label, zorder=3,
+    )  # fmt: skip
 
 
 def theory_and_simulation(bars: str = "simulated, ± 3 s.e.") -> list[Line2D]:

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from asym_analysis._deprecated import renamed_arguments
-from asym_analysis.plots.style import COLORS, SINGLE_COLUMN, axes_or_new, styled
+from asym_analysis.plots.style import COLORS, SINGLE_COLUMN, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:
     from asym_analysis.least_squares.regimes import RegimeMap, StrategyComparison
@@ -79,12 +80,12 @@ def plot_regimes(result: RegimeMap | pd.DataFrame, ax: Axes | None = None, *, li
         )
         if theory.min() < 0 < theory.max():
             ax.contour(exponents, alignments, theory, levels=[0.0], colors="black", linewidths=1.6)
-            ax.legend(
+            legend_below(
+                ax,
                 handles=[Line2D([], [], color="black", linewidth=1.6, label="theory: equal gains")],
-                loc="lower left",
-                frameon=True,
-                framealpha=0.9,
+                labels=["theory: equal gains"],
             )
+        _write_levels(ax, exponents, alignments, simulated, extreme)
         ax.set_xlabel("exponent a of the input spectrum $i^{-a}$")
         ax.set_ylabel("alignment b of the update, $m_i \\propto s_i^b$")
         first = table.iloc[0]
@@ -92,6 +93,22 @@ def plot_regimes(result: RegimeMap | pd.DataFrame, ax: Axes | None = None, *, li
         bar = plt.colorbar(mesh, ax=ax)
         bar.set_label("log$_2$ gain ratio, A frozen / B frozen")
     return ax
+
+
+def _write_levels(ax: Axes, exponents: np.ndarray, alignments: np.ndarray, ratios: np.ndarray, extreme: float) -> None:
+    """Thin lines with their signed values, dashed where B frozen wins: without colour both ends look the same."""
+    if min(ratios.shape) < 2:
+        return
+    step = max(1, round(extreme / 3))
+    levels = [level for k in range(-3, 4) if k and ratios.min() < (level := k * step) < ratios.max()]
+    if levels:
+        styles = ["dashed" if level < 0 else "solid" for level in levels]
+        lines = ax.contour(
+            exponents, alignments, ratios, levels=levels, colors="0.25", linewidths=0.6, linestyles=styles
+        )
+        edge = withStroke(linewidth=1.5, foreground="white")
+        for label in ax.clabel(lines, fmt="%+g", fontsize=6, colors="black"):
+            label.set_path_effects([edge])
 
 
 def plot_strategies(result: StrategyComparison, ax: Axes | None = None) -> Axes:

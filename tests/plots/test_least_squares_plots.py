@@ -76,6 +76,10 @@ def test_the_map_shows_the_simulated_ratios_and_the_boundary() -> None:
     # Between an alignment of minus one and of one the winner changes, for every exponent.
     heights = np.concatenate([path.vertices for path in ax.collections[1].get_paths()])[:, 1]
     assert -1 < heights.min() <= heights.max() < 1
+    # Without colour the signs still show: levels are written with theirs.
+    written = {text.get_text() for text in ax.texts}
+    assert {sign for sign, *_ in written} == {"+", "-"}
+    assert all(table["index"].min() < 2.0 ** float(text) < table["index"].max() for text in written)
     assert "$d_{in}$ = 16" in ax.get_title()
 
 
