@@ -99,7 +99,7 @@ def _write_levels(ax: Axes, exponents: np.ndarray, alignments: np.ndarray, ratio
     """Thin lines with their signed values, dashed where B frozen wins: without colour both ends look the same."""
     if min(ratios.shape) < 2:
         return
-    step = max(1, round(extreme / 3))
+    step = max(0.5, round(2 * extreme / 3) / 2)
     levels = [level for k in range(-3, 4) if k and ratios.min() < (level := k * step) < ratios.max()]
     if levels:
         styles = ["dashed" if level < 0 else "solid" for level in levels]
