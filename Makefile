@@ -19,11 +19,11 @@ lint: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/deptry .
+	$(BIN)/towncrier build --draft > /dev/null
 	$(BIN)/codespell asym_analysis tests benchmarks docs changes README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md
 
 # Every Python that the machine has, the oldest dependencies, a random seed, coverage, wheel and source distribution.
 check-all: $(VENV)/.installed-tests
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group check
 	$(BIN)/nox
 
 $(VENV)/bin/pip:
@@ -35,7 +35,8 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster,neighbours]" --group lint --group test --group samples --group docs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[finetune,gguf,cluster,neighbours]" \
+		--group lint --group test --group samples --group docs --group check
 	touch $@
 
 docs: $(VENV)/.installed-tests
