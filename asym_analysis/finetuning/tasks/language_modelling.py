@@ -38,6 +38,10 @@ class LanguageModellingTask(OwnFiles, CausalTask):
         Tokens a window.
     train_windows, dev_windows
         At most so many, from the beginning.
+    other_file
+        Further text on which a run is scored, as `other_loss`: what training on the first does to it.
+    other_windows
+        At most so many of its windows, from the end.
     dataset
         How tables call the text; the training file's name if None.
     lower_case
@@ -52,6 +56,8 @@ class LanguageModellingTask(OwnFiles, CausalTask):
     window: Count = 256
     train_windows: Count | None = None
     dev_windows: Count | None = None
+    other_file: str | None = None
+    other_windows: Count | None = None
     lower_case: bool = False
     dataset: str | None = None
     kind: Literal["language_modelling"] = field(default="language_modelling", kw_only=True)
@@ -60,6 +66,10 @@ class LanguageModellingTask(OwnFiles, CausalTask):
     @override
     def metric(self) -> str:
         return "loss"
+
+    @override
+    def files(self) -> list[Path]:
+        return super().files() + ([] if self.other_file is None else [Path(self.data_folder) / self.other_file])
 
     @override
     def outcomes(self, predictions: np.ndarray, labels: np.ndarray, processor: Any) -> dict[str, np.ndarray]:
@@ -85,7 +95,11 @@ class LanguageModellingTask(OwnFiles, CausalTask):
                 )
             train, dev = train[:-held], train[-held:]
         check_known(processor.name_or_path, processor, train)
-        return TaskData(self._rows(train[: self.train_windows]), self._rows(dev))
+        more = {}
+        if self.other_file is not None:
+            others = self._windows(self.other_file, processor)
+            more["other"] = self._rows(others[-(self.other_windows or len(others)) :])
+        return TaskData(self._rows(train[: self.train_windows]), self._rows(dev), more)
 
     def _windows(self, file: str, tokenizer: Any) -> list[list[int]]:
         path = Path(self.data_folder) / file
