@@ -86,6 +86,8 @@ class FinetuneConfig:
         Of that split, which all runs to be compared share.
     curve_points : int, default 5
         How often in a run the development rows are scored, at equal distances; 0 for the end alone.
+    keep_course : bool, default False
+        Keep the adapter after 1, 2, 4, ... steps, as folders `checkpoint-STEP` in `course`.
     statistics_rows : int, default 64
         Training rows from which variants are initialized that place a factor by data.
     general_text : path, optional
@@ -129,6 +131,7 @@ class FinetuneConfig:
     reported: Literal["half", "all"] = "half"
     split_seed: Seed = 0
     curve_points: Seed = 5
+    keep_course: bool = False
     statistics_rows: Count = 64
     general_text: DataPath | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ from asym_analysis.finetuning.digest import changed_inputs
 if TYPE_CHECKING:
     from asym_analysis.finetuning.training_record import TrainingRecord
 
-__all__ = ["FinetuneRun", "claim", "is_finished", "last_checkpoint", "read_run", "write_run"]
+__all__ = ["FinetuneRun", "claim", "is_finished", "last_checkpoint", "read_run", "write_adapter", "write_run"]
 
 INPUTS, METRICS, INITIAL, CHECKPOINTS = "run.json", "metrics.json", "initial.safetensors", "checkpoints"
-OUTCOMES, HEAD, RECORD = "outcomes.npz", "head.safetensors", "training.parquet"
+OUTCOMES, HEAD, RECORD, COURSE = "outcomes.npz", "head.safetensors", "training.parquet", "course"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,29 +126,49 @@ def write_run(
     An adapter is written as PEFT writes it, with its initial factors beside it; a run of kind "frozen" its head alone;
     one of kind "full" no weights.
     """
-    from safetensors.torch import save_file
-
-    def save(tensors: Mapping[str, Tensor], name: str) -> None:
-        dtype = getattr(torch, config.storage_dtype)
-        stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
-        with replacing(folder / name) as part:
-            save_file(stored, part, metadata={"format": "pt"})
-
-    if (variant := config.parsed_variant) is not None:
-        from peft import get_peft_model_state_dict
-
-        save(get_peft_model_state_dict(model, save_embedding_layers=False), "adapter_model.safetensors")
-        save(initial, INITIAL)
-        layout = model.peft_config["default"]
-        layout.base_model_name_or_path = config.base_model or config.model
-        layout.inference_mode = True
-        # True promises PEFT's own initialization, which tools that reconstruct it rely on; any other is the user's own.
-        layout.init_lora_weights = (variant.A.initialization, variant.B.initialization) == ("kaiming", "zero")
-        layout.save_pretrained(str(folder))
+    if config.parsed_variant is not None:
+        write_adapter(folder, config, model)
+        _save(initial, folder / INITIAL, config)
     elif config.variant == "frozen" and heads:
-        save(heads, HEAD)
+        _save(heads, folder / HEAD, config)
     with replacing(folder / OUTCOMES) as part, open(part, "wb") as file:
         np.savez_compressed(file, **outcomes)  # type: ignore[arg-type]
     with replacing(folder / METRICS) as part:
         part.write_text(json.dumps(plain(metrics), indent=1), encoding="utf-8")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def write_adapter(folder: Path, config: FinetuneConfig, model: Any) -> None:
+    """Write the adapter of a model as PEFT writes it, with its head.
+
+    Parameters
+    ----------
+    folder
+        Made where it is absent.
+    config
+        The run's settings, of a variant with an adapter.
+    model
+        The PEFT model.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(
+        get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors", config
+    )
+    layout, variant = copy.deepcopy(model.peft_config["default"]), config.parsed_variant
+    assert variant is not None
+    layout.base_model_name_or_path = config.base_model or config.model
+    layout.inference_mode = True
+    # True promises PEFT's own initialization, which tools that reconstruct it rely on; any other is the user's own.
+    layout.init_lora_weights = (variant.A.initialization, variant.B.initialization) == ("kaiming", "zero")
+    layout.save_pretrained(str(folder))
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, config: FinetuneConfig) -> None:
+    from safetensors.torch import save_file
+
+    dtype = getattr(torch, config.storage_dtype)
+    stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
+    with replacing(path) as part:
+        save_file(stored, part, metadata={"format": "pt"})

@@ -17,11 +17,13 @@ from asym_analysis.finetuning.models import head_parameters, prepared_model
 from asym_analysis.finetuning.progress import Reporter, as_reporter, progress_callback
 from asym_analysis.finetuning.storage import (
     CHECKPOINTS,
+    COURSE,
     INITIAL,
     RECORD,
     FinetuneRun,
     claim,
     last_checkpoint,
+    write_adapter,
     write_run,
 )
 from asym_analysis.finetuning.tasks import TaskData
@@ -38,7 +40,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
     The folder gets `adapter_model.safetensors` and `adapter_config.json` (which PEFT loads), `initial.safetensors` (the
     factors before the first step, under the same keys), `outcomes.npz` (what every development row got), `run.json`
     (the settings, with digests of the data and the model), `training.parquet` (what A and B did in the course of the
-    run: see `AsymmetryCallback`) and, last, `metrics.json`. An interrupted run of the same inputs goes on from its last
+    run: see `AsymmetryCallback`), `course` where the adapter is kept on the way, and, last, `metrics.json`. An interrupted run of the same inputs goes on from its last
     checkpoint. Runs of kind "frozen" write their head in place of an adapter.
 
     Parameters
@@ -186,7 +188,11 @@ def _trainer(
         compute_metrics=evaluator.curve_scores if config.curve_points else None,
         optimizers=(_lorafa(config, model), None),
         preprocess_logits_for_metrics=None if generates else kept,
-        callbacks=[_last_scores_once(), *([] if report is None else [progress_callback(folder.name, report)])],
+        callbacks=[
+            _last_scores_once(),
+            *([] if report is None else [progress_callback(folder.name, report)]),
+            *([_course(config, folder)] if config.keep_course and config.parsed_variant is not None else []),
+        ],
     )
     # Without a progress bar the Trainer prints its logs on standard output, which belongs to results.
     trainer.remove_callback(PrinterCallback)
@@ -243,6 +249,18 @@ def _last_scores_once() -> Any:
                 control.should_evaluate = False
 
     return Once()
+
+
+def _course(config: FinetuneConfig, folder: Path) -> Any:
+    """A callback that keeps the adapter after 1, 2, 4, ... steps."""
+    from transformers import TrainerCallback
+
+    class Course(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step.bit_count() == 1:
+                write_adapter(folder / COURSE / f"checkpoint-{state.global_step}", config, model)
+
+    return Course()
 
 
 def _curve(trainer: Any, scores: dict[str, float]) -> list[dict[str, Any]]:
