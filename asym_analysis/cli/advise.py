@@ -36,6 +36,12 @@ def advise(
     rank: Annotated[int | None, typer.Option("--rank", help="Rank of the frozen A; the adapter's if absent.")] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Largest part of the signal that may be lost.")] = 0.1,
     device: Annotated[str, typer.Option("--device", help="Where the model runs.")] = "cpu",
+    write_start: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-start", help="Write an adapter to this folder: A along the inputs' largest directions, B = 0."
+        ),
+    ] = None,
 ) -> int:
     """Say which modules could freeze A at random, at what predicted cost, and what that saves.
 
@@ -45,12 +51,14 @@ def advise(
     """
     if not 0 <= tolerance <= 1:
         fail(f"--tolerance {tolerance}: a fraction between 0 and 1")
+    from asym_analysis.adapters.save import save_adapter
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, next_token_labels, read_batches
     from asym_analysis.prediction.advice import advise as advise_on
     from asym_analysis.prediction.asymmetry import predict_asymmetry
     from asym_analysis.prediction.input_moments import input_covariances
     from asym_analysis.prediction.output_sensitivities import output_sensitivities
+    from asym_analysis.prediction.placed_start import placed_start
     from asym_analysis.vocabulary import checked_device
 
     prepare_training()
@@ -66,6 +74,9 @@ def advise(
             sensitivities = output_sensitivities(network, labelled, list(read)) if has_loss else None
             return advise_on(predict_asymmetry(read, covariances, sensitivities, rank=rank), tolerance=tolerance)
 
+        if write_start is not None:
+            save_adapter(placed_start(read, input_covariances(network, batches, list(read)), rank=rank), write_start)
+            call.note(f"Wrote a start for training B alone to {write_start}.")
         result = advice(batches)
         half = advice(batches[: len(batches) // 2]) if len(batches) > 1 else None
     few = result.frame[~result.frame["enough_inputs"]]

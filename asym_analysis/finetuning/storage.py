@@ -153,9 +153,7 @@ def write_adapter(folder: Path, config: FinetuneConfig, model: Any) -> None:
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    _save(
-        get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors", config
-    )
+    _save(get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors", config)
     layout, variant = copy.deepcopy(model.peft_config["default"]), config.parsed_variant
     assert variant is not None
     layout.base_model_name_or_path = config.base_model or config.model

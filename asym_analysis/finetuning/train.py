@@ -40,8 +40,9 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
     The folder gets `adapter_model.safetensors` and `adapter_config.json` (which PEFT loads), `initial.safetensors` (the
     factors before the first step, under the same keys), `outcomes.npz` (what every development row got), `run.json`
     (the settings, with digests of the data and the model), `training.parquet` (what A and B did in the course of the
-    run: see `AsymmetryCallback`), `course` where the adapter is kept on the way, and, last, `metrics.json`. An interrupted run of the same inputs goes on from its last
-    checkpoint. Runs of kind "frozen" write their head in place of an adapter.
+    run: see `AsymmetryCallback`), `course` (the adapter on the way, if `keep_course`) and, last, `metrics.json`. An
+    interrupted run of the same inputs goes on from its last checkpoint. Runs of kind "frozen" write their head in place
+    of an adapter.
 
     Parameters
     ----------

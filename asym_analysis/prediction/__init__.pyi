@@ -3,6 +3,9 @@ from .advice import advise as advise
 from .asymmetry import AsymmetryPrediction as AsymmetryPrediction
 from .asymmetry import measured_capture as measured_capture
 from .asymmetry import predict_asymmetry as predict_asymmetry
+from .curvature import Curvature as Curvature
+from .curvature import training_curvature as training_curvature
+from .frozen_share import kept_by_frozen as kept_by_frozen
 from .input_moments import InputCovariances as InputCovariances
 from .input_moments import InputMoment as InputMoment
 from .input_moments import TokenFrequencies as TokenFrequencies
@@ -10,4 +13,5 @@ from .input_moments import input_covariances as input_covariances
 from .output_sensitivities import OutputSensitivities as OutputSensitivities
 from .output_sensitivities import output_sensitivities as output_sensitivities
 from .path_gradients import path_gradients as path_gradients
+from .placed_start import placed_start as placed_start
 from .weight_gradients import weight_gradients as weight_gradients

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+
+from asym_analysis import load_adapter
 
 PLAN = """
 [settings]
@@ -49,8 +52,18 @@ def test_a_sweep_is_trained_resumed_and_advised_on(tiny_roberta: Path, tiny_glue
     texts, saved = tmp_path / "texts.txt", tmp_path / "advice.csv"
     texts.write_text("the cat sat\na dog ran in the park\n" * 4)
     arguments = ("--model", tiny_roberta, "--data", texts, "--tolerance", "1")
-    said = asym("advise", out / "seed-0", *arguments, "--out", saved)
+    start = tmp_path / "start"
+    said = asym("advise", out / "seed-0", *arguments, "--out", saved, "--write-start", start)
     assert said.code == 0
+    written = load_adapter(start)
+    for module, update in load_adapter(out / "seed-0").items():
+        assert written[module].A.shape == update.A.shape
+        assert written[module].scaling == update.scaling
+        assert torch.allclose(written[module].A @ written[module].A.T, torch.eye(3), atol=1e-5)
+        assert not written[module].B.any()
+    again = asym("advise", out / "seed-0", *arguments, "--write-start", start)
+    assert again.code == 1
+    assert "exists already" in " ".join(again.err.split())
     assert "4 of 4 modules" in said.err
     advice = pd.read_csv(saved)
     assert len(advice) == 4
