@@ -20,7 +20,7 @@ from asym_analysis.adapters.coverage import Coverage
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.metadata import Metadata
 from asym_analysis.adapters.module_names import place
-from asym_analysis.adapters.module_source import ModuleSource, Part, TensorSource
+from asym_analysis.adapters.module_source import InMemory, ModuleSource, Part, TensorSource
 from asym_analysis.errors import AdapterError, AdapterValueError
 
 __all__ = ["Adapter", "ModuleSource", "Part", "TensorSource"]
@@ -103,7 +103,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
                 d_in=A.shape[1],
                 rank=A.shape[0],
                 dtype=_dtype(A),
-                read=partial(make, {"A": A, "B": B}),
+                read=InMemory(partial(_plain_update, scaling, {"A": A, "B": B}, copy=False)),
                 scaling=scaling,
                 parts=parts,
                 make=make,
@@ -469,11 +469,11 @@ def _verb(name: str) -> Callable[..., Any]:
     return verb
 
 
-def _plain_update(scaling: float, parts: Mapping[str, Tensor]) -> LowRankUpdate:
+def _plain_update(scaling: float, parts: Mapping[str, Tensor], *, copy: bool = True) -> LowRankUpdate:
     A, B = parts["A"], parts["B"]
     dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
     # Copies, so that nobody changes what others read.
-    return LowRankUpdate(A.to(dtype, copy=True), B.to(dtype, copy=True), scaling)
+    return LowRankUpdate(A.to(dtype, copy=copy), B.to(dtype, copy=copy), scaling)
 
 
 def _of_update(update: LowRankUpdate, module: str) -> ModuleSource:
@@ -488,7 +488,7 @@ def _of_update(update: LowRankUpdate, module: str) -> ModuleSource:
         d_in=update.d_in,
         rank=update.rank,
         dtype=_dtype(update.A),
-        read=update.copy,
+        read=InMemory(partial(_itself, update)),
         scaling=update.scaling,
         parts=parts,
         make=partial(_remade, update),
@@ -506,7 +506,11 @@ def _scaled(source: TensorSource, factor: float) -> Tensor:
 
 def _in_memory(source: ModuleSource, update: LowRankUpdate) -> ModuleSource:
     parts = {name: replace(part, read=_held(part)) for name, part in source.parts.items()}
-    return replace(source, read=update.copy, parts=parts)
+    return replace(source, read=InMemory(partial(_itself, update)), parts=parts)
+
+
+def _itself(update: LowRankUpdate) -> LowRankUpdate:
+    return update
 
 
 def _held(source: TensorSource) -> Callable[[], Tensor]:

@@ -131,14 +131,18 @@ def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
     -------
     ndarray
         int8, one row a module: 1 where the initialization is shared, 0 where there is no sign of it, -1 where it cannot
-        be told or the module is not comparable.
+        be told or the module is not comparable. A module without a sign of its own cannot be told where the signs of
+        all modules that are not certain, taken together, point to a shared initialization.
     """
     level = np.stack([one.level for one in evidence])
     trace, square = (np.stack([getattr(one, name) for one in evidence]).astype(float) for name in ("trace", "square"))
     total, squares = np.nansum(trace, axis=0), np.nansum(square, axis=0)
     pooled = total > POOLED * np.sqrt(squares)
+    uncertain = (level >= NONE) & (level < CERTAIN)
+    undecided = np.nansum(trace, axis=0, where=uncertain) > POOLED * np.sqrt(np.nansum(square, axis=0, where=uncertain))
     balanced = (squares >= BALANCED_ENTRIES) & (total < squares / 2)
-    found = np.where(level == LONE, np.where(balanced, 0, -1), np.where(level == INCOMPARABLE, -1, 0))
+    silent = np.where((level == INCOMPARABLE) | undecided, -1, 0)
+    found = np.where(level == LONE, np.where(balanced, 0, -1), silent)
     return np.where((level == CERTAIN) | (pooled & (level >= SUGGESTED)), 1, found).astype(np.int8)
 
 
@@ -427,20 +431,29 @@ def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> di
 
 def _flat_factors(adapter: Adapter) -> frozenset[Factor]:
     names = list(adapter)
-    updates = (adapter[module] for module in names[:: math.ceil(len(names) / MOST_MODULES) or 1])
-    flatness = [(_participation(u.A), _participation(u.B.mT)) for u in updates if u.rank > 1]
-    if not flatness:
+    sources = (adapter.source(module) for module in names[:: math.ceil(len(names) / MOST_MODULES) or 1])
+    updates = [source.view() for source in sources if source.rank > 1]
+    if not updates:
         return frozenset({"A"})
-    of_A, of_B = np.median(np.asarray(flatness), axis=0)
+    of_A = np.median(_participations([update.A for update in updates]))
+    of_B = np.median(_participations([update.B.mT for update in updates]))
     if of_A >= FLAT and of_B >= max(FLAT, 0.9 * of_A):
         return frozenset({"A", "B"})
     return frozenset({"B"}) if of_B > of_A and of_B >= FLAT else frozenset({"A"})
 
 
-def _participation(factor: Tensor) -> float:
-    gram = (factor @ factor.mT).double().numpy()
-    total = float(gram.trace())
-    return total**2 / (len(gram) * float(np.vdot(gram, gram))) if total > 0 else 0.0
+def _participations(factors: Sequence[Tensor]) -> list[float]:
+    """(sum s^2)^2 / (rank sum s^4) of each factor's singular values s; 0 for a zero factor."""
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for factor in factors:
+        by_shape.setdefault(factor.shape, []).append(factor)
+    found: list[float] = []
+    for alike in by_shape.values():
+        gram = _grams(torch.stack(alike))[0].double()
+        total = gram.diagonal(dim1=1, dim2=2).sum(1)
+        squares = gram.square().sum((1, 2)) * gram.shape[1]
+        found += torch.where(total > 0, total.square() / squares, 0.0).tolist()
+    return found
 
 
 def module_evidence(
@@ -494,10 +507,11 @@ def _pairs_evidence(
     apart = [index for index in held if factor not in randomly[index]]
     factors = {index: u.A if factor == "A" else u.B.mT for index, u in held.items() if factor in randomly[index]}
     members = list(factors)
-    level[np.ix_(apart, members)] = level[np.ix_(members, apart)] = NONE
+    if apart:
+        level[np.ix_(apart, members)] = level[np.ix_(members, apart)] = NONE
     for size in {factors[index].shape[1] for index in members}:
         alike = [index for index in members if factors[index].shape[1] == size]
-        grid = np.ix_(alike, alike)
+        grid = (slice(None), slice(None)) if len(alike) == count else np.ix_(alike, alike)
         if known is None:
             cosine[grid], found = initialization_evidence([factors[index] for index in alike])
         else:

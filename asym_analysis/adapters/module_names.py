@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["layer_of", "place", "projection_of"]
@@ -47,6 +48,7 @@ def layer_of(module: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+@lru_cache(maxsize=2**14)
 def projection_of(module: str) -> str:
     """Name of the projection: the last part of the module's name that is not a number.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
 
-__all__ = ["ModuleSource", "Part", "TensorSource"]
+__all__ = ["InMemory", "ModuleSource", "Part", "TensorSource"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,23 @@ class Part(TensorSource):
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """Reads an update from factors in memory: in copies, so that nobody changes what others read.
+
+    Attributes
+    ----------
+    view
+        Gives the update in the very factors.
+    """
+
+    view: Callable[[], LowRankUpdate]
+
+    def __call__(self) -> LowRankUpdate:
+        """Give the update in copies."""
+        return self.view().copy()
+
+
+@dataclass(frozen=True)
 class ModuleSource:
     """An adapted module that is still in its file: shapes known from the header, factors read on demand.
 
@@ -55,7 +72,7 @@ class ModuleSource:
     dtype
         The dtype that the file stores its first part in ("float16"); each part has its own.
     read
-        Reads the update, with factors cast up to float32 or float64.
+        Reads the update, with factors cast up to float32 or float64. An `InMemory` where the factors are in memory.
     scaling
         The number that multiplies B·A.
     trained
@@ -87,6 +104,18 @@ class ModuleSource:
     trained: frozenset[str] | None = None
     parts: Mapping[str, Part] = field(default_factory=dict, repr=False)
     make: Callable[[Mapping[str, Tensor]], LowRankUpdate] | None = field(default=None, repr=False)
+
+    def view(self) -> LowRankUpdate:
+        """Read the update to look at only: factors in memory are not copied, and must not be changed.
+
+        Examples
+        --------
+        >>> from asym_analysis import Adapter
+        >>> source = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))}).source("q")
+        >>> source.view().A is source.view().A, source.read().A is source.read().A
+        (True, False)
+        """
+        return self.read.view() if isinstance(self.read, InMemory) else self.read()
 
     def trained_parts(self, factors: Iterable[str] = ("A", "B")) -> dict[str, Part]:
         """The parts that training may have changed, of which the plain factors only where they are named.

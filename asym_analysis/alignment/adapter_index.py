@@ -23,6 +23,7 @@ from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.load import Source, as_adapters
 from asym_analysis.alignment.random_features import BY, features_of, standard_error
 from asym_analysis.alignment.side_by_side import side_by_side
+from asym_analysis.chance.overlap import overlap_null
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import settings_of
 from asym_analysis.vocabulary import choose, whole
@@ -53,6 +54,8 @@ class AdapterIndex:
         One row an adapter, float32, of length 1.
     levels
         For each adapter, the mean similarity of an unrelated one of its ranks: rank/d, 0 for updates.
+    spreads
+        For each adapter, the standard deviation of that similarity, if modules are independent.
     settings
         by, features, seed, standard_error and versions.
     """
@@ -62,6 +65,7 @@ class AdapterIndex:
     modules: tuple[str, ...]
     vectors: Float[np.ndarray, "adapters features"]
     levels: Float[np.ndarray, "adapters"]
+    spreads: Float[np.ndarray, "adapters"]
     settings: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -143,13 +147,14 @@ class AdapterIndex:
                 f"the index does not know the module {min(strange)}: its features are of {len(self.modules)} others; "
                 "make the index again with index_adapters"
             )
-        vectors, levels = _vectors(runs, self.modules, self.settings, executor, progress)
+        vectors, (levels, spreads) = _vectors(runs, self.modules, self.settings, executor, progress)
         larger = replace(
             self,
             adapters=[*self.adapters, *runs] if isinstance(self.adapters, list) else _Chain(self.adapters, list(runs)),
             names=(*self.names, *runs.names),
             vectors=np.concatenate([self.vectors, vectors]),
             levels=np.concatenate([self.levels, levels]),
+            spreads=np.concatenate([self.spreads, spreads]),
         )
         if len(self) > EXHAUSTIVE and "graph" in self.__dict__:
             graph = _faiss().clone_index(self.graph)
@@ -223,8 +228,8 @@ def index_adapters(
     modules = tuple(dict.fromkeys(module for run in runs for module in run))
     features = whole(features, "features", least=max(len(modules), 1))
     settings = settings_of(by=by, features=features, seed=seed, standard_error=standard_error(features))
-    vectors, levels = _vectors(runs, modules, settings, executor, progress)
-    return AdapterIndex(list(runs), runs.names, modules, vectors, levels, settings)
+    vectors, (levels, spreads) = _vectors(runs, modules, settings, executor, progress)
+    return AdapterIndex(list(runs), runs.names, modules, vectors, levels, spreads, settings)
 
 
 def vector_of(adapter: Adapter, modules: Sequence[str], settings: Mapping[str, Any]) -> Float[np.ndarray, "features"]:
@@ -258,21 +263,26 @@ def _vectors(
     settings: Mapping[str, Any],
     executor: Executor | None,
     progress: bool,
-) -> tuple[Float[np.ndarray, "adapters features"], Float[np.ndarray, "adapters"]]:
+) -> tuple[Float[np.ndarray, "adapters features"], Float[np.ndarray, "2 adapters"]]:
+    """Features of the adapters, and the mean and standard deviation of the similarity with unrelated ones."""
     work = partial(vector_of, modules=modules, settings={name: settings[name] for name in ("by", "features", "seed")})
     found = np.empty((len(runs), settings["features"]), dtype=np.float32)
     done = _in_threads(work, runs) if executor is None else _shared_out(work, runs, executor)
     for place, vector in tqdm(done, total=len(runs), disable=not progress, unit="adapter"):
         found[place] = vector
-    return found, np.array([_level(run, settings["by"]) for run in runs])
+    return found, np.array([_chance(run, settings["by"]) for run in runs]).T
 
 
-def _level(adapter: Adapter, by: str) -> float:
-    if by == "update" or not len(adapter):
-        return 0.0
+def _chance(adapter: Adapter, by: str) -> tuple[float, float]:
+    """Mean and standard deviation of the similarity with an unrelated adapter of the same ranks."""
     sources = [adapter.source(module) for module in adapter]
+    if not sources:
+        return 0.0, 0.0
+    if by == "update":
+        return 0.0, sum(1 / (source.d_in * source.d_out) for source in sources) ** 0.5 / len(sources)
     sizes = [source.d_in if by == "A" else source.d_out for source in sources]
-    return float(np.mean([min(source.rank / size, 1.0) for source, size in zip(sources, sizes, strict=True)]))
+    laws = [overlap_null(min(s.rank, d), min(s.rank, d), d) for s, d in zip(sources, sizes, strict=True)]
+    return float(np.mean([law.mean for law in laws])), sum(float(law.std) ** 2 for law in laws) ** 0.5 / len(laws)
 
 
 def _in_threads(work: Callable[[Adapter], np.ndarray], runs: AdapterSet) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,20 +1,18 @@
 """What a shared initialization needs of all pairs, taken from the products that the comparison computes anyway.
 
-With F = C Q (coordinates in an orthonormal basis) the polar factor is P = W Q, W = (C C^T)^{-1/2} C, an orthonormal
-basis of the same rows. A comparison of polar factors has the diagonals of their products at hand, and the sum of all
-squares is the overlap: no second product of whole factors is needed.
+The bases of a comparison are the polar factors (F F^T)^{-1/2} F of the factors: the diagonals of their products are at
+hand, and the sum of all squares is the overlap. No second product of whole factors is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.adapters.initialization import PairSums, inverse_root
+from asym_analysis.adapters.initialization import PairSums
 from asym_analysis.subspaces.measures import Frames, Measure
 
 __all__ = ["InitializationSums"]
@@ -23,18 +21,16 @@ __all__ = ["InitializationSums"]
 class InitializationSums:
     """Sums over the products of the polar factors' rows, block by block.
 
-    Attributes
+    Parameters
     ----------
     frames
-        To be compared: the polar factors in place of the bases that were given.
+        Bases of factors of full rank, with their coordinates, as measures of subspaces prepare them.
     """
 
     def __init__(self, frames: Frames) -> None:
-        coordinates = frames.other["coordinates"]
-        wide = coordinates.double()
-        self._gram = wide @ wide.mT
-        rotation = inverse_root(self._gram).to(coordinates) @ coordinates
-        self.frames = replace(frames, rows=rotation @ frames.rows)
+        self.rank = frames.rank
+        root = frames.other["coordinates"].double()
+        self._gram = root @ root
         self._sums = frames.rows.new_zeros(2, len(frames), len(frames))
 
     @classmethod
@@ -53,7 +49,7 @@ class InitializationSums:
         Returns
         -------
         InitializationSums or None
-            To be given to `all_pairs`, with its frames.
+            To be given to `all_pairs`.
         """
         if measure.name != "overlap" or frames.rank.tolist() != list(ranks):
             return None
@@ -86,7 +82,7 @@ class InitializationSums:
         PairSums
             Symmetric.
         """
-        least = torch.minimum(self.frames.rank[:, None], self.frames.rank)
+        least = torch.minimum(self.rank[:, None], self.rank)
         upper = torch.stack([*self._sums, overlap * least]).triu()
         trace, square, total = (upper + upper.triu(1).mT).float().cpu()
         return PairSums(trace, square, total, self._gram.cpu())

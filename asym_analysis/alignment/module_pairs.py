@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class ModuleTask:
         if source is None or isinstance(source, LowRankUpdate):
             return source
         try:
-            return source.read()
+            return source.view()
         except AdapterValueError as error:
             raise AdapterValueError(f"{self.names[index]}, module {self.module}: {error}") from error
 
@@ -134,22 +135,20 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         updates = _movements(task, updates, initial)
     count = len(task.sources)
     measure = measure_named(task.measure)
-    upper = np.triu_indices(count, 1)
+    upper = pair_places(count)
     values, spectra = [], []
     known: dict[Factor, PairSums] = {}
     ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
     shape = common_shape(task.module, {task.names[index]: update.shape for index, update in updates.items()})
     for row, factor in enumerate(task.factors):
         frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
-        square = np.full((count, count), np.nan, dtype=np.float64 if frames.rows.dtype == torch.float64 else np.float32)
         sums = None
         if task.random and original is updates and sum(factor in task.random[index] for index in members) > 1:
             sums = InitializationSums.beside(measure, frames, [updates[index].rank for index in members])
         pairs = all_pairs(measure, frames, sums)
-        square[np.ix_(members, members)] = pairs.cpu().numpy()
         if sums is not None:
             known["A" if factor == "A" else "B"] = sums.found(pairs)
-        values.append(square[upper])
+        values.append(_over_all(pairs.cpu().numpy(), members, count).take(upper))
         ranks[row, members] = frames.rank.cpu().numpy()
         held = (
             frames.other["spectrum"].double().cpu().numpy() if measure.sees_strengths else np.empty((len(members), 0))
@@ -163,6 +162,21 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         stacked_spectra(spectra),
         _initialization(task, original, known),
     )
+
+
+@lru_cache(maxsize=4)
+def pair_places(count: int) -> Int[np.ndarray, "pairs"]:
+    """Where the pairs i < j stand in a flattened square array, in the order of `numpy.triu_indices(count, 1)`."""
+    return np.ravel_multi_index(np.triu_indices(count, 1), (count, count))
+
+
+def _over_all(pairs: Float[np.ndarray, "k k"], members: Sequence[int], count: int) -> Float[np.ndarray, "count count"]:
+    """Values of some of `count` adapters in the place of all, NaN for the others."""
+    if len(members) == count:
+        return pairs
+    whole = np.full((count, count), np.nan, dtype=pairs.dtype)
+    whole[np.ix_(members, members)] = pairs
+    return whole
 
 
 def stacked_spectra(spectra: Sequence[Float[np.ndarray, "*batch k"]]) -> Float[np.ndarray, "n *batch k"]:
@@ -191,20 +205,21 @@ def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate
         by_rank.setdefault(update.rank, []).append(index)
     parts = []
     for indices in by_rank.values():
-        A = torch.stack([updates[i].A.to(device, dtype) for i in indices]) if factor != "B" else None
-        B = torch.stack([updates[i].B.to(device, dtype) for i in indices]) if factor != "A" else None
-        signs = torch.tensor([-1.0 if updates[i].scaling < 0 else 1.0 for i in indices]).to(device, dtype)
-        parts.append(_prepare(measure, factor, A, B, signs))
+        alike = [updates[i] for i in indices]
+        A = torch.stack([update.A.to(dtype) for update in alike]).to(device) if factor != "B" else None
+        B = torch.stack([update.B.to(dtype) for update in alike]).to(device) if factor != "A" else None
+        parts.append(_prepare(measure, factor, A, B, [update.scaling < 0 for update in alike]))
     return Frames.joined(parts, torch.tensor([index for indices in by_rank.values() for index in indices]))
 
 
-def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, signs: Tensor) -> Frames:
+def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, negative: Sequence[bool]) -> Frames:
     if B is None:
         assert A is not None
         return measure.prepare(A)
     if A is None:
         return measure.prepare(B.mT)
     if measure.kind == "update":
+        signs = 1 - 2 * torch.tensor(negative).to(B)
         return measure.prepare(A, signs[:, None, None] * B)
     U, S, Vh = thin_svd(scaled(A), scaled(B))
     # Rank is decided here: roots of singular values that are rounding would exceed the tolerance of what follows.
@@ -221,8 +236,6 @@ def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None 
     The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed. `sums` takes
     what it needs of every block.
     """
-    if sums is not None:
-        frames = sums.frames
     count, rank = len(frames), frames.rows.shape[1]
     # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle; few rows at a time
     # cost more than they waste.
@@ -276,13 +289,13 @@ def _initialization(
 ) -> Float[np.ndarray, "2 3 pairs"]:
     """What this module says of shared initializations, with recorded ones in place of the trained factors."""
     count = len(task.sources)
-    upper = np.triu_indices(count, 1)
-    found = np.full((len(FACTORS), 3, len(upper[0])), np.nan, dtype=np.float16)
+    upper = pair_places(count)
+    found = np.full((len(FACTORS), 3, len(upper)), np.nan, dtype=np.float16)
     found[:, 2] = ABSENT
     if not task.random:
         return found
     for factor, (_, evidence) in module_evidence(held, dict(enumerate(task.random)), count, known).items():
-        found[FACTORS.index(factor)] = [part[upper] for part in (evidence.trace, evidence.square, evidence.level)]
+        found[FACTORS.index(factor)] = [part.take(upper) for part in (evidence.trace, evidence.square, evidence.level)]
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.optimize import brentq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri
@@ -198,9 +199,9 @@ def cluster(
         What `index_adapters` returned, or a collection, which is indexed first.
     least : float, optional
         Similarity from which two adapters are linked. By default .1, or more where unrelated adapters may reach that:
-        at least so much that with probability .99 no pair of unrelated adapters is linked, for the error of the
-        features. What chance adds beyond its mean, rank/d, is not counted: at widths below about 100 a few pairs of
-        unrelated adapters are linked; ask `nearest` for their p-values, or give a larger value.
+        so much that with probability .99 no pair of unrelated adapters is linked, by chance or by the error of the
+        features. It may be 1 or more, and nothing is linked then, where ranks are near the width. A smaller value may
+        be given, down to where the error of the features alone links unrelated pairs.
     neighbours : int, default 10
         How many of its nearest neighbours an adapter can be linked to.
     by : str, optional
@@ -229,10 +230,11 @@ def cluster(
     [0, 1, 0, 1, 0, 1]
     """
     index = _indexed(collection, by, features, seed)
-    count = len(index)
-    clear = -float(ndtri(CLEAR / max(count * (count - 1) / 2, 1)))
-    floor = float(index.levels.max()) + clear * index.settings["standard_error"]
-    least = max(0.1, floor) if least is None else finite(least, "least", least=floor, most=1.0)
+    error = -float(ndtri(_level_of_a_pair(index))) * index.settings["standard_error"]
+    if least is None:
+        least = max(0.1, float((index.levels + np.hypot(error, _beyond_mean(index))).max()))
+    else:
+        least = finite(least, "least", least=float(index.levels.max()) + error, most=1.0)
     neighbours = whole(neighbours, "neighbours", least=1)
     values, places = index.search(index.vectors, neighbours + 1)
     rows = np.repeat(np.arange(len(index))[:, None], places.shape[1], axis=1)
@@ -257,6 +259,23 @@ def cluster(
         }
     )
     return Clusters(frame, {**index.settings, "least": least, "neighbours": neighbours})
+
+
+def _level_of_a_pair(index: AdapterIndex) -> float:
+    return CLEAR / max(len(index) * (len(index) - 1) / 2, 1)
+
+
+def _beyond_mean(index: AdapterIndex) -> Float[np.ndarray, "adapters"]:
+    """How far above its mean chance takes the similarity of an unrelated pair, at the level of a pair."""
+    level = _level_of_a_pair(index)
+    kinds, place = np.unique(np.stack([index.levels, index.spreads]), axis=1, return_inverse=True)
+    beyond = np.zeros(kinds.shape[1])
+    for at, (mean, std) in enumerate(kinds.T):
+        if std > 0 and index.settings["by"] == "update":
+            beyond[at] = std * brentq(lambda x: probability_of_products(x, 1.0, 1) - level, 0, 100)
+        elif std > 0:
+            beyond[at] = float(BetaNull(mean, std).critical_value(level)) - mean
+    return beyond[place.ravel()]
 
 
 def _indexed(

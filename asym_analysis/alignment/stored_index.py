@@ -22,7 +22,7 @@ from asym_analysis.results import plain
 
 __all__ = ["load_index", "save_index"]
 
-NOTE, VECTORS, LEVELS = "index.json", "vectors.npy", "levels.npy"
+NOTE, VECTORS, LEVELS, SPREADS = "index.json", "vectors.npy", "levels.npy", "spreads.npy"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def save_index(index: AdapterIndex, folder: str | os.PathLike[str]) -> None:
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    for name, values in ((VECTORS, index.vectors), (LEVELS, index.levels)):
+    for name, values in ((VECTORS, index.vectors), (LEVELS, index.levels), (SPREADS, index.spreads)):
         with replacing(place / name) as part, open(part, "wb") as file:
             np.save(file, values)
     held = index.adapters
@@ -132,7 +132,8 @@ def load_index(
     place = Path(folder)
     try:
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
-        vectors, levels = np.load(place / VECTORS, mmap_mode="r"), np.load(place / LEVELS)
+        vectors = np.load(place / VECTORS, mmap_mode="r")
+        levels, spreads = np.load(place / LEVELS), np.load(place / SPREADS)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{place} holds no index of adapters that can be read: make it again") from error
     settings: dict[str, Any] = note["settings"]
@@ -152,7 +153,7 @@ def load_index(
         if given.names != names:
             raise AdapterError(f"{place} is an index of other adapters than those given, or in another order")
         held = list(given)
-    return AdapterIndex(held, names, tuple(note["modules"]), vectors, levels, settings)
+    return AdapterIndex(held, names, tuple(note["modules"]), vectors, levels, spreads, settings)
 
 
 def _file(held: Sequence[Adapter], at: int) -> tuple[str, int, int] | None:

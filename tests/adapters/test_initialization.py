@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from asym_analysis.adapters import Adapter
 from asym_analysis.adapters.initialization import (
+    Evidence,
     has_initialization,
     initialization_evidence,
     marks,
@@ -134,6 +135,19 @@ def test_low_ranks_are_told_by_the_signs_of_all_modules(rank: int) -> None:
     )
     assert (related.frame.shared == "yes").all()
     assert related.groups == (("run 0", "run 1"),)
+
+
+def test_a_module_without_power_is_not_told_no_where_all_modules_together_say_shared() -> None:
+    """Moved by 1.6 to 1.8 at rank 4: no module shows three standard deviations, their sum shows six."""
+    silent = [Evidence(np.array(0.25 * 4), np.array(0.1 * 4), np.array(0)) for _ in range(24)]
+    assert marks(silent).tolist() == [-1] * 24
+    balanced = [Evidence(np.array((-1) ** m * 1.0), np.array(0.4), np.array(0)) for m in range(24)]
+    assert marks(balanced).tolist() == [0] * 24
+    # One module that is shared for certain says nothing of the others.
+    assert marks([Evidence(np.array(60.0), np.array(56.0), np.array(3)), *balanced]).tolist() == [1] + [0] * 24
+    # Shared in half of the modules, with a sign in some of these only.
+    suggested = [Evidence(np.array(2.0), np.array(1.0), np.array(1)) for _ in range(12)]
+    assert marks([*suggested, *silent]).tolist() == [1] * 12 + [-1] * 24
 
 
 def test_one_module_of_rank_one_cannot_be_told() -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from asym_analysis.adapters import Adapter
 from asym_analysis.adapters.initialization import initialization_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.alignment.initialization_sums import InitializationSums
 from asym_analysis.alignment.module_pairs import all_pairs, factor_frames
+from asym_analysis.alignment.pairwise import compare_subspaces
 from asym_analysis.subspaces.measures import measure_named
 
 
@@ -41,6 +43,27 @@ def test_sums_beside_a_comparison_are_those_of_the_polar_factors(ranks: tuple[in
             expected = [K.diagonal().sum(), (K.diagonal() ** 2).sum(), (K**2).sum()]
             assert [found.trace[i, j], found.square[i, j], found.total[i, j]] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(found.trace.numpy(), evidence.trace, atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [1.0, 3.0, 30.0, 1e6, 1e10])
+def test_the_overlap_of_random_factors_does_not_depend_on_their_condition(condition: float) -> None:
+    """The bases behind marks and values are one; an ill-conditioned A once lost directions."""
+    generator = torch.Generator().manual_seed(5)
+    dtype = torch.float64 if condition > 1e3 else torch.float32
+    singular = torch.logspace(0, -float(np.log10(condition)), 6, dtype=torch.float64)
+
+    def turn() -> torch.Tensor:
+        return torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+
+    plain = torch.randn(3, 6, 200, generator=generator, dtype=torch.float64)
+    B = torch.randn(40, 1, generator=generator) * torch.ones(6)
+    gauges = [turn() @ torch.diag(singular) @ turn() for _ in plain]
+    runs = [Adapter.from_factors({"q": ((G @ A).to(dtype), B.to(dtype))}) for G, A in zip(gauges, plain, strict=True)]
+    comparison = compare_subspaces(runs, factors=("A",))
+    q = [np.linalg.qr(A.numpy().T)[0] for A in plain]
+    expected = [((q[i].T @ q[j]) ** 2).sum() / 6 for i, j in ((0, 1), (0, 2), (1, 2))]
+    np.testing.assert_allclose(comparison.values[0, 0], expected, atol=1e-5 if dtype == torch.float64 else 1e-6)
+    assert (comparison.initialization_marks == 0).all()
 
 
 def test_a_zero_factor_or_another_measure_has_no_such_sums() -> None:

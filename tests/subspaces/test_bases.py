@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asym_analysis.subspaces.bases import orthonormal_rows, rank_tolerance
+from asym_analysis.subspaces.bases import orthonormal_coordinates, orthonormal_rows, rank_tolerance
 
 
 def low_rank(rows: int, size: int, rank: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -51,3 +51,23 @@ def test_scale_does_not_change_the_rank() -> None:
     matrix = low_rank(4, 50, 4, 3, torch.float32)
     for scale in (1e-30, 1.0, 1e30):
         assert orthonormal_rows((scale * matrix)[None])[1].item() == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("condition", [1.0, 2.0, 3.9, 4.1, 100.0])
+def test_the_basis_of_independent_rows_is_their_polar_factor(condition: float, dtype: torch.dtype) -> None:
+    """On both sides of the condition number from which QR takes the place of the Gram matrix, and in one batch."""
+    generator = torch.Generator().manual_seed(7)
+    left, right = (torch.randn(n, n, generator=generator, dtype=torch.float64) for n in (8, 300))
+    singular = torch.logspace(0, float(np.log10(condition)), 8, dtype=torch.float64)
+    matrix = torch.linalg.qr(left).Q @ torch.diag(singular) @ torch.linalg.qr(right).Q[:8]
+    rows = torch.stack([matrix, matrix.flip(0) * singular[:, None], torch.zeros_like(matrix)]).to(dtype)
+    basis, rank, coordinates = orthonormal_coordinates(rows)
+    assert rank.tolist() == [8, 8, 0]
+    error = 2e-6 if dtype == torch.float32 else 1e-13
+    for at in range(2):
+        u, _, vh = np.linalg.svd(rows[at].double().numpy(), full_matrices=False)
+        np.testing.assert_allclose(basis[at].numpy(), u @ vh, atol=error * condition)
+        np.testing.assert_allclose((basis[at] @ basis[at].mT).numpy(), np.eye(8), atol=error)
+        np.testing.assert_allclose((coordinates[at] @ basis[at]).numpy(), rows[at].numpy(), atol=5 * error * condition)
+    assert not basis[2].any()

@@ -125,7 +125,7 @@ class RawTensor:
         extent = self.extent
         if extent == 0:
             return torch.empty(self.shape, dtype=self.dtype)
-        values = torch.from_numpy(self.stamp.read(self.offset, extent * self.dtype.itemsize)).view(self.dtype)
+        values = torch.frombuffer(self.stamp.read(self.offset, extent * self.dtype.itemsize), dtype=self.dtype)
         if self.stride is None:
             return values.view(self.shape)
         return values.as_strided(self.shape, self.stride)

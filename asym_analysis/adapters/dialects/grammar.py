@@ -181,8 +181,7 @@ class Grammar:
         if any(facts.at(path) is None for path in self.requires):
             return False
         A, B = (pattern for part, pattern in self._patterns if part in ("A", "B"))
-        factors = ((A.fullmatch(tensor) or B.fullmatch(tensor)) is not None for tensor in checkpoint.tensors)
-        return bool(checkpoint.tensors) and (all(factors) if self.whole_file else any(factors))
+        return bool(checkpoint.tensors) and _named_so(A, B, tuple(checkpoint.tensors), self.whole_file)
 
     def read(self, checkpoint: Checkpoint) -> Reading:
         """Pair the factors of each module, scale them, and account for every other tensor.
@@ -395,6 +394,12 @@ def _orientation(ledger: Ledger, groups: Mapping[str, Mapping[str, str]], input_
             "give dialect=PatternDialect(A=..., B=..., transposed='AB') to load_adapter for the other way round",
         )
     return "AB" if votes[1] > votes[0] else ""
+
+
+@lru_cache(maxsize=64)  # adapters of one family have the same names
+def _named_so(A: re.Pattern[str], B: re.Pattern[str], tensors: tuple[str, ...], every: bool) -> bool:
+    factors = ((A.fullmatch(tensor) or B.fullmatch(tensor)) is not None for tensor in tensors)
+    return all(factors) if every else any(factors)
 
 
 @lru_cache(maxsize=1024)

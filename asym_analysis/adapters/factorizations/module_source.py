@@ -58,10 +58,13 @@ def cast_up(*tensors: Tensor) -> tuple[Tensor, ...]:
     >>> [t.dtype for t in cast_up(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float8_e4m3fn))]
     [torch.float32, torch.float32]
     """
-    for tensor in tensors:
-        if not tensor.dtype.is_floating_point:
-            raise AdapterValueError(f"a factor holds {tensor.dtype}, not floating-point numbers: dequantize it first")
-    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    dtypes = {tensor.dtype for tensor in tensors}
+    if dtypes == {torch.float32}:
+        return tensors
+    for dtype in dtypes:
+        if not dtype.is_floating_point:
+            raise AdapterValueError(f"a factor holds {dtype}, not floating-point numbers: dequantize it first")
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
@@ -74,8 +77,8 @@ class _Make:
     layout: Layout
 
     def __call__(self, read: Mapping[str, Tensor]) -> LowRankUpdate:
-        numbers = [part for part in read if not part.endswith("indices")]
-        tensors = {**read, **dict(zip(numbers, cast_up(*(read[part] for part in numbers)), strict=True))}
+        numbers = {part: tensor for part, tensor in read.items() if not part.endswith("indices")}
+        tensors = {**read, **dict(zip(numbers, cast_up(*numbers.values()), strict=True))}
         magnitude = tensors.pop("magnitude", None)
         A, B = self.factorize(tensors)
         return LowRankUpdate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from asym_analysis.adapters.config_files import number_or_none
 from asym_analysis.adapters.dialects.peft.lora import add_loha, add_lokr, add_lora
@@ -68,7 +69,11 @@ class Tuner:
 
 def tuner_of(parts: Iterable[str]) -> Tuner:
     """The tuner that names a module's parts; LoRA where none of the others does."""
-    names = {part.partition(".")[0] for part in parts}
+    return _tuner_of(frozenset(part.partition(".")[0] for part in parts))
+
+
+@lru_cache(maxsize=256)  # an adapter's modules have the same few parts each
+def _tuner_of(names: frozenset[str]) -> Tuner:
     return next((tuner for tuner in TUNERS[1:] if names & {*tuner.names, *tuner.shared}), TUNERS[0])
 
 
