@@ -52,6 +52,7 @@ def check(path: Path, expected: dict[str, torch.Tensor], container: str) -> None
 
 
 def test_safetensors_of_every_dtype(tmp_path):
+    pytest.importorskip("safetensors", minversion="0.8", reason="older ones do not write every type")
     torch.manual_seed(0)
     state = {str(dtype): torch.randn(3, 5).to(dtype) for dtype in FLOATS}
     state |= {str(dtype): torch.randint(0, 2, (4, 2)).to(dtype) for dtype in INTEGERS}

@@ -85,7 +85,8 @@ def test_peft_reads_what_is_written(tmp_path, name, fold_scale):
     loaded = peft.PeftModel.from_pretrained(Net(), tmp_path / "ours")
     assert_same_change(deltas(loaded), deltas(model))
     # Whatever was trained beside the pairs is there too, so that the merged models are the same.
-    expected = copy.deepcopy(model).merge_and_unload().state_dict()
+    # PEFT 0.18 loses a bias of its own folder, so that its reading of that is compared with.
+    expected = peft.PeftModel.from_pretrained(Net(), tmp_path / "theirs").merge_and_unload().state_dict()
     for key, value in loaded.merge_and_unload().state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-5, msg=key)
     ours = load_adapter(tmp_path / "ours")

@@ -30,6 +30,7 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
@@ -41,8 +42,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
-    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 # Parsed JSON may take many times its text's memory (a list of empty lists: twenty times). A header's values are
 # counted before it is parsed, each charged this many bytes, and all must fit in twice the file plus this allowance.
