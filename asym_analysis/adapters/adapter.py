@@ -119,9 +119,31 @@ class Adapter(Mapping[str, LowRankUpdate]):
         AdapterError
             If the adapter has no such module, or its tensors cannot be used; the message names the module.
         """
-        source = self.source(module)
+        return self._read(module, self.source(module).read)
+
+    def view(self, module: str) -> LowRankUpdate:
+        """Read one module to look at only: factors in memory are not copied, and must not be changed.
+
+        Parameters
+        ----------
+        module : str
+            Name of the module.
+
+        Returns
+        -------
+        LowRankUpdate
+            The update.
+
+        Raises
+        ------
+        AdapterError
+            If the adapter has no such module, or its tensors cannot be used; the message names the module.
+        """
+        return self._read(module, self.source(module).view)
+
+    def _read(self, module: str, read: Callable[[], LowRankUpdate]) -> LowRankUpdate:
         try:
-            return source.read()
+            return read()
         except AdapterValueError as error:
             raise AdapterValueError(f"{self.name}, module {module}: {error}") from error
 

@@ -431,8 +431,8 @@ def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> di
 
 def _flat_factors(adapter: Adapter) -> frozenset[Factor]:
     names = list(adapter)
-    sources = (adapter.source(module) for module in names[:: math.ceil(len(names) / MOST_MODULES) or 1])
-    updates = [source.view() for source in sources if source.rank > 1]
+    chosen = names[:: math.ceil(len(names) / MOST_MODULES) or 1]
+    updates = [adapter.view(module) for module in chosen if adapter.source(module).rank > 1]
     if not updates:
         return frozenset({"A"})
     of_A = np.median(_participations([update.A for update in updates]))

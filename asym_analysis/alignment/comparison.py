@@ -23,6 +23,7 @@ from asym_analysis.subspaces.measures import measure_named
 
 __all__ = ["SubspaceComparison"]
 
+EQUAL = 1e-5  # distance from the value of equal adapters up to which two are copies
 LEVEL = 0.01  # of the share of significant values in the summary
 
 
@@ -200,10 +201,11 @@ class SubspaceComparison(Result):
         Raises
         ------
         ValueError
-            If there is no such column, it puts all adapters in one group or each in its own, a value is infinite, or
-            an argument is out of range.
+            If there is no such column, it puts all adapters in one group or each in its own, a value is infinite, two
+            labelled adapters are copies of each other, or an argument is out of range.
         """
         labels = self.labels(by)
+        self._refuse_copies(labels)
         strata = np.zeros(len(labels), dtype=int) if within is None else self.labels(within)
         contrasted = partial(
             contrast_pairs,
@@ -435,6 +437,25 @@ class SubspaceComparison(Result):
         whole += whole.T
         np.fill_diagonal(whole, 1.0 if measure_named(self.measure).larger_is_more_similar else 0.0)
         return whole
+
+    def _refuse_copies(self, labels: Int[np.ndarray, "adapters"]) -> None:
+        """Raise where two labelled adapters are one: copies are no independent runs, whatever permutations say.
+
+        One factor alone may be equal without that, as a frozen A is.
+        """
+        if not any(set(both) <= set(self.factors) for both in (("A", "B"), ("right", "left"), ("update",))):
+            return
+        equal = 1.0 if measure_named(self.measure).larger_is_more_similar else 0.0
+        apart = np.abs(np.asarray(self.values, dtype=np.float64) - equal)
+        copies = (np.nan_to_num(apart).max((0, 1)) < EQUAL) & (~np.isnan(apart)).any((0, 1))
+        first, second = self.pairs
+        found = np.flatnonzero(copies & (labels[first] >= 0) & (labels[second] >= 0))
+        if len(found):
+            one, other = self.names[first[found[0]]], self.names[second[found[0]]]
+            raise ValueError(
+                f"{other} is a copy of {one}, and a copy is no further run: leave copies out "
+                f"({len(found)} such pair{'s' if len(found) > 1 else ''})"
+            )
 
     def __len__(self) -> int:
         return int(self.values.size)

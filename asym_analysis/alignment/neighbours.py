@@ -46,7 +46,7 @@ class Neighbours(TableResult):
         - adapter: its name
         - place: its place in the collection
         - similarity: mean over the modules that both have of the overlap of A or of B, or of the cosine of the
-          updates; exact
+          updates; exact. NaN, and the p-value with it, where a factor is zero in all of them; these stand last
         - modules: how many these are
         - chance: the mean similarity of unrelated adapters of these ranks
         - p_value: probability that the most similar of as many unrelated adapters as the collection holds is at least
@@ -170,10 +170,12 @@ def nearest(
         {
             "adapter": [index.names[place] for place in places[order]],
             "place": places[order],
-            "similarity": exact[order],
+            "similarity": np.where(shared[order] > 0, exact[order], np.nan),
             "modules": shared[order],
             "chance": chance[order],
-            "p_value": -np.expm1(len(index) * np.log1p(-np.minimum(p_value[order], 1 - 1e-16))),
+            "p_value": np.where(
+                shared[order] > 0, -np.expm1(len(index) * np.log1p(-np.minimum(p_value[order], 1 - 1e-16))), np.nan
+            ),
             "estimate": estimates[order].astype(float),
             "standard_error": index.settings["standard_error"],
         }
@@ -322,7 +324,7 @@ def _exact(
         ):
             total[where] += each[known]
     whole_number = np.maximum(counts, 1)
-    similarity = np.where(counts > 0, totals / whole_number, -1.0)
+    similarity = np.where(counts > 0, totals / whole_number, -2.0)  # behind the lowest cosine
     mean, std = means / whole_number, np.sqrt(variances) / whole_number
     p_value = np.ones(len(places))
     for i in np.flatnonzero(counts):

@@ -226,3 +226,28 @@ def test_what_cannot_be_contrasted_is_said() -> None:
         comparison.contrast("seed")
     with pytest.raises(ValueError, match="0 differ"):
         comparison.contrast("rank")
+
+
+def test_copies_of_one_adapter_are_no_runs() -> None:
+    """One adapter three times gave p = .05, the least that four labels can give, and an interval of .03."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {"q": (torch.randn(4, 48, generator=generator), torch.randn(40, 4, generator=generator))}
+
+    one = draw()
+    runs = [Adapter.from_factors(one, name=f"copy {i}") for i in range(3)]
+    others = [Adapter.from_factors(draw(), name=f"run {i}") for i in range(3)]
+    table = {"task": ["a", "a", "a", "b", "b", "c"]}
+    comparison = compare_subspaces(AdapterSet([*runs, *others], table))
+    with pytest.raises(ValueError, match=r"copy 1 is a copy of copy 0.*leave copies out \(3 such pairs\)"):
+        comparison.contrast("task")
+    scaled = Adapter.from_factors({"q": (3 * one["q"][0], one["q"][1])}, name="scaled")
+    for measure in ("overlap", "geodesic", "cosine"):
+        five = AdapterSet([runs[0], scaled, *others], {"task": ["a", "a", "b", "b", "c"]})
+        measured = compare_subspaces(five, measure=measure)
+        with pytest.raises(ValueError, match="scaled is a copy of copy 0"):
+            measured.contrast("task")
+    # A frozen A is equal in all runs: B decides, and A alone is not looked at.
+    frozen = [Adapter.from_factors({"q": (one["q"][0], draw()["q"][1])}, name=str(i)) for i in range(4)]
+    assert len(compare_subspaces(AdapterSet(frozen, {"task": list("aabb")})).contrast("task").frame) == 4

@@ -189,6 +189,19 @@ def test_order_gauge_and_scale_change_nothing(by: str, seed: int) -> None:
     assert partitions[0] == partitions[1]
 
 
+def test_a_zero_factor_has_no_similarity() -> None:
+    runs = collection(12)
+    zero = Adapter.from_factors({m: (torch.zeros_like(u.A), u.B) for m, u in runs[0].items()}, name="zero")
+    for by in ("A", "update"):
+        found = nearest(zero, runs, 3, by=by)
+        assert found.frame[["similarity", "p_value"]].isna().all(axis=None)
+        assert found.summary().closer_than_chance[0] == 0
+        among = nearest(runs[3], AdapterSet([*runs, zero]), 13, by=by).frame
+        assert among.adapter.iloc[-1] == "zero"
+        assert np.isnan(among.similarity.iloc[-1])
+        assert cluster(AdapterSet([*runs, zero]), by=by).frame.cluster.iloc[-1] == -1
+
+
 def test_equal_adapters_are_given_in_the_order_of_the_collection() -> None:
     runs = collection(6)
     copies = [Adapter.from_factors({m: (u.A, u.B) for m, u in runs[0].items()}, name=f"copy {i}") for i in range(5)]
