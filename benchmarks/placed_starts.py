@@ -13,7 +13,7 @@ curvature, by rank correlations with 95 % intervals that resample the variants. 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from asym_analysis import input_covariances, load_adapter, output_sensitivities
+from asym_analysis import input_covariances, load_adapter, output_sensitivities, score_variants
 from asym_analysis.finetuning.environment import prepare_training
 from asym_analysis.finetuning.models import adapted_model, pretrained_model, task_batches
 from asym_analysis.finetuning.plan import PlannedRun, read_sweep
@@ -30,14 +30,14 @@ from asym_analysis.finetuning.results import longest_runs
 from asym_analysis.prediction import kept_by_frozen, training_curvature
 from asym_analysis.samples import sample_sweep
 
-CONFIG, LORA = "placed-starts", "lora"
+CONFIG, LORA, LONGEST = "placed-starts", "lora", "400 steps"
 RESULTS = Path(__file__).parent / "results" / "placed_starts.csv"
 ROWS, CURVATURE_ROWS, ITERATIONS = 128, 16, 10
 
 
 def measured(runs: list[PlannedRun], folder: Path) -> Iterator[dict[str, Any]]:
     """One row for each variant and seed: kept shares of LoRA's update of that seed, and curvature."""
-    final = [run for run in runs if run.stage == "final" and run.labels["length"] == "400 steps"]
+    final = [run for run in runs if run.stage == "final" and run.labels["length"] == LONGEST]
     base = final[0].config
     data = base.task.data(base.task.processor(base.model))
     batches = list(task_batches(base, rows=ROWS, data=data, training=True))
@@ -83,6 +83,18 @@ def best_rates(runs: pd.DataFrame) -> pd.Series:
     return pd.Series(found, name="best_rate")
 
 
+def against_lora(runs: pd.DataFrame, outcomes: Mapping[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+    """By how many nats each run is better than LoRA after its last step, with intervals over seeds and rows."""
+    parts = []
+    for run in runs.loc[runs["stage"] == "final", "run"].unique():
+        if run != LORA:
+            # One at a time: two runs have one variant and place A by different texts.
+            pair = score_variants(runs[runs["run"].isin([run, LORA])], outcomes=outcomes).contrast(run, LORA)
+            parts.append(pair[pair["length"] == LONGEST].assign(run=run))
+    table = pd.concat(parts).set_index("run")
+    return table[["difference", "low", "high"]].add_prefix("better_by_")
+
+
 def per_variant(measures: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Means over the seeds: kept share, curvature, part of LoRA's gain, best rate, and loss on stories."""
     final = longest_runs(runs).query("stage == 'final'")
@@ -98,7 +110,7 @@ def per_variant(measures: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     stories = final.pivot_table(index="run", columns="seed", values="other_loss", sort=False)
     means["forgotten"] = stories.mean(axis=1) - start["other_loss"]
     means["forgotten_error"] = stories.sem(axis=1)
-    return means.join(best_rates(runs))
+    return means.join(best_rates(runs)).dropna(subset="loss")
 
 
 def correlation(x: pd.Series, y: pd.Series, *, resamples: int = 4000, seed: int = 0) -> dict[str, Any]:
@@ -144,8 +156,10 @@ def main() -> None:
     two.add_argument("file", type=Path, nargs="?", default=RESULTS)
     options = parser.parse_args()
     if options.command == "judge":
-        table = per_variant(pd.read_csv(options.file), sample_sweep(CONFIG)[0])
-        print(table.round(4).to_string(), judge(table).round(3).to_string(index=False), sep="\n\n")
+        runs, outcomes = sample_sweep(CONFIG)
+        table = per_variant(pd.read_csv(options.file), runs)
+        shown = (table, against_lora(runs, outcomes), judge(table))
+        print(*(each.round(4).to_string() for each in shown), sep="\n\n")
         return
     prepare_training()
     torch.set_num_threads(1)

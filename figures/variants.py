@@ -129,7 +129,25 @@ def encoder() -> list[str]:
         "from the frozen model with a trained head."
     )
     command = "--data GLUE --runs RUNS"
-    return finished("minilm-upper-layers", "Encoder, by the new design", text, command, data_per_row=1)
+    parts = finished("minilm-upper-layers", "Encoder, by the new design", text, command, data_per_row=1)
+    return [
+        *parts,
+        "A frozen where it is placed, less a trained or a random A; intervals over seeds and rows:",
+        placed(),
+    ]
+
+
+def placed() -> str:
+    """Contrasts of a frozen A that is placed by the data."""
+    runs, outcomes = sample_sweep("minilm-upper-layers")
+    scores = score_variants(runs, outcomes=outcomes)
+    parts = [
+        scores.contrast(first, second) for first in ("b-only-X", "b-only-G") for second in ("lora-r8", "b-only-r8")
+    ]
+    table = pd.concat(parts)
+    cells = [f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" for row in table.itertuples(index=False)]
+    table = table.assign(difference=cells).set_index("task")
+    return markdown(table[["length", "first", "second", "seeds", "difference", "metric"]])
 
 
 def finished(config: str, title: str, text: str, command: str, *, data_per_row: int) -> list[str]:
@@ -239,17 +257,30 @@ def tables(runs: pd.DataFrame) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def draw_kept(folder: Path) -> None:
+    """What one trained factor keeps of the gain of LoRA at rank 8, on the decoder and on the encoder."""
+    panels = {"decoder, rank 8": ("regime-map", WINDOW), "encoder, ranks 8 and 16": ("minilm-upper-layers", 1)}
+    with styled():
+        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 3.6))
+        for ax, (title, (config, data_per_row)) in zip(axes, panels.items(), strict=True):
+            runs, outcomes = sample_sweep(config)
+            scores = score_variants(runs, outcomes=outcomes)
+            kept = kept_gains(scores, reference_rank=MAPPED_RANK, data_per_row=data_per_row)
+            # Rank 2 of the decoder has one size of data; its numbers stand in the table.
+            kept = replace(kept, frame=kept.frame[kept.frame["rank"] >= MAPPED_RANK])
+            plot_kept_gains(kept, ax)
+            ax.set_title(title, loc="left")
+        axes[1].set_ylabel("")
+    save_figure(figure, folder / "kept_gains")
+
+
 def draw(runs: pd.DataFrame, folder: Path) -> None:
     """What each run keeps of LoRA's gain; and score by learning rate on one task of every family."""
     chosen = runs[runs["run"].isin(MAIN)]
     # Gains from a constant guess are no gains of an adapter: those families are left out.
     known = chosen[chosen["baseline_of"] != "constant guess"]
     save_figure(plot_variants(score_variants(known)), folder / "variants")
-    regime_runs, outcomes = sample_sweep("regime-map")
-    kept = kept_gains(score_variants(regime_runs, outcomes=outcomes), data_per_row=WINDOW)
-    # Rank 2 has one size of data; its numbers stand in the table.
-    kept = replace(kept, frame=kept.frame[kept.frame["rank"] == MAPPED_RANK])
-    save_figure(plot_kept_gains(kept), folder / "kept_gains")
+    draw_kept(folder)
     tasks = runs.drop_duplicates("family")[["family", "task"]]
     with styled():
         figure, axes = plt.subplots(1, len(tasks), figsize=(DOUBLE_COLUMN + 1.2, 2.9), layout="constrained")
