@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from asym_analysis import input_covariances, load_adapter, output_sensitivities, score_variants
+from asym_analysis import input_covariances, load_adapter, output_sensitivities, predict_asymmetry, score_variants
 from asym_analysis.finetuning.environment import prepare_training
 from asym_analysis.finetuning.models import adapted_model, pretrained_model, task_batches
 from asym_analysis.finetuning.plan import PlannedRun, read_sweep
@@ -36,13 +36,15 @@ ROWS, CURVATURE_ROWS, ITERATIONS = 128, 16, 10
 
 
 def measured(runs: list[PlannedRun], folder: Path) -> Iterator[dict[str, Any]]:
-    """One row for each variant and seed: kept shares of LoRA's update of that seed, and curvature."""
+    """One row for each variant and seed: kept shares of LoRA's update, its law at random, and curvature."""
     final = [run for run in runs if run.stage == "final" and run.labels["length"] == LONGEST]
     base = final[0].config
     data = base.task.data(base.task.processor(base.model))
     batches = list(task_batches(base, rows=ROWS, data=data, training=True))
     few = list(task_batches(base, rows=CURVATURE_ROWS, data=data, training=True))
-    updates = {run.config.seed: load_adapter(folder / run.name) for run in final if run.labels["run"] == LORA}
+    learned = {run.config.seed: load_adapter(folder / run.name) for run in final if run.labels["run"] == LORA}
+    # Of another seed, since LoRA's own A began where a Kaiming A of this seed is frozen.
+    updates = dict(zip(learned, [*learned.values()][1:] + [*learned.values()][:1], strict=True))
     model, modules = pretrained_model(base), list(next(iter(updates.values())))
     inputs = input_covariances(model, batches, modules)
     outputs = output_sensitivities(model, batches, modules)
@@ -64,6 +66,8 @@ def measured(runs: list[PlannedRun], folder: Path) -> Iterator[dict[str, Any]]:
                 for module in modules
             ]
             row["kept_share"] = sum(kept for kept, _ in parts) / sum(whole for _, whole in parts)
+            law = predict_asymmetry(updates[run.config.seed], inputs, outputs).overall()
+            row["random_share"] = law[f"random_{frozen}"]
         if run.config.seed == base.seed:
             found = training_curvature(adapted, few, iterations=ITERATIONS)
             row |= {"curvature": found.largest, "sign_step": found.sign_step, "gradient_norm": found.gradient_norm}
@@ -101,7 +105,7 @@ def per_variant(measures: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     start = runs[runs["variant"] == "frozen"].iloc[0]
     losses = final.pivot_table(index="run", columns="seed", values="value", sort=False)
     gains = start["value"] - losses
-    means = measures.groupby("run", sort=False)[["kept_share", "curvature", "sign_step"]].mean()
+    means = measures.groupby("run", sort=False)[["kept_share", "random_share", "curvature", "sign_step"]].mean()
     means["tuned"] = measures.groupby("run", sort=False)["tuned"].first()
     means["loss"] = losses.mean(axis=1)
     means["loss_error"] = losses.sem(axis=1)
