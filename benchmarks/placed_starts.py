@@ -33,6 +33,7 @@ from asym_analysis.samples import sample_sweep
 CONFIG, LORA, LONGEST = "placed-starts", "lora", "400 steps"
 RESULTS = Path(__file__).parent / "results" / "placed_starts.csv"
 ROWS, CURVATURE_ROWS, ITERATIONS = 128, 16, 10
+LEAST_VARIANTS = 5  # fewer have no interval to speak of
 
 
 def measured(runs: list[PlannedRun], folder: Path) -> Iterator[dict[str, Any]]:
@@ -132,6 +133,7 @@ def correlation(x: pd.Series, y: pd.Series, *, resamples: int = 4000, seed: int 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
     """What orders the variants: kept share and kept gain, curvature and best rate, learning and forgetting."""
     frozen = table[table["tuned"] != "both"]
+    frozen = frozen.assign(curvature=frozen["curvature"].abs())
     sides = {"A frozen": frozen[frozen["tuned"] == "B"], "B frozen": frozen[frozen["tuned"] == "A"], "either": frozen}
     pairs = [
         ("kept_share", "kept_gain"),
@@ -143,6 +145,7 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
         {"what": f"{first} and {second}", "on": side} | correlation(members[first], members[second])
         for first, second in pairs
         for side, members in sides.items()
+        if len(members) >= LEAST_VARIANTS
     ]
     return pd.DataFrame(rows)
 

@@ -43,7 +43,8 @@ SIDES = {"B": "A frozen, B trained", "A": "B frozen, A trained"}
 
 def draw_by_start(ax: Axes, table: pd.DataFrame) -> None:
     """A row for each way to initialize the frozen factor."""
-    places = {words: row for row, words in enumerate(dict.fromkeys(STARTS.values()))}
+    run = {STARTS[name.split("-only-")[1]] for name in table.index if "-only-" in name}
+    places = {words: row for row, words in enumerate(words for words in dict.fromkeys(STARTS.values()) if words in run)}
     for tuned, words in SIDES.items():
         members = table[table["tuned"] == tuned]
         rows = [places[STARTS[run.split("-only-")[1]]] + (0.15 if tuned == "A" else -0.15) for run in members.index]

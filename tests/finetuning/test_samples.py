@@ -91,7 +91,7 @@ def test_a_shipped_sweep_scores_what_its_rows_say() -> None:
     assert not set(final["seed"]) & set(runs.loc[runs["stage"] == "search", "seed"])
     planned = {run.name for run in read_sweep("regime-map")}
     assert set(runs["name"]) <= planned
-    with pytest.raises(ValueError, match="name is 'weather-map', which is not one of minilm-upper-layers, regime-map"):
+    with pytest.raises(ValueError, match="name is 'weather-map', which is not one of minilm-upper-layers, plac"):
         sample_sweep("weather-map")
 
 
