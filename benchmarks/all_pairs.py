@@ -7,6 +7,7 @@ a random sample of the pairs and multiplied up.
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
     python benchmarks/all_pairs.py --busy 2              # beside two processes that never rest
+    python benchmarks/all_pairs.py --few                 # 2 to 10 adapters of a 7B model, against read + QR + products
     python benchmarks/all_pairs.py --adapters 1000 --modules 24 --folder thousand   # streamed from disk
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.linalg import subspace_angles
 
 from asym_analysis.adapters import Adapter, AdapterSet
@@ -124,7 +125,29 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
     print(f"  per pair and module, with reading {reading / pairs / modules * 1e6:.2f} microseconds")
 
 
-def write(folder: Path, count: int, modules: int, dtype: torch.dtype) -> None:
+def few(rounds: int, modules: int = 64, rank: int = 16, size: int = 4096) -> None:
+    """Two to ten adapters of a 7B model's query and value maps, as float16 files."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), 10, modules, torch.float16, rank, size)
+        for count in (2, 4, 10):
+            paths = sorted(Path(folder).glob("run-*"))[:count]
+
+            def parts(paths: list[Path] = paths) -> None:
+                held = [load_file(path / "adapter_model.safetensors") for path in paths]
+                for name in held[0]:
+                    rows = torch.stack([tensors[name].float() for tensors in held])
+                    basis = torch.linalg.qr(rows.mT if "lora_A" in name else rows).Q.mT.reshape(-1, size)
+                    basis @ basis.mT
+
+            times = best({"parts": parts, "whole": lambda paths=paths: compare_subspaces(load_adapters(paths))}, rounds)
+            (clock, spent), (mine, my) = times["parts"], times["whole"]
+            print(
+                f"{count} adapters, {modules} modules, rank {rank}, d = {size}: read + QR + products {clock:.2f} s, "
+                f"{spent:.2f} of the processor; compare_subspaces {mine / clock:.2f} and {my / spent:.2f} times"
+            )
+
+
+def write(folder: Path, count: int, modules: int, dtype: torch.dtype, rank: int = RANK, size: int = SIZE) -> None:
     """Adapters as PEFT writes them."""
     generator = torch.Generator().manual_seed(1)
     for i in range(count):
@@ -135,11 +158,11 @@ def write(folder: Path, count: int, modules: int, dtype: torch.dtype) -> None:
         tensors = {}
         for m in range(modules):
             stem = f"base_model.model.encoder.layer.{m}.query"
-            tensors[f"{stem}.lora_A.weight"] = torch.randn(RANK, SIZE, generator=generator).to(dtype)
-            tensors[f"{stem}.lora_B.weight"] = torch.randn(SIZE, RANK, generator=generator).to(dtype)
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(rank, size, generator=generator).to(dtype)
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(size, rank, generator=generator).to(dtype)
         save_file(tensors, target / "adapter_model.safetensors")
         (target / "adapter_config.json").write_text(
-            f'{{"peft_type": "LORA", "r": {RANK}, "lora_alpha": {RANK}, "target_modules": ["query"]}}'
+            f'{{"peft_type": "LORA", "r": {rank}, "lora_alpha": {rank}, "target_modules": ["query"]}}'
         )
 
 
@@ -167,6 +190,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch; its own number by default")
     parser.add_argument("--busy", type=int, default=0, help="processes that never rest, beside the benchmark")
     parser.add_argument("--single", action="store_true", help="float32 alone")
+    parser.add_argument("--few", action="store_true", help="2, 4 and 10 adapters of a 7B model instead")
     parser.add_argument("--folder", type=Path, help="stream adapters from files written here")
     options = parser.parse_args()
     if options.threads:
@@ -175,6 +199,9 @@ def main() -> None:
     try:
         if options.folder:
             streamed(options.folder, options.adapters, options.modules)
+            return
+        if options.few:
+            few(options.rounds)
             return
         for dtype in (torch.float32,) if options.single else (torch.float32, torch.float64):
             hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)

@@ -11,6 +11,8 @@ import torch
 
 __all__ = ["one_torch_thread", "side_by_side"]
 
+LARGE_BLOCK = 24 * 2**20  # bytes; twice as many may stay with the process
+
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -60,6 +62,8 @@ def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterat
     >>> sorted(side_by_side(abs, [-1, 2]))
     [(-1, 1), (2, 2)]
     """
+    # glibc gives freed memory back to the system, and fetches it again page by page, until a large block was freed once.
+    torch.empty(LARGE_BLOCK, dtype=torch.uint8)
     with one_torch_thread() as threads:
         if threads == 1:
             for item in items:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asym_analysis.adapters import Adapter, AdapterSet
 from asym_analysis.adapters.save import save_adapter
@@ -187,6 +189,32 @@ def test_order_gauge_and_scale_change_nothing(by: str, seed: int) -> None:
     groups = [cluster(index).frame.set_index("adapter") for index in (one, two)]
     partitions = [{frozenset(names) for _, names in frame.groupby("cluster").groups.items()} for frame in groups]
     assert partitions[0] == partitions[1]
+
+
+@pytest.mark.parametrize("by", ["A", "B", "update"])
+@settings(max_examples=6)
+@given(condition=st.floats(0, 3), size=st.sampled_from([1e-12, 1.0, 1e12]), seed=st.integers(0, 10**6))
+def test_an_ill_conditioned_gauge_changes_nothing(by: str, condition: float, size: float, seed: int) -> None:
+    """(A, B) and (G A, B G^-1) are one update, whatever G is; here with condition numbers up to 1,000."""
+    runs = collection(12, tasks=3)
+    draw = np.random.default_rng(seed)
+    changed = []
+    for adapter in runs:
+        factors = {}
+        for module, update in adapter.items():
+            left, right = (np.linalg.qr(draw.normal(size=(4, 4)))[0] for _ in range(2))
+            gauge = torch.from_numpy(size * left @ np.diag(np.logspace(0, -condition, 4)) @ right)
+            A, B = gauge @ update.A.double(), update.B.double() @ torch.linalg.inv(gauge)
+            factors[module] = (A.float(), B.float())
+        changed.append(Adapter.from_factors(factors, name=adapter.name))
+    one, two = (index_adapters(collected, by=by, features=256) for collected in (runs, changed))
+    # Rounding to float32 moves a subspace by the condition number times 6e-8.
+    np.testing.assert_allclose(one.vectors, two.vectors, atol=2e-4)
+    here, there = nearest(runs[5], one, 12).frame, nearest(changed[5], two, 12).frame
+    there = there.set_index("adapter").loc[here.adapter]
+    for column in ("similarity", "p_value"):
+        np.testing.assert_allclose(here[column], there[column], atol=5e-3)
+    assert cluster(one, least=0.4).frame.cluster.equals(cluster(two, least=0.4).frame.cluster)
 
 
 def test_a_zero_factor_has_no_similarity() -> None:
