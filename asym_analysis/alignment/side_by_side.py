@@ -62,7 +62,7 @@ def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterat
     >>> sorted(side_by_side(abs, [-1, 2]))
     [(-1, 1), (2, 2)]
     """
-    # glibc gives freed memory back to the system, and fetches it again page by page, until a large block was freed once.
+    # Until a large block was freed, glibc gives freed memory back to the system, and fetches it again page by page.
     torch.empty(LARGE_BLOCK, dtype=torch.uint8)
     with one_torch_thread() as threads:
         if threads == 1:
