@@ -79,7 +79,6 @@ def adapted_model(config: FinetuneConfig, data: TaskData | None = None) -> tuple
         If the model has no module of those names, or the variant does not fit one of them.
     """
     from peft import LoraConfig, get_peft_model
-    from peft.utils.error import NoMatchingPeftModuleError
 
     from asym_analysis.finetuning.statistics import measure_statistics, statistics_needed
 
@@ -97,7 +96,7 @@ def adapted_model(config: FinetuneConfig, data: TaskData | None = None) -> tuple
     )
     try:
         model = get_peft_model(base, layout)
-    except NoMatchingPeftModuleError:
+    except ValueError:
         names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
         raise AdapterError(
             f"{config.model} has no module {targets} to adapt; its linear modules end in {', '.join(sorted(names))}"

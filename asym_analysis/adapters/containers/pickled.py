@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def open_legacy_pickle(path: Path) -> Checkpoint:
     with open(path, "rb") as file:
         for _ in range(LEGACY_PICKLES):
             storage_keys = inspect_pickle(file, path)
-    tensors, plain = flatten(weights_only(path, path, map_location="cpu"), path)
+    tensors, plain = flatten(weights_only(lambda: torch.load(path, map_location="cpu", weights_only=True), path), path)
     if len(storage_keys) < len({tensor.untyped_storage()._cdata for tensor in tensors.values()}):
         # torch would leave them as it found the memory.
         raise AdapterFormatError(f"{path} does not hold the numbers of all its tensors: it is damaged; fetch it again")
@@ -72,8 +71,8 @@ def open_legacy_pickle(path: Path) -> Checkpoint:
     )
 
 
-def weights_only(file: Path | BytesIO, path: Path, *, map_location: str) -> Any:
-    """`torch.load` with `weights_only`, its many exceptions turned into one that names `path`.
+def weights_only(load: Callable[[], Any], path: Path) -> Any:
+    """What `load` returns; the many exceptions of torch's readers turned into one that names `path`.
 
     Raises
     ------
@@ -83,7 +82,7 @@ def weights_only(file: Path | BytesIO, path: Path, *, map_location: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location=map_location, weights_only=True)
+            return load()
     except Exception as error:  # hostile bytes reach torch's own parsers, which raise whatever they like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AdapterFormatError(f"{path} cannot be read as a torch checkpoint: {reason[:200]}") from error

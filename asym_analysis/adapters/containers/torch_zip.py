@@ -1,18 +1,22 @@
 """torch.save's zip archives, opened without reading a tensor.
 
-torch is given the pickle in a small archive of our own, whose records are empty, and asked to load to the "meta"
-device: it notes for each tensor the place of its record there, and so names the record in the real file. Nothing of the
-real archive but the inspected pickle reaches torch's readers.
+torch's unpickler for weights alone is given the inspected pickle, and storages on the "meta" device for those that the
+pickle names: the tensors that it builds from them say which record of the archive they lie in, and where. Nothing of
+the archive but the pickle reaches torch's readers.
 """
 
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch._utils import _validate_loaded_sparse_tensors
+from torch._weights_only_unpickler import Unpickler
+from torch.storage import TypedStorage, UntypedStorage
 
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import ArchiveEntry
@@ -22,8 +26,6 @@ from asym_analysis.adapters.containers.raw_tensor import RawTensor
 from asym_analysis.errors import AdapterFormatError, NotAnAdapterError
 
 __all__ = ["open_torch_zip"]
-
-LOCAL_HEADER_SIZE = 30
 
 
 def open_torch_zip(path: Path, listed: Sequence[ArchiveEntry]) -> Checkpoint:
@@ -50,29 +52,36 @@ def open_torch_zip(path: Path, listed: Sequence[ArchiveEntry]) -> Checkpoint:
     pickle = bytes(entries[pickles[0]].read())
     inspect_pickle(io.BytesIO(pickle), path)
     records = {name.removeprefix(folder): entry for name, entry in entries.items() if name.startswith(f"{folder}data/")}
-    outline, places = _outline(pickle, list(records))
-    tensors, plain = flatten(weights_only(outline, path, map_location="meta"), path)
+    loaded, places = weights_only(lambda: _described(pickle), path)
+    tensors, plain = flatten(loaded, path)
     raw = {name: _raw(name, tensor, records, places, path) for name, tensor in tensors.items()}
     return Checkpoint({name: tensor.source() for name, tensor in raw.items()}, header=plain, container="torch zip")
 
 
-def _outline(pickle: bytes, records: list[str]) -> tuple[io.BytesIO, dict[int, str]]:
-    """An archive of the pickle and of empty records, and where each of those begins in it."""
-    archive, places = io.BytesIO(), {}
-    with zipfile.ZipFile(archive, "w") as outline:
-        outline.writestr("archive/data.pkl", pickle)
-        outline.writestr("archive/version", "3\n")
-        for record in records:
-            begin = archive.tell()
-            outline.writestr(f"archive/{record}", b"")
-            places[begin + LOCAL_HEADER_SIZE + len(f"archive/{record}".encode())] = record
-    archive.seek(0)
-    return archive, places
+def _described(pickle: bytes) -> tuple[Any, dict[int, str]]:
+    """What the pickle holds, on the meta device, and the record of each storage by the storage's address."""
+    storages: dict[str, TypedStorage] = {}
+    places: dict[int, str] = {}
+
+    def storage_of(saved: tuple[str, Any, str, str, int]) -> TypedStorage:
+        _, kind, key, _, length = saved
+        if key not in storages:
+            dtype = torch.uint8 if kind is UntypedStorage else kind.dtype
+            bare = UntypedStorage(length * dtype.itemsize, device="meta")
+            storages[key] = TypedStorage(wrap_storage=bare, dtype=dtype, _internal=True)
+            places[bare._cdata] = f"data/{key}"
+        return storages[key]
+
+    unpickler = Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler.persistent_load = storage_of
+    loaded = unpickler.load()
+    _validate_loaded_sparse_tensors()  # torch keeps a list of them until this is called
+    return loaded, places
 
 
 def _raw(name: str, tensor: Tensor, records: dict[str, ArchiveEntry], places: dict[int, str], path: Path) -> RawTensor:
     storage = tensor.untyped_storage()
-    record = records.get(places.get(getattr(storage, "_checkpoint_offset", -1), ""))
+    record = records.get(places.get(storage._cdata, ""))
     first = int(tensor.storage_offset()) * tensor.element_size()
     if record is not None and storage.nbytes() == record.size:
         raw = RawTensor(record.stamp, record.offset + first, tensor.dtype, tuple(tensor.shape), tensor.stride())
