@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._utils import _validate_loaded_sparse_tensors
 from torch._weights_only_unpickler import Unpickler
 from torch.storage import TypedStorage, UntypedStorage
+from typing_extensions import override
 
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import ArchiveEntry
@@ -52,31 +53,35 @@ def open_torch_zip(path: Path, listed: Sequence[ArchiveEntry]) -> Checkpoint:
     pickle = bytes(entries[pickles[0]].read())
     inspect_pickle(io.BytesIO(pickle), path)
     records = {name.removeprefix(folder): entry for name, entry in entries.items() if name.startswith(f"{folder}data/")}
-    loaded, places = weights_only(lambda: _described(pickle), path)
-    tensors, plain = flatten(loaded, path)
-    raw = {name: _raw(name, tensor, records, places, path) for name, tensor in tensors.items()}
+    described = _Described(pickle)
+    tensors, plain = flatten(weights_only(described.load, path), path)
+    raw = {name: _raw(name, tensor, records, described.places, path) for name, tensor in tensors.items()}
     return Checkpoint({name: tensor.source() for name, tensor in raw.items()}, header=plain, container="torch zip")
 
 
-def _described(pickle: bytes) -> tuple[Any, dict[int, str]]:
-    """What the pickle holds, on the meta device, and the record of each storage by the storage's address."""
-    storages: dict[str, TypedStorage] = {}
-    places: dict[int, str] = {}
+class _Described(Unpickler):
+    """What a pickle holds, on the meta device, and the record of each storage by the storage's address."""
 
-    def storage_of(saved: tuple[str, Any, str, str, int]) -> TypedStorage:
-        _, kind, key, _, length = saved
-        if key not in storages:
+    def __init__(self, pickle: bytes) -> None:
+        super().__init__(io.BytesIO(pickle), encoding="utf-8")
+        self.storages: dict[str, TypedStorage] = {}
+        self.places: dict[int, str] = {}
+
+    @override
+    def persistent_load(self, pid: tuple[str, Any, str, str, int]) -> TypedStorage:
+        _, kind, key, _, length = pid
+        if key not in self.storages:
             dtype = torch.uint8 if kind is UntypedStorage else kind.dtype
             bare = UntypedStorage(length * dtype.itemsize, device="meta")
-            storages[key] = TypedStorage(wrap_storage=bare, dtype=dtype, _internal=True)
-            places[bare._cdata] = f"data/{key}"
-        return storages[key]
+            self.storages[key] = TypedStorage(wrap_storage=bare, dtype=dtype, _internal=True)
+            self.places[bare._cdata] = f"data/{key}"
+        return self.storages[key]
 
-    unpickler = Unpickler(io.BytesIO(pickle), encoding="utf-8")
-    unpickler.persistent_load = storage_of
-    loaded = unpickler.load()
-    _validate_loaded_sparse_tensors()  # torch keeps a list of them until this is called
-    return loaded, places
+    @override
+    def load(self) -> Any:
+        loaded = super().load()
+        _validate_loaded_sparse_tensors()  # torch keeps a list of them until this is called
+        return loaded
 
 
 def _raw(name: str, tensor: Tensor, records: dict[str, ArchiveEntry], places: dict[int, str], path: Path) -> RawTensor:
