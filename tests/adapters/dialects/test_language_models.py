@@ -247,6 +247,12 @@ class TestLorasym:
         assert adapter.source(self.module).trained == (None if trained is None else frozenset(trained))
         assert "lora_E" in next(iter(adapter.coverage.ignored))
         assert list(adapter.extras) == ["classifier.dense.weight"]
+        assert adapter.metadata.get("trained") == (None if trained is None else "".join(sorted(trained)))
+        initial = tuple(adapter.metadata.get(f"{factor}_init") for factor in "AB")
+        if rule == "A_rand_hB_zero":
+            assert initial == ("zero", "rand")
+        else:
+            assert initial == (("rand", "zero") if "rand" in str(rule) else (None, None))
 
     def test_used_middle_matrix(self, read: Callable[..., Adapter]) -> None:
         """The released code applies B·E·A in training, and merges it."""
