@@ -1,180 +1,79 @@
-"""Draw figures/figure_one and figure_one_course: the paper's Figure 1 and its reversal, and how they come about.
+"""Draw figures/figure_one, the paper's Figure 1 and its reversal, and write the means as figures/figure_one.csv.
 
-    python figures/figure_one.py measure RUNS [folder]
-    python figures/figure_one.py draw [folder]
+    python figures/figure_one.py RUNS REVERSED [folder]
 
-RUNS is the folder of `asym finetune figure-one`. The runs of one seed start from one random factor on every task, so
-that all three panels of the paper (one task from several starts, several tasks from one start, and from several) are
-pairs of the same runs: with A random and B zero at first (LoRA), and the reverse. The first writes the similarity of
-every kind of pair and the movement after 1, 2, 4, ... steps as figure_one.csv, and draws the pairs after the last step
-at the paper's learning rate; the second draws the course from that table.
+RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one
+seed start from one random factor on every task, so that all three panels of the paper (one task from several starts,
+several tasks from one start, and from several) are pairs of the same runs: with A random and B zero at first (LoRA),
+and the reverse.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from matplotlib.axes import Axes
 
-from asym_analysis import Adapter, AdapterSet, SubspaceComparison, compare_subspaces, load_adapter
-from asym_analysis.finetuning.storage import COURSE
+from asym_analysis import AdapterSet, SubspaceComparison, compare_subspaces, load_adapter
+from asym_analysis.finetuning.results import longest_runs
 from asym_analysis.plots.heatmap import plot_figure_one
-from asym_analysis.plots.style import COLORS, DOUBLE_COLUMN, save_figure, styled
+from asym_analysis.plots.style import save_figure
 
-PAPER_RATE = 4e-4
-VARIANTS = {
-    "hB_0 hA_Km": "A random, B zero at first",
-    "hB_rand hA_0": "A zero, B random at first",
-    "hB_0 A_rand": "B alone, A frozen",
-    "B_rand hA_0": "A alone, B frozen",
-}
-DRAWN = tuple(VARIANTS.values())[:2]
-KINDS = {"one task, several starts": "-", "several tasks, one start": "--", "several tasks, several starts": ":"}
+DIRECTIONS = {"hB_0 hA_Km": "A random, B zero at first", "hB_rand hA_0": "A zero, B random at first"}
+RANK = 8
 
 
-def kinds(comparison: SubspaceComparison) -> dict[str, np.ndarray]:
-    """Which pairs are of each kind."""
+def best_runs(folder: Path, variant: str) -> AdapterSet:
+    """The runs of a variant at its best learning rate, seed by seed on the tasks that have it, in order of task."""
+    table = longest_runs(pd.read_csv(folder / "runs.csv")).query("variant == @variant and rank == @RANK")
+    table = table.sort_values(["task", "seed"], ignore_index=True)
+    adapters = [load_adapter(folder / name) for name in table["name"]]
+    names = [f"{task} {seed}" for task, seed in zip(table["task"], table["seed"], strict=True)]
+    return AdapterSet(adapters, table[["task", "seed"]].assign(name=names))
+
+
+def means(comparison: SubspaceComparison, direction: str) -> pd.DataFrame:
+    """Mean overlap of A and of B for each kind of pair, with chance."""
     same_task, same_start = comparison.same("task"), comparison.same("seed")
-    masks = (same_task & ~same_start, ~same_task & same_start, ~same_task & ~same_start)
-    return dict(zip(KINDS, masks, strict=True))
-
-
-def similarities(adapters: AdapterSet, *, less_initial: bool = False) -> Iterator[dict[str, Any]]:
-    """Mean, lowest and highest overlap of each factor and kind of pair, with chance."""
-    comparison = compare_subspaces(adapters, subtract_initial=less_initial)
-    chance = comparison.frame.groupby("factor")["null_mean"].mean()
+    kinds = {
+        "one task, several starts": same_task & ~same_start,
+        "several tasks, one start": ~same_task & same_start,
+        "several tasks, several starts": ~same_task & ~same_start,
+    }
+    rows = []
     for index, factor in enumerate(comparison.factors):
         values = comparison.values[:, index]  # noqa: PD011  (an array of ours, not pandas)
-        for kind, chosen in kinds(comparison).items():
-            each = np.nanmean(values[:, chosen], axis=0)
-            yield {
-                "factor": factor + (" less its start" if less_initial else ""),
-                "pairs": kind,
-                "number": int(chosen.sum()),
-                "mean": float(each.mean()),
-                "lowest": float(each.min()),
-                "highest": float(each.max()),
-                "chance": float(chance[factor]),
-            }
-
-
-def movement(adapter: Adapter, initial: Adapter, factor: str) -> float:
-    """||F - F0|| / ||F0||, the median over the modules; NaN where F0 is zero."""
-    moved = []
-    for module in adapter:
-        now, start = (getattr(each[module], factor).double() for each in (adapter, initial))
-        length = torch.linalg.matrix_norm(start)
-        moved.append(float(torch.linalg.matrix_norm(now - start) / length) if length > 0 else float("nan"))
-    return float(np.median(moved))
-
-
-def measure(folder: Path) -> pd.DataFrame:
-    """The whole table: variants, rates, steps, factors and kinds of pairs."""
-    table = pd.read_csv(folder / "runs.csv").sort_values(["task", "seed"])
-    parts = []
-    for (variant, rate), members in table.groupby(["variant", "learning_rate"], sort=False):
-        finals = [load_adapter(folder / name) for name in members["name"]]
-        labels = members[["task", "seed"]]
-        steps = sorted({int(path.name.split("-")[1]) for path in (folder / members["name"].iloc[0] / COURSE).iterdir()})
-        stages = {
-            step: [load_adapter(folder / name / COURSE / f"checkpoint-{step}") for name in members["name"]]
-            for step in steps
-        } | {int(members["steps"].iloc[0]): finals}
-        known = {"direction": VARIANTS[str(variant)], "learning_rate": rate}
-        for step, adapters in stages.items():
-            starts = [adapter.initial for adapter in finals]
-            moved = {
-                f"moved_{factor}": float(
-                    np.mean([movement(a, s, factor) for a, s in zip(adapters, starts, strict=True)])
-                )  # type: ignore[arg-type]
-                for factor in "AB"
-            }
-            parts += [known | {"step": step} | row | moved for row in similarities(named(adapters, labels))]
-        last = {"step": int(members["steps"].iloc[0])}
-        parts += [known | last | row for row in similarities(named(finals, labels), less_initial=True)]
-    return pd.DataFrame(parts)
-
-
-def named(adapters: list[Adapter], labels: pd.DataFrame) -> AdapterSet:
-    """A set whose members are called by task and seed."""
-    names = [f"{task} {seed}" for task, seed in zip(labels["task"], labels["seed"], strict=True)]
-    return AdapterSet(adapters, labels.assign(name=names))
-
-
-def draw_pairs(folder: Path, target: Path) -> None:
-    """The heatmaps of both directions after the last step, at the paper's rate."""
-    table = pd.read_csv(folder / "runs.csv").sort_values(["task", "seed"])
-    comparisons = {}
-    for variant, direction in VARIANTS.items():
-        members = table[(table["variant"] == variant) & np.isclose(table["learning_rate"], PAPER_RATE)]
-        if direction in DRAWN:
-            adapters = [load_adapter(folder / name) for name in members["name"]]
-            comparisons[direction] = compare_subspaces(named(adapters, members[["task", "seed"]]))
-    save_figure(plot_figure_one(comparisons), target / "figure_one")
-
-
-def draw_course(table: pd.DataFrame, target: Path) -> None:
-    """Similarity and movement against steps: a row a direction, a column a rate."""
-    table = table[~table["factor"].str.contains("less") & table["direction"].isin(DRAWN)]
-    rates = sorted(table["learning_rate"].unique())
-    with styled():
-        figure, axes = plt.subplots(
-            4, len(rates), figsize=(DOUBLE_COLUMN, 6.2), sharex=True, sharey="row", height_ratios=[3, 1.3] * 2
-        )
-        for row, direction in enumerate(DRAWN):
-            for column, rate in enumerate(rates):
-                members = table[(table["direction"] == direction) & (table["learning_rate"] == rate)]
-                _similarity(axes[2 * row, column], members)
-                _movement(axes[2 * row + 1, column], members, "AB"[row])
-                if row == 0:
-                    axes[0, column].set_title(f"learning rate {rate:g}")
-            axes[2 * row, 0].set_ylabel(f"{direction}\noverlap")
-            axes[2 * row + 1, 0].set_ylabel(f"{'AB'[row]} moved")
-        for ax in axes[-1]:
-            ax.set_xlabel("steps")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    save_figure(figure, target / "figure_one_course")
-
-
-def _similarity(ax: Axes, members: pd.DataFrame) -> None:
-    for factor in "AB":
-        for kind, line in KINDS.items():
-            rows = members[(members["factor"] == factor) & (members["pairs"] == kind)].sort_values("step")
-            ax.plot(rows["step"], rows["mean"], line, color=COLORS[factor], label=f"{factor}: {kind}")
-    ax.axhline(members["chance"].mean(), color=COLORS["null"], linewidth=0.8, label="chance")
-    ax.set_xscale("log", base=2)
-    ax.set_ylim(0, 1.02)
-
-
-def _movement(ax: Axes, members: pd.DataFrame, factor: str) -> None:
-    rows = members.drop_duplicates("step").sort_values("step")
-    ax.plot(rows["step"], rows[f"moved_{factor}"], color=COLORS[factor])
-    ax.axhline(1, color=COLORS["null"], linewidth=0.8)
-    ax.set_yscale("log")
+        for kind, chosen in kinds.items():
+            each = values[:, chosen].mean(axis=0)
+            row = {"direction": direction, "factor": factor, "pairs": kind, "number": int(chosen.sum())}
+            rows.append(row | {"mean": float(each.mean()), "lowest": float(each.min()), "highest": float(each.max())})
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
-    """Measure and draw."""
+    """Compare, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("measure")
-    one.add_argument("runs", type=Path)
-    for command in (one, commands.add_parser("draw")):
-        command.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("reversed", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
-    path = options.folder / "figure_one.csv"
-    if options.command == "measure":
-        measure(options.runs).to_csv(path, index=False, float_format="%.4g")
-        draw_pairs(options.runs, options.folder)
-    draw_course(pd.read_csv(path), options.folder)
+    folders = (options.runs, options.reversed)
+    chosen = zip(DIRECTIONS.items(), folders, strict=True)
+    runs = {direction: best_runs(folder, variant) for (variant, direction), folder in chosen}
+    common = set.intersection(*({*each.table["task"]} for each in runs.values()))
+    comparisons, tables = {}, []
+    for direction, each in runs.items():
+        chosen = each.select(each.table["task"].isin(common))
+        comparisons[direction] = compare_subspaces(chosen)
+        tables.append(means(comparisons[direction], direction))
+        moved = compare_subspaces(chosen, subtract_initial=True)
+        tables.append(means(moved, direction).assign(factor=lambda table: table["factor"] + " less its start"))
+    table = pd.concat(tables, ignore_index=True)
+    chance = [comparison.frame["null_mean"].mean() for comparison in comparisons.values()]
+    table.assign(chance=np.mean(chance)).to_csv(options.folder / "figure_one.csv", index=False, float_format="%.4g")
+    save_figure(plot_figure_one(comparisons), options.folder / "figure_one")
 
 
 if __name__ == "__main__":

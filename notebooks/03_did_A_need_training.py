@@ -111,7 +111,7 @@ kept.loc[kept["length"] == "400 steps", columns].round(3)
 #
 # ## The answer
 #
-# Did A need training? It was trained and it was used: it moved by 1.0 to 1.8 of its length, and four fifths of the update go through that movement. It was not indispensable where that could be tested: B alone, on a frozen random A, keeps about .93 of what training both gains, with fewer trained numbers, and the interval excludes 1. Whether those seven hundredths matter is for you to decide; *Which factor to train?* (07) shows how to find out on your own model.
+# Did A need training? It was trained and it was used: it moved by 1.0 to 1.8 of its length, and four fifths of the update go through that movement. It was not indispensable where that could be tested: B alone, on a frozen random A, keeps about .93 of what training both gains, with fewer trained numbers, and the interval excludes 1. Most of those seven hundredths come back without training A: frozen along the inputs' largest directions it keeps .98, and along the first gradient it is not told apart from LoRA on this model (docs/experiments.md, *Trained, drawn, or placed?*). So A needed a good place more than training, here. Whether the rest matters is for you to decide; *Which factor to train?* (07) shows how to find out on your own model.
 #
 # ```python
 # initialization_drift("runs/seed-0").summary()        # your own file: measured, inferred or cannot tell
