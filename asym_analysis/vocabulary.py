@@ -179,9 +179,11 @@ def _number(value: Any) -> float | int | None:
     if isinstance(value, bool) or (not isinstance(value, numbers.Real) and not hasattr(value, "item")):
         return None
     try:
-        return cast("float | int", value.item() if hasattr(value, "item") else value)
-    except (ValueError, RuntimeError):  # an array of several numbers
+        number = cast("float | int", value.item() if hasattr(value, "item") else value)
+        float(number)
+    except (ValueError, RuntimeError, OverflowError):  # an array of several numbers; an integer beyond every float
         return None
+    return number
 
 
 def _inside(number: float | int, least: float | int | None, most: float | int | None) -> bool:

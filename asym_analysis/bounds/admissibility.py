@@ -6,7 +6,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.trained import has_factors, is_plain, tuned_of
 from asym_analysis.vocabulary import TUNED, Tuned, choose
 
-__all__ = ["DATA_DRIVEN", "checked_tuned", "doubts"]
+__all__ = ["DATA_DRIVEN", "checked_tuned", "doubts", "refuse_other_shapes"]
 
 #: Initializations of PEFT that are computed from the training data or its gradients.
 DATA_DRIVEN = frozenset({"eva", "corda", "lora_ga"})
@@ -45,6 +45,8 @@ def checked_tuned(adapter: Adapter, tuned: str) -> tuple[Tuned, str]:
     tuned='both'
     """
     choose(tuned, ("auto", *TUNED), "tuned")
+    if adapter.initial is not None:
+        refuse_other_shapes(adapter, adapter.initial, "the recorded initialization")
     recorded, evidence, known = tuned_of(adapter)
     if tuned == "auto":
         return recorded, evidence
@@ -58,6 +60,48 @@ def checked_tuned(adapter: Adapter, tuned: str) -> tuple[Tuned, str]:
     if given != "both" and not has_factors(adapter):
         raise ValueError(f"tuned={tuned!r} names a factor that {adapter.name} does not train: use tuned='both'")
     return given, "as given"
+
+
+def refuse_other_shapes(adapter: Adapter, start: Adapter, what: str) -> None:
+    """Refuse a centre of the prior whose factors have other shapes than the adapter's.
+
+    Parameters
+    ----------
+    adapter
+        The adapter.
+    start
+        Its recorded initialization, or a prior made from other samples.
+    what
+        What `start` is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a module has other shapes in the two.
+
+    Examples
+    --------
+    >>> import torch
+    >>> made = [Adapter.from_factors({"q": (torch.ones(r, 3), torch.zeros(2, r))}, name=f"rank {r}") for r in (1, 2)]
+    >>> refuse_other_shapes(*made, "the prior")
+    Traceback (most recent call last):
+    ValueError: the prior (rank 2) holds q of shape 2 x 3 and rank 2, and rank 1 has 2 x 3 and rank 1: a bound needs the
+    same modules, shapes and ranks
+    """
+    for module in adapter:
+        if module not in start:
+            continue
+        own, other = adapter.source(module), start.source(module)
+        sizes = [(source.d_out, source.d_in, source.rank) for source in (own, other)]
+        if is_plain(own) and is_plain(other) and sizes[0] != sizes[1]:
+            has, holds = ("{} x {} and rank {}".format(*size) for size in sizes)
+            raise ValueError(
+                f"{what} ({start.name}) holds {module} of shape {holds}, and {adapter.name} has {has}: a bound needs "
+                "the same modules, shapes and ranks"
+            )
+    for name, extra in adapter.extras.items():
+        if name in start.extras and tuple(start.extras[name].shape) != tuple(extra.shape):
+            raise ValueError(f"{what} ({start.name}) holds {name} of another shape than {adapter.name}")
 
 
 def doubts(adapter: Adapter, tuned: Tuned) -> tuple[str, ...]:

@@ -249,16 +249,17 @@ class Certification:
         unit = "samples" if self.losses.members is None else "groups of samples"
         facts = [f"i.i.d. {unit}", "loss in [0, 1]"]
         if self.copies and self.copies > MOST_COPIES:
-            facts.append(f"{self.copies:.0%} of the samples repeat another: drawn with replacement, or not independent")
+            other = "another" if self.losses.members is None else "one of another group"
+            facts.append(f"{self.copies:.0%} of the samples repeat {other}: drawn with replacement, or not independent")
         facts.append("nothing else tried on these samples" if self.tried == 1 else f"{self.tried:,} tried on them")
         headless = bool(self.adapter.extras) and not self.include_head and predictor != "prior"
         prior: Prior = "zero" if self.adapter.initial is None else "initialization"
         if self.prior is not None:
             prior = "data"
-            facts.append(f"prior {self.prior.name} trained on none of the {n:,} {unit}")
+            facts.append(f"prior {self.prior.name} trained on none of the {n:,} {unit}, nor the base model")
         else:
             centre = "the recorded initialization" if prior == "initialization" else "zero"
-            facts.append(f"prior, centred at {centre}, code and modules fixed before the data")
+            facts.append(f"prior, centred at {centre}, base model, code and modules fixed before the data")
         if self.tuned != "both" and predictor != "prior":
             facts.append(f"{'A' if self.tuned == 'B' else 'B'} drawn without the data")
         if headless:

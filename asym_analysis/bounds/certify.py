@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.load import as_adapter
-from asym_analysis.bounds.admissibility import checked_tuned, doubts
+from asym_analysis.bounds.admissibility import checked_tuned, doubts, refuse_other_shapes
 from asym_analysis.bounds.certification import HEADLINE, Certification, Margin
-from asym_analysis.bounds.duplicates import Duplicates, find_duplicates
+from asym_analysis.bounds.duplicates import Duplicates, find_duplicates, repeats_across_groups
+from asym_analysis.bounds.energies import noise_size
 from asym_analysis.bounds.evaluation import examine
 from asym_analysis.bounds.identity import fingerprint, same_trained
 from asym_analysis.bounds.losses import Evaluate, EvaluateSome, Losses, group_members
@@ -51,8 +52,8 @@ def certify(
     prior: Adapter | None = None,
     evaluate_some: EvaluateSome | None = None,
     groups: ArrayLike | None = None,
-    samples: Sequence[str] | np.ndarray | None = None,
-    prior_samples: Sequence[str] | np.ndarray | None = None,
+    samples: Sequence[Any] | np.ndarray | None = None,
+    prior_samples: Sequence[Any] | np.ndarray | None = None,
     tried: int = 1,
     seed: int = 0,
     progress: bool = False,
@@ -108,7 +109,7 @@ def certify(
         loss, and the bound is for the mean loss of a new group.
     samples, prior_samples : sequence of str or array, optional
         Texts or arrays of the n samples, and of those that the prior was trained on. Copies and near copies among
-        them are measured; above one percent, and without `groups`, no row is a certificate.
+        them are measured; above one percent, but for copies within one of `groups`, no row is a certificate.
     tried : int, default 1
         Number of codes, priors or seeds tried on these data: sets of modules, ranks, seeds of a frozen factor, settings
         of a prior, values of `seed`, calls of this function whose lowest row is reported. Learning rates and
@@ -159,12 +160,14 @@ def certify(
     head = include_head and bool(adapter.extras)
     if posterior is not None:
         check_posterior(posterior, adapter, own, head=head, prior=prior)
+    if prior is not None:
+        refuse_other_shapes(adapter, prior, "the prior")
     repeats = find_duplicates(samples, prior_samples) if samples is not None else None
     examined = examine(
         losses, adapter, own, head=head, whole=set(methods) != {"gaussian"} or bool(prior or subspace), seed=seed
     )
     reasons = doubts(adapter if prior is None else adapter.without_initial(), own)
-    reasons += losses.doubts + examined.doubts + _repeated(repeats, losses.n_samples, grouped=groups is not None)
+    reasons += losses.doubts + examined.doubts + _repeated(repeats, losses.n_samples, groups)
     if prior is not None and prior_samples is None and same_trained(adapter, prior, own):
         reasons += ("the prior is the checkpoint itself: was it trained on these samples? (samples=, prior_samples=)",)
     work = Certification(
@@ -177,7 +180,7 @@ def certify(
         confidence=confidence,
         tried=tried,
         doubts=reasons,
-        copies=losses.repeated if repeats is None and groups is None else 0.0,
+        copies=losses.repeated if repeats is None else 0.0,
         seed=seed,
         progress=progress,
     )
@@ -232,7 +235,7 @@ def _check_arguments(
     for count in levels:
         whole(count, "levels", least=2)
     for size in relative_noise:
-        finite(size, "relative_noise", above=0)
+        noise_size(size)
     finite(confidence, "confidence", above=0, below=1)
     if draws is not None:
         whole(draws, "draws", least=1)
@@ -253,7 +256,8 @@ def _losses(
     if model is not None and data is not None and evaluate is evaluate_some is n_samples is None:
         own = ModelLosses(adapter, model, data, loss=loss)
         members = group_members(groups, len(own))
-        return Losses(own.evaluate, own.evaluate_some, len(own), members, True, own.doubts, own.repeated)
+        repeated = repeats_across_groups(own.copies, None if groups is None else np.asarray(groups))
+        return Losses(own.evaluate, own.evaluate_some, len(own), members, True, own.doubts, repeated)
     if model is not None or data is not None:
         raise ValueError("give model= and data=, or evaluate and n_samples, not parts of both")
     if evaluate is None or n_samples is None:
@@ -262,14 +266,16 @@ def _losses(
     return Losses(evaluate, evaluate_some, n_samples, group_members(groups, n_samples))
 
 
-def _repeated(repeats: Duplicates | None, n_samples: int, *, grouped: bool) -> tuple[str, ...]:
+def _repeated(repeats: Duplicates | None, n_samples: int, groups: ArrayLike | None) -> tuple[str, ...]:
     if repeats is None:
         return ()
     if len(repeats.groups) != n_samples:
         raise ValueError(f"samples has {len(repeats.groups)} entries for n_samples={n_samples}")
     found = []
-    if repeats.within > MOST_DUPLICATES and not grouped:
-        found.append(f"{repeats.within:.0%} of the samples repeat another: give groups=")
+    within = repeats_across_groups(repeats.groups, None if groups is None else np.asarray(groups))
+    if within > MOST_DUPLICATES:
+        advice = "give groups=" if groups is None else "which is in another group: join such groups"
+        found.append(f"{within:.0%} of the samples repeat another: {advice}")
     if repeats.across > MOST_DUPLICATES:
         found.append(f"{repeats.across:.0%} of the samples repeat one that the prior was trained on")
     return tuple(found)

@@ -8,6 +8,7 @@ from typing import Any
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.description import Placement
+from asym_analysis.bounds.energies import noise_size
 from asym_analysis.bounds.ladder import Ladder
 from asym_analysis.bounds.report import BoundReport, BoundRow
 from asym_analysis.results import settings_of
@@ -113,7 +114,7 @@ def compute_bound(
     whole(n_samples, "n_samples", least=1)
     finite(sub_gaussian, "sub_gaussian", above=0)
     finite(confidence, "confidence", above=0, below=1)
-    finite(relative_noise, "relative_noise", above=0)
+    noise_size(relative_noise)
     if bits is not None:
         finite(bits, "bits", least=1)
     if empirical_risk is not None:

@@ -14,7 +14,7 @@ import pandas as pd
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import finite
 
-__all__ = ["Duplicates", "find_duplicates"]
+__all__ = ["Duplicates", "find_duplicates", "repeats_across_groups"]
 
 SHINGLE = 5  # words in a row
 HASHES = 64  # of the MinHash signature
@@ -54,25 +54,31 @@ class Duplicates(Result):
 
 
 def find_duplicates(
-    samples: Sequence[str] | np.ndarray, others: Sequence[str] | np.ndarray | None = None, *, threshold: float = 0.8
+    samples: Sequence[Any] | np.ndarray, others: Sequence[Any] | np.ndarray | None = None, *, threshold: float = 0.8
 ) -> Duplicates:
     """Find samples that are copies or near copies of each other.
 
     Parameters
     ----------
-    samples : sequence of str or array
-        Texts, or an array with one sample a row.
-    others : sequence of str or array, optional
+    samples : sequence of str or sequence of array or array
+        Texts, arrays such as the token ids of each sample, or one array with a sample a row.
+    others : sequence of str or sequence of array or array, optional
         Samples that a prior was trained on, to compare with as well.
     threshold : float, default 0.8
         For texts, the share of common runs of five words (of all words, in shorter texts) above which one of two is a
         near copy: Jaccard similarity, estimated by MinHash. Case, spacing, punctuation and ways of writing the same
-        letter do not count. Arrays repeat each other where they are equal to six digits.
+        letter do not count. Arrays repeat each other where they are equal to six digits; arrays of different lengths,
+        such as token ids, are compared as texts.
 
     Returns
     -------
     Duplicates
         Groups, and the shares of samples that repeat others.
+
+    Raises
+    ------
+    ValueError
+        If samples are neither texts nor numbers, or texts are compared with arrays.
 
     References
     ----------
@@ -87,8 +93,7 @@ def find_duplicates(
     finite(threshold, "threshold", above=0, most=1)
     size = len(samples)
     whole = [*samples, *(others if others is not None else [])]
-    texts = bool(whole) and isinstance(whole[0], str)
-    labels = _of_texts([str(text) for text in whole], threshold) if texts else _of_arrays(np.asarray(whole))
+    labels = _labels(whole, threshold) if whole else np.zeros(0, dtype=int)
     own, rest = labels[:size], labels[size:]
     counts = pd.Series(own).map(pd.Series(own).value_counts())
     groups = pd.factorize(own)[0]
@@ -100,10 +105,54 @@ def find_duplicates(
     )
 
 
-def _of_arrays(values: np.ndarray) -> np.ndarray:
-    flat = values.reshape(len(values), -1).astype(np.float64)
-    scale = np.abs(flat).max(initial=0.0) or 1.0
-    return np.unique(np.round(flat / scale, 6), axis=0, return_inverse=True)[1].reshape(-1)
+def repeats_across_groups(copies: np.ndarray, groups: np.ndarray | None) -> float:
+    """Share of the samples that repeat a sample of another group.
+
+    Parameters
+    ----------
+    copies
+        A label for each sample, which samples that repeat each other share.
+    groups
+        A label for each sample, which samples of one group share; None where every sample stands for itself.
+
+    Returns
+    -------
+    float
+        Copies within one group count once in any case.
+
+    Examples
+    --------
+    >>> repeats_across_groups(np.array([0, 0, 1, 1]), np.array(["a", "a", "b", "c"]))
+    0.5
+    """
+    if not len(copies):
+        return 0.0
+    labels = np.arange(len(copies)) if groups is None else pd.factorize(np.asarray(groups))[0]
+    return float((pd.Series(labels).groupby(copies).transform("nunique") > 1).mean())
+
+
+def _labels(samples: list[Any], threshold: float) -> np.ndarray:
+    """A label for each sample, which copies and near copies share."""
+    texts = sum(isinstance(sample, str) for sample in samples)
+    if 0 < texts < len(samples):
+        raise ValueError("texts are compared with arrays: give both samples in one form")
+    if texts:
+        return _of_texts(samples, threshold)
+    try:
+        arrays = [np.asarray(sample, dtype=np.float64).reshape(-1) for sample in samples]
+    except (TypeError, ValueError):
+        raise ValueError("samples are neither texts nor numbers: give the texts, or one array a sample") from None
+    if len({array.size for array in arrays}) == 1:
+        return _of_arrays(np.stack(arrays))
+    return _of_texts([" ".join(map(str, array.tolist())) for array in arrays], threshold)  # such as token ids
+
+
+def _of_arrays(flat: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(flat)
+    scale = np.abs(flat[finite]).max(initial=0.0) or 1.0
+    with np.errstate(invalid="ignore"):
+        rounded = np.where(finite, np.round(flat / scale, 6), np.nan_to_num(flat, nan=2.0, posinf=3.0, neginf=-3.0))
+    return np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _of_texts(texts: Sequence[str], threshold: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.trained import is_plain, trained_tensors
-from asym_analysis.vocabulary import TUNED, Tuned
+from asym_analysis.vocabulary import TUNED, Tuned, finite
 
 __all__ = ["FactorEnergy", "factor_energies", "scale_on_grid", "scale_price", "squared_norm", "with_head"]
 
@@ -170,6 +170,17 @@ def _gram(factor: Tensor) -> Tensor:
         return gram
     wide = factor.double()
     return wide @ wide.mT
+
+
+def noise_size(value: float | int) -> float:
+    """Check the size of a posterior's noise, as a share of the update's norm: beyond this range squares are 0 or inf.
+
+    Examples
+    --------
+    >>> noise_size(0.5)
+    0.5
+    """
+    return finite(value, "relative_noise", least=1e-12, most=1e12)
 
 
 def with_head(energy: FactorEnergy, adapter: Adapter) -> FactorEnergy:

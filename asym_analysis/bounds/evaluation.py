@@ -27,7 +27,10 @@ __all__ = ["Examination", "examine", "neighbours_alike"]
 PROBED = 2000  # samples of a probe
 SAME = 0.01  # losses closer than this are equal up to the arithmetic of another batch
 MOST_DIFFERENT = 0.01  # share of samples whose loss may differ between two calls, by that arithmetic
-NOISE = (1.0, 64.0)  # size of random factors, over that of the trained ones
+NOISE = (1.0, 64.0)  # size of random factors, over that of the trained ones, in turn
+PROBES = (
+    16  # random factors to try before an evaluation is said to ignore them: few numbers may order the classes alike
+)
 LEAST_EXCESS, LEAST_DEVIATIONS = 10.0, 5.0  # of neighbours that are both wrong, before the order is said to matter
 
 Measured = Callable[[Adapter], Float[np.ndarray, "some"]]
@@ -103,7 +106,8 @@ def examine(losses: Losses, adapter: Adapter, tuned: Tuned, *, head: bool, whole
     measured, found = [], []
     for name, function in functions:
         before = function(adapter)
-        noisy = _with_noise_losses(function, adapter, tuned, before, seed)
+        probes = len(NOISE) if losses.by_model else PROBES
+        noisy = _with_noise_losses(function, adapter, tuned, before, probes, seed)
         if (noisy == before).all() and not losses.by_model:
             found.append(
                 f"{name} gives the same losses when the trained factors of the adapter it gets are noise: it may not "
@@ -162,12 +166,12 @@ def neighbours_alike(losses: Float[np.ndarray, "n"]) -> float | None:
 
 
 def _with_noise_losses(
-    function: Measured, adapter: Adapter, tuned: Tuned, before: Float[np.ndarray, "some"], seed: int
+    function: Measured, adapter: Adapter, tuned: Tuned, before: Float[np.ndarray, "some"], probes: int, seed: int
 ) -> Float[np.ndarray, "some"]:
-    """Losses with noise in place of the trained factors, larger noise where they stay the same; NaN beyond [0, 1]."""
-    for size in NOISE:
+    """Losses with noise in place of the trained factors, drawn anew while they stay the same; NaN beyond [0, 1]."""
+    for number in range(probes):
         try:
-            after = function(_with_noise(adapter, tuned, size, seed))
+            after = function(_with_noise(adapter, tuned, number, seed))
         except ValueError:
             return np.full_like(before, np.nan)
         if (after != before).any():
@@ -175,9 +179,9 @@ def _with_noise_losses(
     return after
 
 
-def _with_noise(adapter: Adapter, tuned: Tuned, size: float, seed: int) -> Adapter:
-    """The adapter, under its own name, with Gaussian entries as large as the trained ones."""
-    generator, values = generator_for(seed, "probe", size), {}
+def _with_noise(adapter: Adapter, tuned: Tuned, number: int, seed: int) -> Adapter:
+    """The adapter, under its own name, with Gaussian entries as large as the trained ones, or much larger."""
+    generator, size, values = generator_for(seed, "probe", number), NOISE[number % len(NOISE)], {}
     for tensor in trained_tensors(adapter, tuned, include_head=False):
         value = tensor.read()
         scale = float(value.double().square().mean().sqrt()) if value.numel() else 0.0

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.load import as_adapter
-from asym_analysis.bounds.admissibility import checked_tuned
+from asym_analysis.bounds.admissibility import checked_tuned, refuse_other_shapes
 from asym_analysis.bounds.energies import scale_on_grid
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses, logits_of
+from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.posterior import GaussianPosterior, fitted_posterior, gaussian_posterior, group_of
 from asym_analysis.bounds.risk import kl_inverse_risk
 from asym_analysis.bounds.trained import TensorKey, with_tensors
@@ -146,6 +146,8 @@ def fit_posterior(
     """
     adapter = as_adapter(checkpoint).copy()
     own, _ = checked_tuned(adapter, tuned)
+    if prior is not None:
+        refuse_other_shapes(adapter, prior, "the prior")
     choose(scales, ("group", "tensor"), "scales")
     for weight in weights:
         finite(weight, "weights", above=0)
@@ -281,7 +283,7 @@ class _Training:
             with self.losses.adapted.using(with_tensors(self.adapter, drawn)) as run:
                 output = run(inputs)
             kl = sum((0.5 * ((2 * wide[key]).exp() - 1 - 2 * wide[key] + away[key].square())).sum() for key in away)
-            value = self.objective(logits_of(output), labels) + weight / n * kl
+            value = self.objective(self.losses.logits(output, labels), labels) + weight / n * kl
             if not torch.isfinite(value):
                 raise ValueError(f"training diverged at rate {self.rate:g}: give a smaller rate")
             # Only the posterior's own gradients: none is left in the model.

@@ -16,7 +16,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses, logits_of
+from asym_analysis.bounds.model_losses import ModelLosses
 from asym_analysis.bounds.quantization import k_means_levels
 from asym_analysis.bounds.subspace import Subspace, SubspaceCode, encode_subspace
 from asym_analysis.bounds.trained import with_tensors
@@ -170,7 +170,7 @@ class _Training:
             used = coordinates if book is None else _rounded(coordinates, levels)
             moved = with_tensors(self.space.start, self.space.tensors(used))
             output = torch.func.functional_call(self.losses.model, self.applied.changed_weights(moved), (), inputs)
-            value = self.objective(logits_of(output), labels)
+            value = self.objective(self.losses.logits(output, labels), labels)
             if not torch.isfinite(value):
                 raise ValueError(f"training diverged at rate {rate:g}: give a smaller rate")
             parameters = [coordinates, *([] if book is None else [levels])]

@@ -29,6 +29,8 @@ from asym_analysis.vocabulary import Tuned, finite, whole
 __all__ = ["LanguageModelBound", "language_model_bound"]
 
 MOST_REPEATED = 0.01  # share of documents that repeat others, above which independence does not hold
+MOST_PROBED = 64  # tokens of the document whose later tokens are changed
+SAME_LOGITS = 0.02  # of the largest logit: a change as small is that of the arithmetic, in 16 bits
 SAMPLING_SHARE = 0.1  # of a level's delta, for the documents that were not evaluated
 
 
@@ -215,6 +217,7 @@ def language_model_bound(
         chosen = torch.randperm(n, generator=generator_for(seed, "documents"))[:evaluated].numpy()
     candidates = [(count, placement) for count in levels for placement in PLACEMENTS]
     reading = _Reading(adapter, model.eval(), [texts[int(i)] for i in chosen], batch_size, progress)
+    reading.refuse_later_tokens()
     reasons = [*doubts(adapter, own), *reading.doubts(adapter)]
     if adapter.extras and not include_head:
         reasons.append("the head was fixed beforehand, which cannot be seen")
@@ -329,6 +332,9 @@ class _Reading:
         self.adapter, self.model, self.texts = adapter, model, texts
         self.batch_size, self.progress = batch_size, progress
         self.vocabulary = 0
+        known = getattr(getattr(model, "config", None), "vocab_size", None)
+        if known is not None and max(int(text.max()) for text in texts) >= known:
+            raise ValueError(f"a document holds a token beyond the model's vocabulary of {known}: wrong tokenizer?")
 
     def probabilities(self, candidate: Adapter | None) -> list[Float[np.ndarray, "_"]]:
         """One array a document; without a candidate those of the base model."""
@@ -342,15 +348,47 @@ class _Reading:
         with AppliedAdapter(adapter, self.model, head=bool(adapter.extras)) as applied:
             return tied_doubts(applied)
 
+    def refuse_later_tokens(self) -> None:
+        """Refuse a model whose prediction of a token uses tokens after it: the answer is among its inputs.
+
+        Raises
+        ------
+        ValueError
+            If the logits before a token change with it.
+        """
+        text = max(self.texts, key=len)[:MOST_PROBED]
+        changed, last = text.clone(), len(text) // 2
+        changed[last:] = text[: len(text) - last].flip(0).roll(1)  # tokens of the same text, so that each is known
+        changed[last] = text[0] if text[last] != text[0] else text[-1]
+        if torch.equal(changed, text):
+            return
+        both = torch.stack([text, changed]).to(next(self.model.parameters()).device)
+        logits = self._logits(both, torch.ones_like(both))[:, :last]
+        apart = (logits[0] - logits[1]).abs().max()
+        if apart > SAME_LOGITS * logits.abs().max().clamp_min(1.0):
+            raise ValueError(
+                "the model's prediction of a token changes with the tokens after it: it is not causal, and reads the "
+                "answer among its inputs"
+            )
+
     @torch.no_grad()
+    def _logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits of a batch, checked."""
+        logits = logits_of(self.model(input_ids=tokens, attention_mask=mask))
+        if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+            raise ValueError(
+                f"the model gives logits of shape {tuple(logits.shape)}: it is not a causal language model"
+            )
+        if logits[mask.bool()].isnan().any():
+            raise ValueError("the model's logits hold NaN: open it in a wider dtype (float32, bfloat16)")
+        if int(tokens.max()) >= logits.shape[-1]:
+            raise ValueError(f"a token is {int(tokens.max())}, and the model's vocabulary has {logits.shape[-1]}")
+        return logits
+
     def _read(self) -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
         for batch, tokens, mask in self._batches():
-            logits = logits_of(self.model(input_ids=tokens, attention_mask=mask))
-            if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
-                raise ValueError(
-                    f"the model gives logits of shape {tuple(logits.shape)}: it is not a causal language model"
-                )
+            logits = self._logits(tokens, mask)
             self.vocabulary = logits.shape[-1]
             chances = logits[:, :-1].double().softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
             for row, index in enumerate(batch):
@@ -377,7 +415,10 @@ def _tokens(documents: Sequence[str] | Sequence[Tensor], tokenizer: Any, max_len
             if tokenizer is None:
                 raise ValueError("documents holds texts: give tokenizer=, or the token ids of each document")
             document = torch.as_tensor(tokenizer(document)["input_ids"])
-        tokens = torch.as_tensor(document).long().reshape(-1)[:max_length]
+        given = torch.as_tensor(document).reshape(-1)[:max_length]
+        if given.is_floating_point() or given.is_complex() or bool((given < 0).any()):
+            raise ValueError(f"document {index} holds numbers that are no token ids: give whole numbers from 0")
+        tokens = given.long()
         if len(tokens) < 2:
             raise ValueError(f"document {index} has {len(tokens)} tokens, and a bound on the next token needs two")
         found.append(tokens)

@@ -115,6 +115,8 @@ def checked_losses(given: ArrayLike, expected: int) -> Float[np.ndarray, "n"]:
         found = np.asarray(given)
         if np.iscomplexobj(found):
             raise TypeError("complex numbers")
+        if np.ma.is_masked(given):
+            raise TypeError("some are masked, and a bound counts every sample")
         losses = found.astype(np.float64)
     except (TypeError, ValueError) as problem:
         raise ValueError(f"evaluate gave {type(given).__name__}, which holds no losses: {problem}") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -76,6 +76,7 @@ class ModelLosses:
         choose(loss, LOSSES, "loss")
         self.loss, self.batch_size = loss, whole(batch_size, "batch_size", least=1)
         self.model = model.eval()
+        _refuse_adapted(self.model)
         self.rows = _rows(data)
         _refuse_labels_among_inputs(self.rows)
         self.head = bool(adapter.extras)
@@ -125,7 +126,7 @@ class ModelLosses:
             for start in range(0, len(samples), self.batch_size):
                 part = order[start : start + self.batch_size]
                 batch, labels = self.batch(samples[part])
-                found[part] = self._losses(logits_of(run(batch)), labels).double().cpu().numpy()
+                found[part] = self._losses(self.logits(run(batch), labels), labels).double().cpu().numpy()
         return found
 
     def batch(self, samples: Int[np.ndarray, "some"]) -> tuple[dict[str, Tensor], Tensor]:
@@ -147,19 +148,44 @@ class ModelLosses:
         return inputs, inputs.pop("labels")
 
     @property
-    def repeated(self) -> float:
-        """Share of the samples whose inputs, bit for bit, are those of another."""
-        digests = [_digest(row) for row in self.rows]
-        counts = Counter(digests)
-        return sum(counts[one] > 1 for one in digests) / len(digests)
+    def copies(self) -> Int[np.ndarray, "n"]:
+        """A label for each sample, which samples of the same inputs, bit for bit, share."""
+        return pd.factorize(np.array([_digest(row) for row in self.rows], dtype=object))[0]
+
+    def logits(self, output: Any, labels: Tensor) -> Tensor:
+        """The logits of a model's output, for labels that are among its classes.
+
+        Parameters
+        ----------
+        output
+            Of the model.
+        labels
+            Of the same samples.
+
+        Returns
+        -------
+        Tensor
+            Float32.
+
+        Raises
+        ------
+        AdapterError
+            If a label names no class of the model.
+        """
+        logits = logits_of(output)
+        if int(labels.max()) >= logits.shape[-1]:
+            raise AdapterError(f"a label is {int(labels.max())}, and the model has {logits.shape[-1]} classes, from 0")
+        return logits
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.loss == "zero-one":
-            return (logits.argmax(-1) != labels).float()
-        classes = logits.shape[-1]
-        mixed = 0.9 * logits.softmax(-1) + 0.1 / classes
-        chosen = mixed.gather(-1, labels[:, None])[:, 0]
-        return (-chosen.log() / -torch.tensor(0.1 / classes).log()).clamp(0.0, 1.0)  # 1 up to rounding
+            found = (logits.argmax(-1) != labels).float()
+        else:
+            classes = logits.shape[-1]
+            mixed = 0.9 * logits.softmax(-1) + 0.1 / classes
+            chosen = mixed.gather(-1, labels[:, None])[:, 0]
+            found = (-chosen.log() / -torch.tensor(0.1 / classes).log()).clamp(0.0, 1.0)  # 1 up to rounding
+        return found.masked_fill(logits.isnan().any(-1), 1.0)  # no answer is a wrong one
 
 
 def tied_doubts(applied: AppliedAdapter) -> tuple[str, ...]:
@@ -184,13 +210,33 @@ def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         if not isinstance(batch, Mapping) or "labels" not in batch:
             raise AdapterError("data holds a batch without 'labels': give mappings of tensors with the true labels")
         tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        tensors["labels"] = _classes(tensors["labels"])
         sizes = {name: value.shape[0] for name, value in tensors.items() if value.ndim}
-        if len(set(sizes.values())) != 1 or tensors["labels"].ndim != 1:
+        if tensors["labels"].ndim != 1:
+            shape = tuple(tensors["labels"].shape)
+            raise AdapterError(f"labels has shape {shape}: give one class a sample, shape (samples,)")
+        if len(set(sizes.values())) != 1:
             raise AdapterError(f"the tensors of a batch differ in their number of samples: {sizes}")
         rows += [{name: value[i] for name, value in tensors.items()} for i in range(sizes["labels"])]
     if not rows:
         raise AdapterError("data holds no sample")
     return rows
+
+
+def _classes(labels: Tensor) -> Tensor:
+    """Labels as whole numbers."""
+    whole_numbers = labels.long()
+    if labels.is_complex() or not torch.equal(whole_numbers.to(labels), labels):
+        raise AdapterError("labels holds numbers that are not whole: give the classes, and no targets of a regression")
+    if labels.numel() and int(whole_numbers.min()) < 0:
+        raise AdapterError(f"labels holds {int(whole_numbers.min())}: leave samples without a label out of data")
+    return whole_numbers
+
+
+def _refuse_adapted(model: torch.nn.Module) -> None:
+    """Refuse a base model that already has an adapter of PEFT in it, which may be trained on the samples."""
+    if hasattr(model, "peft_config") or any(".base_layer." in f".{name}" for name, _ in model.named_parameters()):
+        raise AdapterError("the model holds an adapter of PEFT already: give its base model, as it was before training")
 
 
 def _refuse_labels_among_inputs(rows: Sequence[dict[str, Tensor]]) -> None:

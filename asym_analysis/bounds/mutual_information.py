@@ -6,13 +6,17 @@ certificate (docs/theory.md, section 5.10).
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from asym_analysis.bounds.estimators.discrete import is_whole, plug_in_estimate
 from asym_analysis.bounds.estimators.gaussian import gaussian_estimate
@@ -86,8 +90,8 @@ class MutualInformation(Result):
 
 
 def estimate_mutual_information(
-    x: Float[np.ndarray, "n ..."] | Int[np.ndarray, "n ..."],
-    y: Float[np.ndarray, "m ..."] | Int[np.ndarray, "m ..."],
+    x: ArrayLike | torch.Tensor,
+    y: ArrayLike | torch.Tensor,
     method: str = "ksg",
     *,
     neighbours: int = 3,
@@ -97,7 +101,7 @@ def estimate_mutual_information(
 
     Parameters
     ----------
-    x, y : float array or int array
+    x, y : array or tensor
         Shape (n,) or (n, dimension), finite numbers. For "plug-in" whole numbers of shape (n,).
     method : str, default "ksg"
         "ksg": nearest neighbours after each column is replaced by its normal scores; also for columns with ties.
@@ -156,11 +160,23 @@ def estimate_mutual_information(
     return MutualInformation(found.nats, found.standard_error, found.reliable, found.note, settings)
 
 
-def _columns(values: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
-    found = np.asarray(values, dtype=np.float64)
-    found = found.reshape(len(found), -1) if found.ndim else found.reshape(1, 1)
+def _columns(values: ArrayLike | torch.Tensor, name: str) -> Float[np.ndarray, "n d"]:
+    given = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    if given.dtype.kind not in "biuf" and not _holds_numbers(given):
+        raise ValueError(f"{name} holds {given.dtype}: give real numbers; classes in words become whole numbers first")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked samples: leave them out of both x and y")
+    found = given.astype(np.float64)
+    found = found.reshape(len(found), math.prod(found.shape[1:])) if found.ndim else found.reshape(1, 1)
+    if found.shape[1] == 0:
+        raise ValueError(f"{name} has no column")
     if not np.isfinite(found).all():
         raise ValueError(f"{name} holds NaN or infinity in {int((~np.isfinite(found)).any(1).sum())} of its samples")
     if len(found) < 4:
         raise ValueError(f"{name} has {len(found)} samples: an estimate needs at least 4")
     return found
+
+
+def _holds_numbers(values: np.ndarray) -> bool:
+    """Whether an array of objects, such as very large integers, holds real numbers."""
+    return values.dtype == object and all(isinstance(value, numbers.Real) for value in values.ravel())

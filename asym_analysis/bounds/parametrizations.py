@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.information import mutual_information_gap
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.vocabulary import choose, finite, whole
@@ -157,14 +158,14 @@ class ParametrizationTable(TableResult):
 
 
 def compare_parametrizations(
-    shapes: Iterable[Shape], rank: int, n_samples: int, *, bits: float | int = 16, sub_gaussian: float = 0.5
+    shapes: Iterable[Shape] | Adapter, rank: int, n_samples: int, *, bits: float | int = 16, sub_gaussian: float = 0.5
 ) -> ParametrizationTable:
     """The count bound of every parametrization on the same modules, at equal rank.
 
     Parameters
     ----------
-    shapes : iterable of tuple of (int, int)
-        (d_out, d_in) of each adapted module; `[adapter[m].shape for m in adapter]` gives those of an adapter.
+    shapes : iterable of tuple of (int, int) or Adapter
+        (d_out, d_in) of each adapted module, or an adapter that has these modules.
     rank : int
         r of every method.
     n_samples : int
@@ -190,6 +191,8 @@ def compare_parametrizations(
     >>> table.loc[["LoRA (B only)", "LoRA"], "relative"].round(3).tolist()
     [0.707, 1.0]
     """
+    if isinstance(shapes, Adapter):
+        shapes = [(shapes.source(module).d_out, shapes.source(module).d_in) for module in shapes]
     sizes = list(shapes)
     whole(n_samples, "n_samples", least=1)
     finite(bits, "bits", least=1)

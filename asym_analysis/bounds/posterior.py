@@ -9,17 +9,17 @@ same update, where that makes KL smaller, costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.bounds.energies import factor_energies, scale_on_grid, scale_price, with_head
+from asym_analysis.bounds.energies import factor_energies, noise_size, scale_on_grid, scale_price, with_head
 from asym_analysis.bounds.report import Prior
 from asym_analysis.bounds.trained import TensorKey, is_plain, trained_tensors, with_tensors
-from asym_analysis.vocabulary import Tuned, choose, finite
+from asym_analysis.vocabulary import Tuned, choose
 
 __all__ = ["GaussianPosterior", "divergence", "fitted_posterior", "gaussian_posterior", "group_of"]
 
@@ -73,7 +73,7 @@ class GaussianPosterior:
         Adapter
             In memory.
         """
-        return self.draw_with_density(generator)[0]
+        return self._with({key: value for key, value, _ in self._values(generator)})
 
     def draw_with_density(self, generator: torch.Generator) -> tuple[Adapter, float]:
         """Draw one adapter, with the log of the density of the posterior over that of the prior at it.
@@ -89,15 +89,23 @@ class GaussianPosterior:
             In memory; the log density ratio includes the price of the prior's scales. Its mean over draws is `kl`.
         """
         values, nats = {}, self.price
+        for key, value, noise in self._values(generator):
+            values[key] = value
+            std = torch.as_tensor(self.stds[key], dtype=torch.float64)
+            moved = value.double() - self.prior_centre[key].double()
+            terms = (moved / self.prior_stds[key]).square() - noise.double().square()
+            log_ratio = (self.prior_stds[key] / std).log().expand(value.shape)
+            nats += (log_ratio + terms / 2).sum().item()
+        return self._with(values), nats
+
+    def _values(self, generator: torch.Generator) -> Iterator[tuple[TensorKey, Tensor, Tensor]]:
+        """Each trained tensor of one draw, with the unit noise in it."""
         for key, centre in self.centre.items():
             noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
-            values[key] = centre + self.stds[key] * noise
-            std = torch.as_tensor(self.stds[key], dtype=torch.float64)
-            moved = values[key].double() - self.prior_centre[key].double()
-            terms = (moved / self.prior_stds[key]).square() - noise.double().square()
-            log_ratio = (self.prior_stds[key] / std).log().expand(centre.shape)
-            nats += (log_ratio + terms / 2).sum().item()
-        return with_tensors(self.adapter, values, name=f"{self.adapter.name}, drawn"), nats
+            yield key, centre + self.stds[key] * noise, noise
+
+    def _with(self, values: Mapping[TensorKey, Tensor]) -> Adapter:
+        return with_tensors(self.adapter, values, name=f"{self.adapter.name}, drawn")
 
 
 def gaussian_posterior(
@@ -141,7 +149,7 @@ def gaussian_posterior(
     >>> posterior.draw(torch.Generator().manual_seed(0))["q"].shape
     (5, 6)
     """
-    finite(relative_noise, "relative_noise", above=0)
+    noise_size(relative_noise)
     start = prior if prior is not None else adapter.initial
     centred = _balanced(adapter) if tuned == "both" and start is None else adapter
     reference = centred.replaced(initial=start) if start is not None else centred

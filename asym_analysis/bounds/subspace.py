@@ -352,7 +352,10 @@ def check_codes(
 
 def _header(reader: BitReader) -> tuple[Tuned, bool, int, int]:
     """Trained factors, head, number of coordinates and of levels."""
-    tuned, include_head = TUNED[reader.fixed(2)], bool(reader.fixed(1))
+    number, include_head = reader.fixed(2), bool(reader.fixed(1))
+    if number >= len(TUNED):
+        raise ValueError("the message names no factors: it was changed, or is none of encode_subspace")
+    tuned = TUNED[number]
     return tuned, include_head, reader.integer(), reader.integer() + 1
 
 

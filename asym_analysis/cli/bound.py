@@ -12,6 +12,7 @@ from asym_analysis.cli.inputs import arguments_checked, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
 
 if TYPE_CHECKING:
+    from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.bounds.report import BoundReport
 
 __all__ = ["bound"]
@@ -31,6 +32,16 @@ _ROWS = {
     "note": "note",
 }
 
+_PARAMETRIZATIONS = {
+    "method": "method",
+    "parameters": "numbers",
+    "gap": "gap at most",
+    "relative": "over LoRA's",
+    "vacuous": "vacuous",
+    "reference": "paper",
+    "formula": "numbers of one module",
+}
+
 
 @command("bound", reads="one", draws=True)
 def bound(
@@ -47,6 +58,9 @@ def bound(
     levels: Annotated[int, typer.Option(help="Levels of the quantizer of the description length.")] = 16,
     relative_noise: Annotated[float, typer.Option(help="Noise of the Gaussian posterior, over the update.")] = 1.0,
     head: Annotated[bool, typer.Option(help="Also charge the trained tensors that belong to no module.")] = True,
+    parametrizations: Annotated[
+        bool, typer.Option("--parametrizations", help="Also compare other parametrizations of the same rank.")
+    ] = False,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Also show rows whose assumptions are not known to hold.")
     ] = False,
@@ -86,8 +100,22 @@ def bound(
         report,
         Table("bounds", frame, shown=False),
         Table("shown", shown.dropna(axis=1, how="all"), title, _ROWS, below),
+        *([_parametrizations(call, read, n, bits, sub_gaussian)] if parametrizations else []),
         figures={"bounds": "bounds:plot_bounds"},
     )
+
+
+def _parametrizations(call: Call, adapter: Adapter, n: int, bits: float | None, sub_gaussian: float) -> Table:
+    """The count bound of each parametrization on the adapter's modules, at its largest rank."""
+    from asym_analysis.bounds.parametrizations import compare_parametrizations
+
+    rank, width = max(adapter.ranks), 16 if bits is None else bits
+    if len(adapter.ranks) > 1:
+        call.note(f"the modules have ranks {min(adapter.ranks)} to {rank}: parametrizations are compared at {rank}")
+    frame = compare_parametrizations(adapter, rank, n, bits=width, sub_gaussian=sub_gaussian).frame
+    title = f"the same {len(adapter)} modules at rank {rank}, {width:g} bits a number, fewest numbers first"
+    below = "A row: a way to train an update of this rank, and its count bound, which holds in expectation."
+    return Table("parametrizations", frame, title, _PARAMETRIZATIONS, below, most_rows=len(frame))
 
 
 def _note(call: Call, report: BoundReport) -> None:

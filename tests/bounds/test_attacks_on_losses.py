@@ -57,6 +57,22 @@ def test_the_trained_models_losses_in_place_of_the_candidates() -> None:
     assert report.frame["assumptions"].str.contains("may not evaluate the adapter that it gets").all()
 
 
+def test_an_adapter_of_two_entries_is_not_said_to_be_ignored() -> None:
+    """Of any two random entries the first is the larger in half of the draws, which is all that its losses show."""
+    A, B = torch.ones(1, 1), torch.tensor([[0.2], [0.9]])
+    start = Adapter.from_factors({"head": (A, torch.zeros(2, 1))}, name="start")
+    tiny = Adapter.from_factors({"head": (A, B)}, name="tiny", initial=start)
+    x = X[:, :1].abs()
+
+    def honest(adapter: Adapter) -> np.ndarray:
+        return ((x @ adapter["head"].delta().T).argmax(1) != 1).numpy()
+
+    for seed in range(12):
+        assert set(certify(tiny, honest, N, seed=seed, **OPTIONS).frame["kind"]) == {"certificate"}, seed
+        ignoring = certify(tiny, lambda adapter: honest(tiny), N, seed=seed, **OPTIONS)
+        assert set(ignoring.frame["kind"]) == {"diagnostic"}, seed
+
+
 def test_losses_remembered_under_the_adapters_name() -> None:
     remembered: dict[str, np.ndarray] = {}
 

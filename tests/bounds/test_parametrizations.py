@@ -32,6 +32,7 @@ class Model(torch.nn.Module):
         ("LoHa", "LoHaConfig", {}),
         ("LoKr", "LoKrConfig", {}),
         ("VB-LoRA", "VBLoRAConfig", {"num_vectors": 256, "vector_length": 256}),
+        ("Uni-LoRA", "UniLoraConfig", {"theta_d_length": 256}),
     ],
 )
 def test_count_is_that_of_peft(method: str, config: str, options: dict) -> None:
@@ -44,6 +45,23 @@ def test_count_is_that_of_peft(method: str, config: str, options: dict) -> None:
     if method == "VB-LoRA":  # PEFT trains all 256 logits of a sub-vector, of which 255 are free
         expected += sum(4 * (o + i) // 256 for o, i in SHAPES)
     assert trained == expected
+
+
+def test_vera_counts_are_those_of_peft() -> None:
+    """VeRA shares its random factors, which PEFT draws for one shape only."""
+    peft = pytest.importorskip("peft")
+    square = torch.nn.Sequential(*(torch.nn.Linear(48, 48, bias=False) for _ in range(3)))
+    model = peft.get_peft_model(square, peft.VeraConfig(r=4, target_modules=["0", "1", "2"]))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == parameter_count("VeRA", [(48, 48)] * 3, 4)
+
+
+def test_the_modules_of_an_adapter() -> None:
+    adapter = Adapter.from_factors(
+        {"q": (torch.ones(2, 6), torch.ones(4, 2)), "k": (torch.ones(2, 3), torch.ones(5, 2))}
+    )
+    given, read = (compare_parametrizations(x, 2, 100).frame for x in ([(4, 6), (5, 3)], adapter))
+    assert read.equals(given)
 
 
 def test_small_cases_by_hand() -> None:

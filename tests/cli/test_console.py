@@ -214,6 +214,7 @@ def test_resize_keeps_the_leading_directions(runs: Path, asym) -> None:
         (("variants",), {"scores", "claims"}),
         (("report", "{run}/run-0", "{run}/run-2", "--out", "{run}/page.html", "--n", "100"), {"findings"}),
         (("bound", "{run}/run-0", "--n", "100"), {"bounds"}),
+        (("bound", "{run}/run-0", "--n", "100", "--parametrizations"), {"bounds", "parametrizations"}),
         (("share", "{run}/run-0", "{run}/run-2"), {"summary"}),
         (("resize", "{run}/run-0", "{run}/small", "--energy", "0.5"), {"modules"}),
         (("doctor", "{run}/run-0"), {"findings"}),

@@ -53,6 +53,7 @@ def long_names(tmp_path: Path) -> Path:
         ("share", "{run}/*"),
         ("share", "{run}/*", "--question", "merging"),
         ("bound", "{run}/llama-2-7b-instruction-seed-0", "--n", "1000", "--diagnostics"),
+        ("bound", "{run}/llama-2-7b-instruction-seed-0", "--n", "1000", "--parametrizations"),
         ("variants",),
         ("simulate", "--d-in", "16", "--d-out", "16", "--draws", "20"),
     ],
