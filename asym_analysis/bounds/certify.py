@@ -184,20 +184,9 @@ def certify(
         seed=seed,
         progress=progress,
     )
-    rows: list[BoundRow] = []
-    if "coded" in methods:
-        rows += work.coded(levels)
-    if "gaussian" in methods or "one draw" in methods:
-        candidates = [("as given", posterior)] if posterior is not None else work.candidates(relative_noise)
-        if "gaussian" in methods:
-            rows += work.gaussian(candidates, Margin(draws))
-        if "one draw" in methods:
-            rows += work.one_draw(candidates)
     if subspace:
         check_codes(subspace, adapter, own, head=head, prior=prior, tried=tried)
-        rows += work.subspace(subspace)
-    if prior is not None:
-        rows += work.hold_out()
+    rows = _rows(work, methods, levels, relative_noise, Margin(draws), posterior, subspace)
     examined.refuse_changes()
     settings = settings_of(
         checkpoint=adapter.name,
@@ -217,6 +206,25 @@ def certify(
         seed=seed,
     )
     return BoundReport(rows, settings)
+
+
+def _rows(
+    work: Certification,
+    methods: Sequence[str],
+    levels: Sequence[int],
+    relative_noise: Sequence[float],
+    margin: Margin,
+    posterior: GaussianPosterior | None,
+    subspace: Sequence[SubspaceCode],
+) -> list[BoundRow]:
+    """The rows of every method, and those of what was given beside them."""
+    rows = work.coded(levels) if "coded" in methods else []
+    if "gaussian" in methods or "one draw" in methods:
+        candidates = [("as given", posterior)] if posterior is not None else work.candidates(relative_noise)
+        rows += work.gaussian(candidates, margin) if "gaussian" in methods else []
+        rows += work.one_draw(candidates) if "one draw" in methods else []
+    rows += work.subspace(subspace)
+    return rows + (work.hold_out() if work.prior is not None else [])
 
 
 def _check_arguments(

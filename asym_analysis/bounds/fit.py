@@ -17,7 +17,7 @@ from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned, refuse_other_shapes
 from asym_analysis.bounds.energies import scale_on_grid
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses
+from asym_analysis.bounds.model_losses import ModelLosses, class_cross_entropy, logits_of
 from asym_analysis.bounds.posterior import GaussianPosterior, fitted_posterior, gaussian_posterior, group_of
 from asym_analysis.bounds.risk import kl_inverse_risk
 from asym_analysis.bounds.trained import TensorKey, with_tensors
@@ -161,7 +161,7 @@ def fit_posterior(
     stds = _stds(prior_std)
     begun = _begun(adapter, own, begin, stds, scales=scales, **charged)
     best = pilot.best(begun)
-    training = _Training(losses, best, objective or torch.nn.functional.cross_entropy, rate, seed)
+    training = _Training(losses, best, objective or class_cross_entropy, rate, seed)
     if stds is not None:
         training.scales = {key: stds.get(group_of(adapter, key), scale) for key, scale in training.scales.items()}
     steps = max(1, round(epochs * len(losses) / batch_size))
@@ -283,7 +283,7 @@ class _Training:
             with self.losses.adapted.using(with_tensors(self.adapter, drawn)) as run:
                 output = run(inputs)
             kl = sum((0.5 * ((2 * wide[key]).exp() - 1 - 2 * wide[key] + away[key].square())).sum() for key in away)
-            value = self.objective(self.losses.logits(output, labels), labels) + weight / n * kl
+            value = self.objective(logits_of(output), labels) + weight / n * kl
             if not torch.isfinite(value):
                 raise ValueError(f"training diverged at rate {self.rate:g}: give a smaller rate")
             # Only the posterior's own gradients: none is left in the model.

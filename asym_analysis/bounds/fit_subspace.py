@@ -16,7 +16,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses
+from asym_analysis.bounds.model_losses import ModelLosses, class_cross_entropy, logits_of
 from asym_analysis.bounds.quantization import k_means_levels
 from asym_analysis.bounds.subspace import Subspace, SubspaceCode, encode_subspace
 from asym_analysis.bounds.trained import with_tensors
@@ -131,7 +131,7 @@ def fit_subspace(
     losses = ModelLosses(adapter, model, data, batch_size=whole(batch_size, "batch_size", least=1))
     start = adapter if prior is None else adapter.replaced(initial=prior)
     space = Subspace(start, dimension, tuned=own, include_head=include_head, seed=subspace_seed)
-    training = _Training(space, losses, objective or torch.nn.functional.cross_entropy, seed, progress)
+    training = _Training(space, losses, objective or class_cross_entropy, seed, progress)
     unit = 0.05 * (space.size / space.dimension) ** 0.5
     steps = [max(1, round(passes * len(losses) / batch_size)) for passes in (epochs, quantized_epochs)]
     coordinates = training.run(torch.zeros(space.dimension), None, rate * unit, steps[0])[0]
@@ -170,7 +170,7 @@ class _Training:
             used = coordinates if book is None else _rounded(coordinates, levels)
             moved = with_tensors(self.space.start, self.space.tensors(used))
             output = torch.func.functional_call(self.losses.model, self.applied.changed_weights(moved), (), inputs)
-            value = self.objective(self.losses.logits(output, labels), labels)
+            value = self.objective(logits_of(output), labels)
             if not torch.isfinite(value):
                 raise ValueError(f"training diverged at rate {rate:g}: give a smaller rate")
             parameters = [coordinates, *([] if book is None else [levels])]

@@ -18,7 +18,7 @@ from asym_analysis.bounds.adapted_model import AdaptedModel
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose, whole
 
-__all__ = ["LOSSES", "ModelLosses", "logits_of", "tied_doubts"]
+__all__ = ["LOSSES", "ModelLosses", "class_cross_entropy", "logits_of", "tied_doubts"]
 
 LOSSES = ("zero-one", "bounded cross-entropy")
 
@@ -126,7 +126,7 @@ class ModelLosses:
             for start in range(0, len(samples), self.batch_size):
                 part = order[start : start + self.batch_size]
                 batch, labels = self.batch(samples[part])
-                found[part] = self._losses(self.logits(run(batch), labels), labels).double().cpu().numpy()
+                found[part] = self._losses(logits_of(run(batch)), labels).double().cpu().numpy()
         return found
 
     def batch(self, samples: Int[np.ndarray, "some"]) -> tuple[dict[str, Tensor], Tensor]:
@@ -152,32 +152,8 @@ class ModelLosses:
         """A label for each sample, which samples of the same inputs, bit for bit, share."""
         return pd.factorize(np.array([_digest(row) for row in self.rows], dtype=object))[0]
 
-    def logits(self, output: Any, labels: Tensor) -> Tensor:
-        """The logits of a model's output, for labels that are among its classes.
-
-        Parameters
-        ----------
-        output
-            Of the model.
-        labels
-            Of the same samples.
-
-        Returns
-        -------
-        Tensor
-            Float32.
-
-        Raises
-        ------
-        AdapterError
-            If a label names no class of the model.
-        """
-        logits = logits_of(output)
-        if int(labels.max()) >= logits.shape[-1]:
-            raise AdapterError(f"a label is {int(labels.max())}, and the model has {logits.shape[-1]} classes, from 0")
-        return logits
-
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        _refuse_unknown_classes(logits, labels)
         if self.loss == "zero-one":
             found = (logits.argmax(-1) != labels).float()
         else:
@@ -202,6 +178,23 @@ def logits_of(output: Any) -> Tensor:
     """The logits of a model's output, in float32."""
     logits: Tensor = output["logits"] if isinstance(output, Mapping) else output.logits
     return logits.float()
+
+
+def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy, for labels that are classes of the model.
+
+    Examples
+    --------
+    >>> class_cross_entropy(torch.zeros(1, 2), torch.tensor([1]))
+    tensor(0.6931)
+    """
+    _refuse_unknown_classes(logits, labels)
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def _refuse_unknown_classes(logits: Tensor, labels: Tensor) -> None:
+    if int(labels.max()) >= logits.shape[-1]:
+        raise AdapterError(f"a label is {int(labels.max())}, and the model has {logits.shape[-1]} classes, from 0")
 
 
 def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:

@@ -178,9 +178,10 @@ def repeated_certificates(
         frame = report.frame[report.frame["form"] == report.settings["headline"]].reset_index(drop=True)
         counts = frame["rung"].value_counts()
         pilot = 0 if len(relative_noise) == 1 else PILOT_DRAWS * len(relative_noise)
-        after = len(true) - counts["one draw"] - counts.get("hold-out", 0)
-        coded, drawn, single = np.split(np.array(true), [counts["coded"], after])
-        frame["true_risk"] = [*coded, drawn[pilot:].mean(), *single]
+        # Before these calls the evaluation was examined, and after them its first call was repeated.
+        calls = [counts["coded"], pilot, draws, counts["one draw"] + counts.get("hold-out", 0)]
+        coded, _, drawn, single = np.split(np.array(true[-sum(calls) - 1 : -1]), np.cumsum(calls)[:-1])
+        frame["true_risk"] = [*coded, drawn.mean(), *single]
         for rung, part in frame.groupby("rung"):
             best = part.loc[part["risk"].idxmin()]
             rows.append(_row(repeat, str(rung), best["empirical_risk"], best["true_risk"], best["risk"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,27 @@ def test_share_of_violated_certificates(tuned: str) -> None:
     count = summary.loc["parameter count"]
     assert count["gap_bound"] > count["mean_gap"] + 3 * count["gap_error"]
     assert count["mean_gap"] > 0
+
+
+def test_each_certificate_stands_beside_the_true_risk_of_its_own_predictor() -> None:
+    """Five levels in place of the adapter's own values change little: no other predictor has the same true risk."""
+    model, draw = LowRankClassifier(6, 3, rank=2, tuned="B"), gaussian_classes(6, 3, separation=2.0)
+    options: dict[str, Any] = {
+        "levels": (65,),
+        "relative_noise": (0.01,),
+        "draws": 3,
+        "fresh": 4000,
+        "prior_samples": 30,
+    }
+    table = repeated_certificates(model, draw, n_samples=80, repeats=2, **options).set_index(["repeat", "bound"])
+    for repeat in range(2):
+        own = table.loc[(repeat, "no complexity"), "true_risk"]
+        for bound in ("coded", "gaussian", "one draw"):
+            assert table.loc[(repeat, bound), "true_risk"] == pytest.approx(own, abs=0.01)
+        prior = train_low_rank(model, *(part[None] for part in draw(30, 1 + 2 + repeat)))[0]
+        x, y = draw(4000, 0)
+        wrong = (x @ prior["classifier"].delta().numpy().T).argmax(1) != y
+        assert table.loc[(repeat, "hold-out"), "true_risk"] == pytest.approx(wrong.mean(), abs=1e-3)
 
 
 def test_ignoring_complexity_is_caught() -> None:
