@@ -49,7 +49,9 @@ def test_each_certificate_stands_beside_the_true_risk_of_its_own_predictor() -> 
         "fresh": 4000,
         "prior_samples": 30,
     }
-    table = repeated_certificates(model, draw, n_samples=80, repeats=2, **options).set_index(["repeat", "bound"])
+    table = repeated_certificates(model, draw, n_samples=80, repeats=2, prior_samples=30, **options).set_index(
+        ["repeat", "bound"]
+    )
     for repeat in range(2):
         own = table.loc[(repeat, "no complexity"), "true_risk"]
         for bound in ("coded", "gaussian", "one draw"):
