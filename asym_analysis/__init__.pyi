@@ -82,6 +82,7 @@ from .questions.crowding import crowding as crowding
 from .questions.doctor import examine as examine
 from .questions.experts import expert_sharing as expert_sharing
 from .questions.first_gradient import gradient_alignment as gradient_alignment
+from .questions.general_effect import general_effect as general_effect
 from .questions.initialization_split import initialization_statistics as initialization_statistics
 from .questions.intruder_scaling import intruder_scaling as intruder_scaling
 from .questions.intruder_scaling import scale_intruders as scale_intruders

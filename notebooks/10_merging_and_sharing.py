@@ -317,6 +317,37 @@ beside.pivot_table(index=["setting", "contrast"], columns="round", values=["pred
 # Of averaging the factors instead of the updates the files say the right thing: it costs next to nothing (predicted at most .017 of the update's squared norm, measured at most .009 of the loss). Of leaving the own adapter they say the wrong thing: they predict that averaging the updates loses .10 to .75, and on new rows it gains in seven of eight rounds (up to .046; once it loses .007), also between two tasks. The prediction is about the clients' own optimum; clients with few rows are not at it, and the average is the better model. So the files tell whether averaging is exact, and only data tell whether to average.
 
 # %% [markdown]
+# ## Aggregation error: predicted and measured
+#
+# The four ways beside each other: what the server's step itself adds to the loss, as the files predict it and as it was measured. FFA and RoLoRA average one factor while the other is common to all, so the mean of the factors is the mean of the updates and nothing is added; what these two lose, they lose by what a client may train.
+
+# %%
+clients = make_clients(1.0, 0)
+A0 = torch.from_numpy(np.random.default_rng([0, 1]).standard_normal((RANK, D_IN)))
+frozen_Bs = [client.freeze_A(A0).B for client in clients]
+B = mean(frozen_Bs)
+turned_As = [client.freeze_B(B).A for client in clients]
+exact = {
+    "freeze A (FFA)": loss(clients, B @ A0) - loss(clients, mean(b @ A0 for b in frozen_Bs)),
+    "alternate (RoLoRA)": loss(clients, B @ mean(turned_As)) - loss(clients, mean(B @ a for a in turned_As)),
+}
+at_one = check.query("difference == 1 and exponent == 1").groupby("contrast")[["predicted", "measured"]].mean()
+said = {("least squares", way): (0.0, value) for way, value in exact.items()}
+named = {
+    "average both (FedAvg)": ("average both - average updates", "average both over average updates"),
+    "share A (FedSA)": ("share A - own adapter", "share A over own adapter"),
+}
+for way, (theory, encoder) in named.items():
+    said["least squares", way] = tuple(at_one.loc[theory])
+    for setting in settings:
+        row = beside.query("setting == @setting and contrast == @encoder and round == 8").iloc[0]
+        said[f"encoder, {setting}", way] = (row.predicted, row.measured)
+pd.DataFrame(said, index=["predicted", "measured"]).T.unstack(0).round(3).fillna("")
+
+# %% [markdown]
+# Averaging both factors adds little and the files say so, in least squares and for the encoder. What sharing A adds is predicted within a factor of about two for clients that are at their optimum (least squares), and with the wrong sign for the encoder's clients, which see few rows: for those one A for all is better than the own A.
+
+# %% [markdown]
 # ## Which to choose
 #
 # Run `aggregation_error` and `merge_compensation` on the clients' adapters. If 1 - retained_before is small, any common model will do: alternating has the loss of averaging the updates (0.212 against 0.212 at difference 1/2, 0.770 against 0.753 at 2, where the mean update has rank 32) with one factor sent at a time, and as many numbers in all. If it is large and shared_A² is smaller, share A and keep B: 0.338 against 0.500 for the average at difference 1, and 0.470 against 0.753 at 2, where every common model stays above 0.715. both_averaged says whether averaging the factors adds to that: below 0.1 it can be ignored, here at difference 1/2 and less; at 2 it adds 0.04. Freezing a random A has no aggregation error and the highest loss at equal rank (0.823 at difference 1/2); rank 24 still leaves 0.304, and the principal input directions, if the clients can agree on them, save part of that rank. These clients have one input covariance and train each factor to its optimum; clients that see different inputs, or take few steps, can order the ways differently. The encoder's clients, with 200 rows and 96 steps, did: there averaging both was best, and what the files say of leaving the own adapter did not hold.

@@ -10,7 +10,7 @@ import typer
 
 from asym_analysis.cli.console import Table, fail
 from asym_analysis.cli.deliver import Call
-from asym_analysis.cli.inputs import arguments_checked, read_adapters
+from asym_analysis.cli.inputs import arguments_checked, base_source, read_adapters
 from asym_analysis.cli.options import command
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def ask(
     with arguments_checked():
         if question is Question.null_space and base is None and Path(str(model)).exists():
             base = model
-        options: dict[str, Any] = {} if asked.base == "no" or base is None else {"base": base}
+        options: dict[str, Any] = {} if asked.base == "no" or base is None else {"base": base_source(base)}
         if model is not None and data:
             options |= _measured(question, adapters, model, data, task_data, column)
         if question is Question.ranks:

@@ -29,6 +29,7 @@ __all__ = [
     "output",
     "progress_wanted",
     "say",
+    "terminal_width",
 ]
 
 DONE, INPUT_ERROR, PARTLY_REFUSED = 0, 1, 2

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asym_analysis.cli.console import Table, fail, headings
+from asym_analysis.cli.console import Table, fail, terminal_width
 from asym_analysis.cli.deliver import Call
-from asym_analysis.cli.inputs import arguments_checked, read_adapter, read_adapters
+from asym_analysis.cli.inputs import arguments_checked, base_source, read_adapter, read_adapters
 from asym_analysis.cli.options import AdapterArgument, command
 
-__all__ = ["doctor"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-_ROWS = headings("severity | finding | value | chance | next")
+    from asym_analysis.adapters.adapter import Adapter
+    from asym_analysis.questions.general_effect import GeneralEffect
+
+__all__ = ["doctor"]
 
 
 @command("doctor", reads="one")
@@ -35,22 +41,41 @@ def doctor(
         fail("--data needs --base: inputs are measured in the base model")
     read = read_adapter(call, adapter)
     with arguments_checked():
-        moments = None if data is None or base is None else _moments(base, data, column, list(read))
+        weights: Any = None if base is None else base_source(base)
+        effect = None
+        if data is not None and base is not None:
+            weights, effect = _measured(base, data, column, read)
         siblings = read_adapters(call, sibling) if sibling else None
-        found = examine(read, base=base, moments=moments, siblings=siblings)
+        found = examine(read, base=weights, effect=effect, siblings=siblings)
     source = found.settings["source"]
-    frame = found.frame.assign(next=found.frame["next"].str.replace(source, adapter, regex=False))
-    if found.frame.empty:
+    named = found.frame["next"].str.replace(source, adapter, regex=False)
+    frame = found.frame.assign(next=named.str.replace("BASE", str(base), regex=False))
+    if frame.empty:
         call.note(f"{read.name}: nothing to say")
-    below = "A row: a finding, the worst first; chance: what a random or healthy adapter gives; next: how to see more."
-    return call.deliver(found, Table("findings", frame, read.name, _ROWS, below))
+    elif not call.as_json:
+        _show(read.name, frame)
+    return call.deliver(found, Table("findings", frame, shown=False))
 
 
-def _moments(base: str, data: Path, column: str, modules: list[str]) -> Any:
+def _show(name: str, findings: pd.DataFrame) -> None:
+    """Print the findings, each with its numbers and the next command below it."""
+    typer.echo(f"\n{name}")
+    left = max(map(len, findings["severity"])) + 2
+    width = min(100, terminal_width(sys.stdout))
+    for severity, finding, value, chance, threshold, following in findings.itertuples(index=False, name=None):
+        text = textwrap.fill(finding, width, initial_indent=severity.ljust(left), subsequent_indent=" " * left)
+        numbers = f"value {value:.3g}, chance {chance:.3g}, named from {threshold:.3g}; " if value == value else ""
+        typer.echo(f"{text}\n{'':{left}}{numbers}next:\n{'':{left}}{following}")
+    below = "Worst first. Chance: what a random or healthy adapter gives; next: the command that shows more."
+    typer.echo(textwrap.fill(below, width))
+
+
+def _measured(base: str, data: Path, column: str, adapter: Adapter) -> tuple[Any, GeneralEffect]:
+    """The base model, and what the adapter does to general inputs in it."""
     from asym_analysis.finetuning.environment import prepare_training
     from asym_analysis.finetuning.inputs import load_network, read_batches
-    from asym_analysis.prediction.input_moments import input_covariances
+    from asym_analysis.questions.general_effect import general_effect
 
     prepare_training()
     network, _ = load_network(base)
-    return input_covariances(network, read_batches(data, base, column=column), modules)
+    return network, general_effect(adapter, network, read_batches(data, base, column=column, rows=128))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from asym_analysis.adapters.adapter import Adapter
     from asym_analysis.adapters.adapter_set import AdapterSet
 
-__all__ = ["arguments_checked", "read_adapter", "read_adapters"]
+__all__ = ["arguments_checked", "base_source", "read_adapter", "read_adapters"]
 
 
 @contextmanager
@@ -81,6 +81,15 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
         fail(f"only {adapters.names[0]} was read, and this needs at least two adapters")
     _account(call, [*adapters])
     return adapters
+
+
+def base_source(base: str) -> str:
+    """Where the weights of a base lie: a folder, file or id as it is, and a package's model where it is installed."""
+    if not base.startswith("package:"):
+        return base
+    from asym_analysis.finetuning.config import model_source
+
+    return model_source(base)[0]
 
 
 def _options(call: Call) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from asym_analysis.cli.console import Table, headings
 from asym_analysis.cli.deliver import Call
-from asym_analysis.cli.inputs import arguments_checked, read_adapter
+from asym_analysis.cli.inputs import arguments_checked, base_source, read_adapter
 from asym_analysis.cli.options import AdapterArgument, command
 
 __all__ = ["intruders"]
@@ -43,7 +43,9 @@ def intruders(
     call.base = base
     read = read_adapter(call, adapter)
     with arguments_checked():
-        found = intruder_dimensions(read, base, top_k=top_k, threshold=threshold, cache=cache, progress=call.progress)
+        found = intruder_dimensions(
+            read, base_source(base), top_k=top_k, threshold=threshold, cache=cache, progress=call.progress
+        )
     for module, reason in found.refused.items():
         call.refuse(f"{read.name}: {module}", reason)
     strongest = found.modules.sort_values("energy_share", ascending=False).drop(columns=["adapter", "layer"])

@@ -16,6 +16,8 @@ from .experts import ExpertSharing as ExpertSharing
 from .experts import expert_sharing as expert_sharing
 from .first_gradient import GradientAlignment as GradientAlignment
 from .first_gradient import gradient_alignment as gradient_alignment
+from .general_effect import GeneralEffect as GeneralEffect
+from .general_effect import general_effect as general_effect
 from .initialization_split import InitializationStatistics as InitializationStatistics
 from .initialization_split import initialization_statistics as initialization_statistics
 from .intruder_scaling import IntruderScaling as IntruderScaling

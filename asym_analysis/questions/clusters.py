@@ -15,7 +15,7 @@ from asym_analysis.adapters.load import as_adapters
 from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.alignment.sharing import joint_diagonalization
 from asym_analysis.errors import AdapterError
-from asym_analysis.questions.common import factors_of, random_rows
+from asym_analysis.questions.common import factors_of, turned_adapter
 from asym_analysis.results import Result, settings_of
 from asym_analysis.subspaces import updates
 from asym_analysis.vocabulary import whole
@@ -132,7 +132,7 @@ def clustered_diagonalization(
     bases, cores = sum(k * sum(shape) for k, shape in zip(columns, shapes, strict=True)), sum(k * k for k in columns)
     separate = sum(sum(r.source(m).rank * (r.source(m).d_in + r.source(m).d_out) for m in r) for r in members)
     generator = torch.Generator().manual_seed(whole(seed, "seed", least=0))
-    nulls = [[_turned_adapter(member, generator) for member in members] for _ in range(draws)]
+    nulls = [[turned_adapter(member, generator) for member in members] for _ in range(draws)]
     rows, labels, errors = [], np.zeros(len(members), dtype=int), np.zeros(len(members))
     for count in counts:
         labels, errors = _clustered(members, rank, count, rounds, seed)
@@ -164,17 +164,6 @@ def _with_common_modules(members: list[Adapter]) -> list[Adapter]:
     for module in common:
         common_shape(module, {f"{i}: {m.name}": m[module].shape for i, m in enumerate(members)})
     return [member.without({m: "not in all adapters" for m in member if m not in common}) for member in members]
-
-
-def _turned_adapter(adapter: Adapter, generator: torch.Generator) -> Adapter:
-    """The same singular values in random input and output directions."""
-    pairs = {}
-    for module in adapter:
-        A, B = factors_of(adapter[module])
-        strengths = updates.singular_values(A, B)
-        rows, columns = (random_rows(len(strengths), d, generator) for d in (A.shape[1], len(B)))
-        pairs[module] = (strengths[:, None] * rows, columns.mT)
-    return Adapter.from_factors(pairs, name=adapter.name)
 
 
 def _clustered(members: list[Adapter], rank: int, count: int, rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.chance import Null
 from asym_analysis.errors import AdapterError
@@ -18,7 +20,8 @@ from asym_analysis.prediction.by_module import ByModule
 from asym_analysis.subspaces import updates
 
 __all__ = ["Moments", "additive", "by_projection", "cumulative_energies", "factors_of", "gradient_of", "moment_of",
-           "p_value_of", "random_rows", "row_basis", "spectrum_of", "table_of", "turned", "unit"]  # fmt: skip
+           "p_value_of", "random_rows", "row_basis", "spectrum_of", "table_of", "turned",
+           "turned_adapter", "unit"]  # fmt: skip
 
 
 #: Module -> second moment, as `input_covariances` and `output_sensitivities` give them, or matrices by name.
@@ -173,3 +176,16 @@ def p_value_of(null: Null, value: float) -> float:
 def random_rows(count: int, d: int, generator: torch.Generator) -> Float[Tensor, "count d"]:
     """Orthonormal rows, uniform among all."""
     return torch.linalg.qr(torch.randn(d, count, generator=generator, dtype=torch.float64))[0].mT
+
+
+def turned_adapter(adapter: Adapter, generator: torch.Generator) -> Adapter:
+    """The same singular values in random input and output directions."""
+    changed = {}
+    for module in adapter:
+        update = adapter[module]
+        A, B = factors_of(update)
+        strengths = updates.singular_values(A, B)
+        rows, columns = (random_rows(len(strengths), d, generator) for d in (A.shape[1], len(B)))
+        kind = update.A.dtype
+        changed[module] = replace(update, A=(strengths[:, None] * rows).to(kind), B=columns.mT.to(kind), scaling=1.0)
+    return adapter.with_updates(changed)

@@ -19,6 +19,7 @@ from asym_analysis.alignment.drift import initialization_drift
 from asym_analysis.alignment.intruders import intruder_dimensions
 from asym_analysis.errors import AdapterError
 from asym_analysis.questions.common import Moments, spectrum_of
+from asym_analysis.questions.general_effect import GeneralEffect
 from asym_analysis.questions.null_space import null_space_energy
 from asym_analysis.results import TableResult, settings_of
 
@@ -27,9 +28,10 @@ __all__ = ["Examination", "examine"]
 UNSPENT = 0.5  # of the rank: half of the modules hold 99 percent of their energy in so few directions
 HARDLY_MOVED = 0.1  # relative movement of A below which freezing it costs little
 INTRUDING = 0.05  # share of the energy of the leading directions that intruders hold
-# Relative change of what a module computes on general inputs. Sentence vectors of general texts move by about four
-# times as much (benchmarks/minilm/doctor.py).
+# Relative change of what a module computes on general inputs, where the model itself is not at hand. In a trained
+# encoder the sentence vectors move by about three times as much (benchmarks/minilm/doctor.py).
 LOUD = 0.1
+MOVED = 0.25  # relative change of the last hidden states of general inputs
 
 
 class Examination(TableResult):
@@ -69,7 +71,12 @@ SEVERITIES = ("wrong", "risk", "saving")
 
 
 def examine(
-    adapter: Any, *, base: Base | None = None, moments: Moments | None = None, siblings: Any | None = None
+    adapter: Any,
+    *,
+    base: Base | None = None,
+    moments: Moments | None = None,
+    effect: GeneralEffect | None = None,
+    siblings: Any | None = None,
 ) -> Examination:
     """Look an adapter over: what was assumed, what is unused, what may harm.
 
@@ -82,6 +89,9 @@ def examine(
     moments : mapping, optional
         Module -> second moment of its inputs on general text, for what the adapter does to general inputs; needs the
         base, without which the size of an update says nothing.
+    effect : GeneralEffect, optional
+        What `general_effect` measured on general inputs: it takes the place of `moments`, and where they hardly move,
+        intruder dimensions are not named.
     siblings : object, optional
         Other adapters, for a shared initialization.
 
@@ -107,8 +117,10 @@ def examine(
     read = as_adapter(adapter)
     found = [*_assumed(read), *_dead(read), *_unspent(read), *_movement(read)]
     if base is not None:
-        found += _intruders(read, base)
-    if moments is not None and base is not None:
+        found += _intruders(read, base) if effect is None or effect.moved > MOVED else []
+    if effect is not None:
+        found += _moved(read, effect)
+    elif moments is not None and base is not None:
         found += _general_inputs(read, moments, base)
     if siblings is not None:
         found += _siblings(read, as_adapters(siblings))
@@ -116,7 +128,7 @@ def examine(
     frame = pd.DataFrame(found, columns=list(Finding._fields))
     settings = settings_of(
         adapter=read.name, source=_source(read), modules=len(read), with_base=base is not None,
-        with_inputs=moments is not None, with_siblings=siblings is not None,
+        with_inputs=moments is not None or effect is not None, with_siblings=siblings is not None,
     )  # fmt: skip
     return Examination(frame, settings)
 
@@ -196,7 +208,7 @@ def _intruders(adapter: Adapter, base: Base) -> Iterator[Finding]:
         share = float(loud["energy_share"].median())
         text = (
             f"intruder dimensions hold {share:.0%} of the leading directions' energy in {len(loud)} of {len(modules)} "
-            "modules: a sign of forgetting"
+            "modules: directions that the base model does not have; test for forgetting"
         )
         command = f"asym intruders {_source(adapter)} --base BASE"
         yield Finding("risk", text, share, 0.0, INTRUDING, command)
@@ -211,11 +223,21 @@ def _general_inputs(adapter: Adapter, moments: Moments, base: Base) -> Iterator[
     changed, chance = float(frame["response"].median()), float(frame["response_null"].median())
     if changed > LOUD:
         text = (
-            f"half of the modules answer general inputs differently by {changed:.0%} or more (an update of that size "
-            f"in random directions: {chance:.0%}): what the model does to them is not what it was"
+            f"half of the modules compute something else on general inputs, by {changed:.0%} or more (an update of "
+            f"that size in random directions: {chance:.0%}): test the model on them"
         )
         command = f"asym ask null-space {_source(adapter)} --model MODEL --data TEXTS"
         yield Finding("risk", text, changed, chance, LOUD, command)
+
+
+def _moved(adapter: Adapter, effect: GeneralEffect) -> Iterator[Finding]:
+    if effect.moved > MOVED:
+        text = (
+            f"the last hidden states of general inputs move by {effect.moved:.0%} of their length (an update of that "
+            f"size in random directions: {effect.chance:.0%}): the model forgets, or answers them as its task"
+        )
+        command = f"asym ask null-space {_source(adapter)} --model MODEL --data TEXTS"
+        yield Finding("risk", text, effect.moved, effect.chance, MOVED, command)
 
 
 def _siblings(adapter: Adapter, others: AdapterSet) -> Iterator[Finding]:
