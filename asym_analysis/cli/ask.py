@@ -40,9 +40,10 @@ class Question(StrEnum):
 
 
 class _Asked(NamedTuple):
-    """The function of a question in `asym_analysis.questions`, what a row of its summary means, and what it takes."""
+    """A question's function in `asym_analysis.questions`, its words, what a row of its summary means, what it takes."""
 
     function: str
+    title: str
     row: str
     many: bool = False
     base: Literal["no", "may", "must"] = "no"
@@ -53,6 +54,7 @@ class _Asked(NamedTuple):
 _ASKED = {
     Question.null_space: _Asked(
         "null_space_energy",
+        "Will it forget?",
         "medians over a projection. Weak share: of A's row space in the directions of least variance of general "
         "inputs; null: of a random A. Energy: output on general inputs over that of a random A (1: no care taken), and "
         "of ΔW.",
@@ -62,12 +64,14 @@ _ASKED = {
     ),
     Question.base: _Asked(
         "base_alignment",
+        "New directions or old ones?",
         "medians over a projection. Top, bottom: overlap of A's rows, or B's columns, with the leading and the last "
         "singular directions of W0; null: of random ones. Amplification: ‖ΔW‖ over what W0 has in those directions.",
         base="must",
     ),
     Question.initialization: _Asked(
         "initialization_statistics",
+        "Which factor did the work?",
         "medians over a projection. Initial share: of ΔW = B·A0 + B·(A - A0), the first part's; 1: A was as good as "
         "frozen. Cosine: of the two parts. Rate ratio: step of B over step of A in ΔW. Moved: relative distance. Turn: "
         "in radians. B condition: largest over smallest singular value.",
@@ -75,11 +79,13 @@ _ASKED = {
     ),
     Question.ranks: _Asked(
         "allocate_rank",
+        "A smaller adapter at equal effect?",
         "a total rank; energy kept if it goes where it keeps most, and with the same rank everywhere.",
         measured="moments",
     ),
     Question.projections: _Asked(
         "projection_terms",
+        "Tune which projections?",
         "a projection; its share of ‖ΔW‖² and of the numbers, and its share of the modules, which an even spread "
         "gives. Relative norm: ‖ΔW‖/‖W0‖, with --base. Bound without: the parameter-count bound if it is left out, "
         "relative.",
@@ -87,6 +93,7 @@ _ASKED = {
     ),
     Question.scaling: _Asked(
         "intruder_scaling",
+        "Repair without retraining?",
         "intruders scaled by so much. Change: ‖W - W0‖ over ‖ΔW‖; task kept: of ΔW, by inner product; general change: "
         "on general inputs, relative to scale 1; uniform: the same if all of ΔW is scaled until as much is kept.",
         base="must",
@@ -94,34 +101,41 @@ _ASKED = {
     ),
     Question.worth: _Asked(
         "direction_worth",
+        "Which rank-one parts earn their place?",
         "rank-one parts of a projection, how many lower the loss beyond chance, and their sum.",
         measured="gradients",
         must_measure=True,
     ),
     Question.gradient: _Asked(
         "gradient_alignment",
+        "Was the answer visible at step one?",
         "overlap with the leading directions of the first full gradient, and of random ones.",
         measured="gradients",
         must_measure=True,
     ),
     Question.experts: _Asked(
         "expert_sharing",
+        "One A for all experts?",
         "energy of the experts, or of several adapters, in one space of that dimension; null: random directions.",
     ),
     Question.chain: _Asked(
         "chain_coverage",
+        "When does a chain of frozen-A blocks equal full training?",
         "a block. Union rank: dimension of all A so far, and the most it could be. Inside: share of its A in the "
         "blocks before it; null: of a random A.",
         many=True,
     ),
     Question.movement: _Asked(
         "factor_movement",
+        "Which factor moved when?",
         "two checkpoints in a row. Moved: change of a factor relative to the later one; A share: of ΔW's change, 0: "
-        "only B moved, 1: only A. Turn: one minus the overlap of the space with that before.",
+        "only B moved, 1: only A; even share: if both moved by the same relative "
+        "distance. Turn: one minus the overlap of the space with that before.",
         many=True,
     ),
     Question.merge: _Asked(
         "merge_compensation",
+        "Will merging these hurt, and what mends it?",
         "medians over a projection. Error: share of each adapter that the mean loses on its own inputs; orthogonal: of "
         "adapters with nothing in common; scaled, weighted: with the best factors; optimum: of the best update. "
         "Without --model and --data the last three hold for inputs that the other adapters do not read.",
@@ -130,18 +144,21 @@ _ASKED = {
     ),
     Question.crowding: _Asked(
         "crowding",
-        "a projection; directions that more adapters use than 99 % of random families give, a module; the largest use "
-        "is a number of adapters.",
+        "Why does this merge fail?",
+        "a projection; directions that more adapters use than 99 % of random families give, a module, and by chance; "
+        "the largest use is a number of adapters, null high: what 99 % of random families stay below.",
         many=True,
     ),
     Question.clusters: _Asked(
         "clustered_diagonalization",
+        "A thousand adapters in how many bytes?",
         "so many groups with one pair of bases each; error of the updates, and null: of the same spectra in random "
         "directions; bytes stored, each: of one more adapter; operations: multiplications a token.",
         many=True,
     ),
     Question.mean: _Asked(
         "mean_adapter_baseline",
+        "Is the shared subspace more than the mean?",
         "an adapter; share of its ΔW that the mean of the others explains, beside the best common space and a "
         "random one.",
         many=True,
@@ -200,10 +217,15 @@ def ask(
     summary = found.summary()
     return call.deliver(
         found,
-        Table("summary", summary, question.value, below=f"A row: {asked.row}"),
+        Table("summary", summary, f"{_names(subject)}: {asked.title}", below=f"A row: {asked.row}"),
         Table("rows", found.frame, shown=False),
         figures={question.value: found._plot} if found._plot else None,
     )
+
+
+def _names(subject: Any) -> str:
+    """One adapter's name, or how many there are."""
+    return subject.name if hasattr(subject, "name") else f"{len(subject)} adapters"
 
 
 def _made(question: Question, found: Any, adapters: Any, options: dict[str, Any]) -> Adapter:

@@ -44,8 +44,8 @@ _COLUMNS = {
 }
 _MEANING = {
     Question.energy: "A row: the share of one quantity's squared norm inside the best common subspace of that "
-    "dimension; inputs, outputs: the directions that ΔW reads and writes; - A0: without the initialization; chance: "
-    "vectors of the same lengths in random directions.",
+    "dimension; inputs, outputs: the directions that ΔW reads and writes; minus A0: without the "
+    "initialization; chance: vectors of the same lengths in random directions.",
     Question.bases: "A row: error of one pair of bases for all adapters, as a share of the squared norm of dW.",
     Question.averaging: "A row: median relative error over the modules of a projection, if factors are averaged and "
     "not updates; 0 is exact.",

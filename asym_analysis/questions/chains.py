@@ -147,6 +147,7 @@ class FactorMovement(TableResult):
         - A_moved, B_moved: Frobenius norms of the changes of the factors, relative to the later factor
         - A_share: share of the update's change that A's change explains to first order,
           ||s B dA||^2 / (||s B dA||^2 + ||s dB A||^2); 0 where only B moved, 1 where only A moved
+        - even_share: the same if both factors moved by the same relative distance; NaN where one did not move
         - A_turn, B_turn: one minus the overlap of the factor's row or column space with that before
     settings
         checkpoints, versions.
@@ -160,9 +161,9 @@ class FactorMovement(TableResult):
         Returns
         -------
         DataFrame
-            `first, second, A_moved, B_moved, A_share, A_turn, B_turn`.
+            `first, second, A_moved, B_moved, A_share, even_share, A_turn, B_turn`.
         """
-        columns = ["A_moved", "B_moved", "A_share", "A_turn", "B_turn"]
+        columns = ["A_moved", "B_moved", "A_share", "even_share", "A_turn", "B_turn"]
         return self.frame.groupby(["first", "second"], sort=False)[columns].median().reset_index()
 
 
@@ -214,9 +215,10 @@ def factor_movement(checkpoints: Any) -> FactorMovement:
                     **place(module),
                     "first": before.name,
                     "second": after.name,
-                    "A_moved": _ratio(dA, A),
-                    "B_moved": _ratio(dB, B),
+                    "A_moved": (A_moved := _ratio(dA, A)),
+                    "B_moved": (B_moved := _ratio(dB, B)),
                     "A_share": by_A / (by_A + by_B) if by_A + by_B > 0 else np.nan,
+                    "even_share": _even_share(by_A, by_B, A_moved, B_moved),
                     "A_turn": _turn(A0, A),
                     "B_turn": _turn(B0.mT, B.mT),
                 }
@@ -225,6 +227,14 @@ def factor_movement(checkpoints: Any) -> FactorMovement:
         table_of(rows, {}, "movement", "no module has one rank in two checkpoints in a row"),
         settings_of(checkpoints=list(run.names)),
     )
+
+
+def _even_share(by_A: float, by_B: float, A_moved: float, B_moved: float) -> float:
+    """A's share of the change if both factors had moved by the same relative distance."""
+    if not (A_moved > 0 and B_moved > 0):
+        return np.nan
+    of_A, of_B = by_A / A_moved**2, by_B / B_moved**2
+    return of_A / (of_A + of_B) if of_A + of_B > 0 else np.nan
 
 
 def _turn(before: torch.Tensor, after: torch.Tensor) -> float:

@@ -52,17 +52,23 @@ class Crowding(Result):
     _plot: ClassVar[str | None] = "questions:plot_crowding"
 
     def summary(self) -> pd.DataFrame:
-        """One row a projection: modules, crowded directions a module, and the largest use.
+        """One row a projection: crowded directions a module and the largest use, each beside what chance gives.
 
         Returns
         -------
         DataFrame
-            `projection, modules, crowded, largest_use`.
+            `projection, modules, crowded, crowded_by_chance` (one in a hundred), `largest_use, null_high`.
         """
         grouped = self.frame.groupby("projection", sort=False)
         modules = grouped["module"].nunique()
         return pd.DataFrame(
-            {"modules": modules, "crowded": grouped["crowded"].sum() / modules, "largest_use": grouped["use"].max()}
+            {
+                "modules": modules,
+                "crowded": grouped["crowded"].sum() / modules,
+                "crowded_by_chance": 0.01 * grouped.size() / modules,
+                "largest_use": grouped["use"].max(),
+                "null_high": grouped["null_high"].max(),
+            }
         ).reset_index()
 
     def damp(self, adapter: Any) -> Adapter:

@@ -346,7 +346,8 @@ def _blocks(products: Tensor, owner: np.ndarray) -> np.ndarray:
 
 
 def _left(count: int, explained: float) -> float:
-    return max(float(1 - explained / count), 0.0)
+    left = float(1 - explained / count)
+    return left if left > 1e-12 else 0.0
 
 
 def _shares(runs: AdapterSet, weights: Sequence[float] | None, default: float) -> list[float]:

@@ -199,6 +199,22 @@ def test_factor_movement_tells_training_in_turn() -> None:
     frame = ask.factor_movement([first, mixed, second]).frame
     assert frame.loc[frame["first"] == "run 0", "A_share"].tolist() == [0.0, 0.0]
     assert frame.loc[frame["second"] == "run 1", "A_share"].tolist() == [1.0, 1.0]
+    assert frame["even_share"].isna().all()
+
+
+def test_the_even_share_is_that_of_equal_relative_steps() -> None:
+    before, A, B = adapter(0), {}, {}
+    for module in before:
+        A[module], B[module] = (x + 0.1 * x.norm() * unit / unit.norm() for x, unit in (
+            (before[module].A, draw(RANK, D_IN, seed=7)), (before[module].B, draw(D_OUT, RANK, seed=8))))  # fmt: skip
+    after = Adapter.from_factors({m: (A[m], B[m]) for m in before}, scaling=0.5, name="after")
+    frame = ask.factor_movement([before, after]).frame
+    # Steps of a tenth of the factors before are nearly equal relative to the factors after.
+    assert frame["A_share"].to_numpy() == pytest.approx(frame["even_share"].to_numpy(), abs=0.05)
+    dA, dB = after["layers.0.q_proj"].A - before["layers.0.q_proj"].A, after["layers.0.q_proj"].B - before["layers.0.q_proj"].B  # noqa: E501  # fmt: skip
+    own = [((after["layers.0.q_proj"].B @ dA).norm() / dA.norm() * after["layers.0.q_proj"].A.norm()) ** 2,
+           ((dB @ after["layers.0.q_proj"].A).norm() / dB.norm() * after["layers.0.q_proj"].B.norm()) ** 2]  # fmt: skip
+    assert frame["even_share"].iloc[0] == pytest.approx((own[0] / sum(own)).item(), rel=1e-9)
 
 
 @given(st.integers(0, 50))
