@@ -95,6 +95,7 @@ from .questions.projections import projection_terms as projection_terms
 from .questions.rank_allocation import allocate_rank as allocate_rank
 from .questions.reweighting import reweight_directions as reweight_directions
 from .questions.worth import direction_worth as direction_worth
+from .report.page import write_report as write_report
 from .samples import sample_adapters as sample_adapters
 from .samples import sample_predictions as sample_predictions
 from .samples import sample_runs as sample_runs

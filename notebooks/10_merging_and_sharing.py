@@ -342,7 +342,7 @@ for way, (theory, encoder) in named.items():
     for setting in settings:
         row = beside.query("setting == @setting and contrast == @encoder and round == 8").iloc[0]
         said[f"encoder, {setting}", way] = (row.predicted, row.measured)
-pd.DataFrame(said, index=["predicted", "measured"]).T.unstack(0).round(3).fillna("")
+pd.DataFrame(said, index=["predicted", "measured"]).T.round(3)
 
 # %% [markdown]
 # Averaging both factors adds little and the files say so, in least squares and for the encoder. What sharing A adds is predicted within a factor of about two for clients that are at their optimum (least squares), and with the wrong sign for the encoder's clients, which see few rows: for those one A for all is better than the own A.

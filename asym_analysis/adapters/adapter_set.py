@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, overload
 
 import numpy as np
@@ -182,7 +184,8 @@ class AdapterSet(Sequence[Adapter]):
         Parameters
         ----------
         condition : str
-            An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``.
+            An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``; ``@name`` is a variable
+            where `query` is called.
 
         Returns
         -------
@@ -194,8 +197,9 @@ class AdapterSet(Sequence[Adapter]):
         AdapterError
             If the expression cannot be evaluated, or no adapter fulfils it.
         """
+        caller = _caller()
         try:
-            mask = self.table.eval(condition)
+            mask = self.table.eval(condition, local_dict=caller.f_locals, global_dict=caller.f_globals)
             if not isinstance(mask, pd.Series) or not pd.api.types.is_bool_dtype(mask):
                 raise ValueError("it is not a condition, true or false for each adapter")
         except Exception as error:  # pandas and numexpr raise what they like on a condition of any text
@@ -272,3 +276,11 @@ def _plain_facts(adapter: Adapter) -> dict[str, Any]:
     known = {key: adapter.metadata[key] for key in adapter.metadata if key != "sha256"}
     facts = {key: value for key, value in known.items() if isinstance(value, str | int | float | bool)}
     return {"name": adapter.name, "rank": "/".join(map(str, adapter.ranks)), **facts} | {"name": adapter.name}
+
+
+def _caller() -> FrameType:
+    """The frame that called a method of this module, past the wrappers of type checkers."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("jaxtyping", "beartype"):
+        frame = frame.f_back
+    return frame
