@@ -85,7 +85,7 @@ def from_folders(folders: list[Path]) -> Iterator[tuple[str, pd.DataFrame, Truth
     for run, other in zip(runs, [runs[-1], *runs], strict=False):
         bare, sibling = (Adapter({m: one.source(m) for m in one}, name=one.name) for one in (run, other))
         truth = Truth(movement(run, run.initial), same_initialization(run.initial, other.initial))
-        yield f"{run.metadata.get('source', run.name)}", examine(bare, siblings=[sibling]).frame, truth
+        yield run.name, examine(bare, siblings=[sibling]).frame, truth
 
 
 def texts(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ def main() -> None:
             false = [k for k, v in zip(kinds, frame["value"], strict=True) if truth.false(k, v)]
             rows.append(
                 {
-                    "source": source, "adapter": Path(name).name, "moved": truth.moved,
+                    "source": source, "adapter": name, "moved": truth.moved,
                     "general_moved": truth.general_moved, "findings": "; ".join(kinds), "false": "; ".join(false),
                 }
             )  # fmt: skip

@@ -324,12 +324,12 @@ beside.pivot_table(index=["setting", "contrast"], columns="round", values=["pred
 # %%
 clients = make_clients(1.0, 0)
 A0 = torch.from_numpy(np.random.default_rng([0, 1]).standard_normal((RANK, D_IN)))
-frozen_Bs = [client.freeze_A(A0).B for client in clients]
-B = mean(frozen_Bs)
-turned_As = [client.freeze_B(B).A for client in clients]
+sent_first = [client.freeze_A(A0).B for client in clients]
+B = mean(sent_first)
+sent_second = [client.freeze_B(B).A for client in clients]
 exact = {
-    "freeze A (FFA)": loss(clients, B @ A0) - loss(clients, mean(b @ A0 for b in frozen_Bs)),
-    "alternate (RoLoRA)": loss(clients, B @ mean(turned_As)) - loss(clients, mean(B @ a for a in turned_As)),
+    "freeze A (FFA)": loss(clients, B @ A0) - loss(clients, mean(b @ A0 for b in sent_first)),
+    "alternate (RoLoRA)": loss(clients, B @ mean(sent_second)) - loss(clients, mean(B @ a for a in sent_second)),
 }
 at_one = check.query("difference == 1 and exponent == 1").groupby("contrast")[["predicted", "measured"]].mean()
 said = {("least squares", way): (0.0, value) for way, value in exact.items()}
@@ -340,7 +340,8 @@ named = {
 for way, (theory, encoder) in named.items():
     said["least squares", way] = tuple(at_one.loc[theory])
     for setting in settings:
-        row = beside.query("setting == @setting and contrast == @encoder and round == 8").iloc[0]
+        chosen = (beside.setting == setting) & (beside.contrast == encoder) & (beside["round"] == 8)
+        row = beside[chosen].iloc[0]
         said[f"encoder, {setting}", way] = (row.predicted, row.measured)
 pd.DataFrame(said, index=["predicted", "measured"]).T.round(3)
 

@@ -184,8 +184,8 @@ class AdapterSet(Sequence[Adapter]):
         Parameters
         ----------
         condition : str
-            An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``; ``@name`` is a variable
-            where `query` is called.
+            An expression for `pandas.DataFrame.eval`, such as ``"task == 'MRPC' and seed > 2"``; ``@name`` is a
+            variable where `query` is called.
 
         Returns
         -------
@@ -279,8 +279,12 @@ def _plain_facts(adapter: Adapter) -> dict[str, Any]:
 
 
 def _caller() -> FrameType:
-    """The frame that called a method of this module, past the wrappers of type checkers."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("jaxtyping", "beartype"):
+    """The frame that called into this module, past the wrappers of type checkers."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename in (__file__, "<string>")
+        or frame.f_code.co_filename.startswith("<@")
+        or frame.f_globals.get("__name__", "").startswith(("jaxtyping", "beartype"))
+    ):
         frame = frame.f_back
     return frame

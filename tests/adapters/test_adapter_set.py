@@ -103,7 +103,7 @@ def test_conditions(runs):
     assert runs.query("task == 'MRPC'").names == ("mrpc-0", "mrpc-1")
     assert runs.query("seed == 1").names == ("mrpc-1", "rte-1")
     assert runs[2:].query("seed == 0").names == ("rte-0",)
-    task, seeds = "MRPC", [1]
+    task, seeds = "MRPC", [1]  # noqa: F841
     assert runs.query("task == @task and seed in @seeds").names == ("mrpc-1",)
     with pytest.raises(AdapterError, match="nowhere"):
         runs.query("task == @nowhere")
