@@ -54,29 +54,34 @@ def write_report(
 
     Parameters
     ----------
-    adapters
+    adapters : AdapterSet, Adapter, or sources
         One adapter or more, or what `load_adapters` takes. A `family` column in their table splits the report, each
         family compared within itself. Of several checkpoints of one run only the last is compared with others.
-    page
+    page : path
         The HTML file to write.
-    figures
+    figures : path, optional
         The folder for the same figures as SVG and PNG; `figures` beside the page by default.
-    base
+    base : path, mapping, Module or BaseWeights, optional
         The base model (what `intruder_dimensions` takes), for a section on intruder dimensions.
-    n_samples
+    n_samples : int, optional
         Number of training samples, for a section on generalization bounds.
-    refusals
+    refusals : sequence of str, optional
         Sentences on inputs that could not be read, shown at the top.
-    made
+    made : mapping of str to str, optional
         What "how it was made" should say beside versions and files: command, date. Nothing by default, so that the
         same adapters give the same bytes.
-    progress
+    progress : bool, default False
         Whether to show a progress bar.
 
     Returns
     -------
     WrittenReport
         Paths of the page and the figures, and the sentences.
+
+    Raises
+    ------
+    AdapterError
+        If the adapters cannot be read.
 
     Examples
     --------

@@ -117,7 +117,8 @@ def _coverage(adapters: AdapterSet) -> Section:
     columns = ["adapter", "modules", "used", "ignored", "refused", "assumed"]
     table = pd.DataFrame(rows, columns=columns)
     if not table["refused"].any():
-        text.append(f"Every tensor of the {len(adapters)} files was used or is known to play no part in the update.")
+        files = f"{len(adapters)} files" if len(adapters) > 1 else "file"
+        text.append(f"Every tensor of the {files} was used or is known to play no part in the update.")
     missing = adapters.missing
     if not missing.empty:
         first = missing.iloc[0]
