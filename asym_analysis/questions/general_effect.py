@@ -57,6 +57,26 @@ def general_effect(
     ------
     AdapterError
         If the model gives no hidden states.
+
+    References
+    ----------
+    .. [1] benchmarks/minilm/doctor.py holds it beside what the files alone say.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from asym_analysis import Adapter
+    >>> class Model(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.q = nn.Linear(2, 2, bias=False)
+    ...         self.q.weight.data = torch.eye(2)
+    ...
+    ...     def forward(self, inputs, output_hidden_states):
+    ...         return SimpleNamespace(hidden_states=(self.q(inputs),))
+    >>> doubled = Adapter.from_factors({"q": (torch.eye(2), torch.eye(2))})
+    >>> general_effect(doubled, Model(), [{"inputs": torch.ones(3, 4, 2)}]).moved
+    1.0
     """
     read = as_adapter(adapter)
     before = _states(model, batches)
