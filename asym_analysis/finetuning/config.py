@@ -70,7 +70,7 @@ class FinetuneConfig:
         The pretrained weights are loaded in it, whatever their file holds: float16 is slow, and trains badly, on a CPU.
     frozen_dtype : {"float16", "bfloat16"}, optional
         Products with frozen linear maps are taken in it, everything else in `dtype`: on processors with units for
-        bfloat16 matrices a step is faster. In `dtype` if None.
+        bfloat16 matrices a step may be faster, on others it is slower. In `dtype` if None.
     remember_activations : bool, default False
         Run the layers below the lowest adapter once for each row, and keep what they give in memory.
     storage_dtype : {"float32", "float16", "bfloat16"}, default "float32"
