@@ -54,6 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, t
 
 
 def test_every_expert_is_read_as_peft_merges_it(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    pytest.importorskip("peft", minversion="0.21", reason="PEFT 0.18 lays experts' updates out the other way round")
     folder, changes = trained
     adapter = load_adapter(folder)
     assert len(adapter) == 2 * (2 * EXPERTS + 1)
