@@ -40,7 +40,7 @@ def test_share_of_violated_certificates(tuned: str) -> None:
 
 
 def test_each_certificate_stands_beside_the_true_risk_of_its_own_predictor() -> None:
-    """Sixty-five levels in place of the adapter's own values change little: no other predictor has the same true risk."""
+    """Many levels in place of the adapter's own values change little: no other predictor has the same true risk."""
     model, draw = LowRankClassifier(6, 3, rank=2, tuned="B"), gaussian_classes(6, 3, separation=2.0)
     options: dict[str, Any] = {"levels": (65,), "relative_noise": (0.01,), "draws": 3, "fresh": 4000}
     options["prior_samples"] = 30
