@@ -124,7 +124,7 @@ def compare_chain(
                     "loss": mean,
                     "standard_error": error,
                 }
-                | agreement(mean, theory, float(stated[block]), error, rounding)
+                | agreement(mean, theory, float(stated[block]), error, draws, rounding)
             )
     settings = settings_of(
         along="blocks",

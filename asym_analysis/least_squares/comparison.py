@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from asym_analysis._deprecated import FormerTable
 from asym_analysis.least_squares.arguments import TunedChoice, each_tuned, whole_numbers
@@ -32,10 +34,11 @@ class TheoryComparison(FormerTable, TableResult):
     ----------
     frame
         Columns: what varies (`settings["along"]`: `rank`, `samples` or the swept quantity); `tuned, rank, draws, seed`;
-        `theory, stated_error, method` as in `ExpectedLoss`; `loss` (simulated mean), `standard_error`; `difference`
-        (loss - theory), `tolerance` (stated error plus three standard errors, plus rounding), `z` (difference over the
-        standard error; NaN where nothing is random), and `agrees` (difference within tolerance). `compare_theory` and
-        `sweep` add `theory_deviation`, `theory_gain_fraction`, `standard_deviation` and `gain_fraction`.
+        `theory, stated_error, method` as in `ExpectedLoss`; `loss` (simulated mean); `standard_error` (from the draws,
+        or from the theory's deviation where that is larger); `difference` (loss - theory); `tolerance` (stated error
+        plus three standard errors, more with few draws, plus rounding); `z` (difference over the standard error; NaN
+        where nothing is random); `agrees` (difference within tolerance). `compare_theory` and `sweep` add
+        `theory_deviation`, `theory_gain_fraction`, `standard_deviation` and `gain_fraction`.
     settings
         `along`, the arguments, and versions.
     """
@@ -107,6 +110,9 @@ def compare_theory(
             rounding = 1e-9 * (problem.signal + problem.irreducible)
             if choice == "both" or row["standard_error"] < rounding:
                 row["standard_error"] = 0.0  # nothing is random here but rounding
+            elif math.isfinite(expected.standard_deviation):
+                # A few draws can lie close together by chance.
+                row["standard_error"] = max(row["standard_error"], expected.standard_deviation / math.sqrt(enough))
             slack = rounding + (1e-4 * problem.signal if choice == "both" else 0.0)
             rows.append(
                 row
@@ -117,7 +123,7 @@ def compare_theory(
                     "theory_gain_fraction": expected.gain_fraction,
                     "method": expected.method,
                 }
-                | agreement(row["loss"], expected.mean, expected.error, row["standard_error"], slack)
+                | agreement(row["loss"], expected.mean, expected.error, row["standard_error"], enough, slack)
             )
     settings = settings_of(
         along="rank", problem=problem.description, ranks=ranks, tuned=list(choices), draws=draws, seed=seed
@@ -181,7 +187,7 @@ def sweep(
 
 
 def agreement(
-    measured: float, theory: float, stated_error: float, standard_error: float, slack: float = 0.0
+    measured: float, theory: float, stated_error: float, standard_error: float, draws: int, slack: float = 0.0
 ) -> dict[str, Any]:
     """Compare a simulated mean with its theory.
 
@@ -191,22 +197,26 @@ def agreement(
         The two values.
     stated_error, standard_error
         Of the theory, and of the simulated mean.
+    draws
+        Number of draws that the mean is over and that the standard error is estimated from.
     slack
         What may be lost to rounding.
 
     Returns
     -------
     dict
-        `difference`; `tolerance`, the stated error plus three standard errors plus the slack; `z`, the difference over
-        the standard error (NaN where that is zero); `agrees`, whether the difference is within the tolerance.
+        `difference`; `tolerance`, the stated error plus three standard errors (more of them with few draws, as the
+        t distribution has it) plus the slack; `z`, the difference over the standard error (NaN where that is zero);
+        `agrees`, whether the difference is within the tolerance.
 
     Examples
     --------
-    >>> agreement(1.5, 1.0, 0.0, 0.25)
-    {'difference': 0.5, 'tolerance': 0.75, 'z': 2.0, 'agrees': True}
+    >>> agreement(1.5, 1.0, 0.0, 0.25, draws=1000)["agrees"], agreement(1.8, 1.0, 0.0, 0.25, draws=1000)["agrees"]
+    (True, False)
     """
     difference = measured - theory
-    tolerance = stated_error + 3 * standard_error + slack
+    errors = float(student_t.isf(norm.sf(3), draws - 1))
+    tolerance = stated_error + errors * standard_error + slack
     return {
         "difference": difference,
         "tolerance": tolerance,

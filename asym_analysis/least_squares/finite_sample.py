@@ -176,7 +176,7 @@ def compare_finite_samples(
                     "loss": mean,
                     "standard_error": error,
                 }
-                | agreement(mean, expected.mean, expected.error, error, 1e-9 * expected.mean)
+                | agreement(mean, expected.mean, expected.error, error, draws, 1e-9 * expected.mean)
             )
     if not rows:
         raise ValueError(f"no size among {sizes} has a finite expected loss; give more samples")

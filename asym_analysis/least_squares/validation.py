@@ -202,7 +202,7 @@ def _similarity(
         "simulated": simulated,
         "standard_error": error,
     }
-    return pd.DataFrame([row | agreement(simulated, theory, stated, error)])
+    return pd.DataFrame([row | agreement(simulated, theory, stated, error, len(overlaps))])
 
 
 def _bottom_half() -> LeastSquaresProblem:

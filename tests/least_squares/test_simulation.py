@@ -20,6 +20,7 @@ from asym_analysis.least_squares import (
     synthetic_problem,
     validate,
 )
+from asym_analysis.least_squares.comparison import agreement
 
 PROBLEMS = {
     "power law": synthetic_problem(power_law(20, 1.0), 14, noise_variance=0.1),
@@ -135,3 +136,10 @@ def test_wrong_requests_are_refused() -> None:
         simulate(problem, 7, "A", 10, seed=0)
     with pytest.raises(ValueError, match="draws is 0"):
         simulate(problem, 2, "A", 0, seed=0)
+
+
+def test_a_few_draws_that_lie_close_together_by_chance_do_not_contradict_the_theory() -> None:
+    problem = synthetic_problem(power_law(16, 1.0), 16)
+    told = [compare_theory(problem, 2, tuned="A", draws=20, seed=seed).frame.agrees.item() for seed in range(60)]
+    assert all(told)  # three plain standard errors of 20 draws were exceeded by one seed in sixty
+    assert not agreement(0.9, 0.875, 0.0, 0.005, draws=400)["agrees"]
