@@ -47,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         writer = csv.writer(file)
         writer.writerow(["text", "label", "review"])
         for index in range(100):
-            text = " ".join(generator.choice(WORDS, 3 + index % 9))
+            text = " ".join(generator.choice(WORDS, 8 + index % 9))  # so long that no text repeats another
             writer.writerow([text, ["negative", "positive"][int(generator.integers(2))], index // 5])
     return {"model": model, "adapter": root / "adapter", "data": data, "root": root}
 
