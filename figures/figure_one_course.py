@@ -4,7 +4,7 @@
     python figures/figure_one_course.py draw [folder]
 
 RUNS is the folder of `asym finetune figure-one`. The runs of one seed start from one random factor on every task, so
-that all three panels of the paper (one task from several starts, several tasks from one start, and from several) are
+that all three panels of the paper (one task from several seeds, several tasks from one seed, and from several) are
 pairs of the same runs: with A random and B zero at first (LoRA), and the reverse. The first writes the similarity of
 every kind of pair and the movement after 2, 4, 8, ... steps as figure_one_course.csv; both draw it.
 """
@@ -33,7 +33,7 @@ VARIANTS = {
     "B_rand hA_0": "A alone, B frozen",
 }
 DRAWN = tuple(VARIANTS.values())[:2]
-KINDS = {"one task, several starts": "-", "several tasks, one start": "--", "several tasks, several starts": ":"}
+KINDS = {"one task, several seeds": "-", "several tasks, one seed": "--", "several tasks, several seeds": ":"}
 
 
 def kinds(comparison: SubspaceComparison) -> dict[str, np.ndarray]:
