@@ -8,12 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning.application import base_weight, lora_layers
 from asym_analysis.finetuning.initializations import INITIALIZATIONS, ModuleStatistics
 from asym_analysis.finetuning.variants import Variant
 from asym_analysis.prediction.input_moments import input_covariances
-from asym_analysis.prediction.moment_sums import on_device_of
+from asym_analysis.prediction.moment_sums import loss_of
 from asym_analysis.prediction.output_sensitivities import output_sensitivities
 
 __all__ = ["measure_statistics", "statistics_needed"]
@@ -95,9 +94,7 @@ def _gradients(model: nn.Module, batches: Sequence[Mapping[str, Any]], layers: M
             weights[name].requires_grad_()
         totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for batch in batches:
-            loss = getattr(model(**on_device_of(model, batch)), "loss", None)
-            if loss is None:
-                raise AdapterError("the model gave no loss; put the labels into the batches")
+            loss = loss_of(model, batch)
             found = torch.autograd.grad(loss, list(weights.values()))
             for name, gradient in zip(weights, found, strict=True):
                 totals[name] += gradient / len(batches)

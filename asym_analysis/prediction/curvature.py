@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from asym_analysis.errors import AdapterError
-from asym_analysis.prediction.moment_sums import on_device_of
+from asym_analysis.prediction.moment_sums import loss_of
 from asym_analysis.vocabulary import whole
 
 __all__ = ["Curvature", "training_curvature"]
@@ -88,9 +87,7 @@ def training_curvature(
         """The gradient, and the Hessian's product with a vector, both means over the batches."""
         gradient, bent = ([torch.zeros_like(parameter) for parameter in trained] for _ in range(2))
         for batch in batches:
-            loss = getattr(model(**on_device_of(model, batch)), "loss", None)
-            if loss is None:
-                raise AdapterError("the model gave no loss; put the labels into the batches")
+            loss = loss_of(model, batch)
             first = torch.autograd.grad(loss, trained, create_graph=True)
             second = torch.autograd.grad(_dot(first, vector), trained, allow_unused=True)
             for i, (one, two) in enumerate(zip(first, second, strict=True)):
@@ -103,7 +100,7 @@ def training_curvature(
     was_training = model.training
     model.eval()
     try:
-        with _twice_differentiable_attention():
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             value = 0.0
             for _ in range(iterations):
                 length = _dot(vector, vector).sqrt()
@@ -123,10 +120,3 @@ def training_curvature(
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one * two).sum() for one, two in zip(left, right, strict=True)]).sum()
-
-
-@contextmanager
-def _twice_differentiable_attention() -> Any:
-    """Fused attention has no second derivative."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

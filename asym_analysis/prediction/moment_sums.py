@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["MomentSum", "TokenCount", "on_device_of"]
+from asym_analysis.errors import AdapterError
+
+__all__ = ["MomentSum", "TokenCount", "loss_of", "on_device_of"]
 
 
 class MomentSum:
@@ -61,3 +63,17 @@ def on_device_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch with its tensors where the model's first parameter lies."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def loss_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss that a model gives for a labelled batch, placed where its first parameter lies.
+
+    Raises
+    ------
+    AdapterError
+        If the model gives none.
+    """
+    loss: Tensor | None = getattr(model(**on_device_of(model, batch)), "loss", None)
+    if loss is None:
+        raise AdapterError("the model gave no loss; put the labels into the batches")
+    return loss

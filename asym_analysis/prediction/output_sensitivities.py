@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from asym_analysis.errors import AdapterError
 from asym_analysis.prediction.by_module import ByModule
 from asym_analysis.prediction.module_inputs import adapted_module, output_rows
-from asym_analysis.prediction.moment_sums import MomentSum, on_device_of
+from asym_analysis.prediction.moment_sums import MomentSum, loss_of, on_device_of
 from asym_analysis.prediction.padding import RealPositions
 from asym_analysis.results import settings_of
 
@@ -125,10 +125,7 @@ def output_sensitivities(
         for batch in batches:
             placed = on_device_of(model, batch)
             real[0] = RealPositions.of_batch(placed, model)
-            loss = getattr(model(**placed), "loss", None)
-            if loss is None:
-                raise AdapterError("the model gave no loss; put the labels into the batches")
-            loss.backward()
+            loss_of(model, placed).backward()
     finally:
         for handle in handles:
             handle.remove()

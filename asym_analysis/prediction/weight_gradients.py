@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.prediction.module_inputs import adapted_module, base_layer
-from asym_analysis.prediction.moment_sums import on_device_of
+from asym_analysis.prediction.moment_sums import loss_of
 
 __all__ = ["weight_gradients"]
 
@@ -62,9 +62,7 @@ def weight_gradients(
         for weight in weights.values():
             weight.requires_grad_()
         for batch in batches:
-            loss = getattr(model(**on_device_of(model, batch)), "loss", None)
-            if loss is None:
-                raise AdapterError("the model gave no loss; put the labels into the batches")
+            loss = loss_of(model, batch)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, found, strict=True):
                 if gradient is not None:

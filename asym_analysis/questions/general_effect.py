@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asym_analysis.adapters.applied import apply_to
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.errors import AdapterError
+from asym_analysis.prediction.moment_sums import on_device_of
 from asym_analysis.questions.common import turned_adapter
 
 __all__ = ["GeneralEffect", "general_effect"]
@@ -92,13 +93,14 @@ def _states(model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> Float[Ten
     """Mean of the last hidden states of each input, padding left out."""
     found = []
     for batch in batches:
+        placed = on_device_of(model, batch)
         with torch.inference_mode():
-            output = model(**batch, output_hidden_states=True)
+            output = model(**placed, output_hidden_states=True)
         layers = getattr(output, "decoder_hidden_states", None) or getattr(output, "hidden_states", None)
         if not layers:
             raise AdapterError(f"{type(model).__name__} gives no hidden states: what the adapter moves is not measured")
         hidden = layers[-1].flatten(1, -2)
-        mask = batch.get("attention_mask")
-        weights = torch.ones(hidden.shape[:2]) if mask is None or mask.shape != hidden.shape[:2] else mask.float()
+        mask = placed.get("attention_mask")
+        weights = hidden.new_ones(hidden.shape[:2]) if mask is None or mask.shape != hidden.shape[:2] else mask.float()
         found.append((hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
     return torch.cat(found)
