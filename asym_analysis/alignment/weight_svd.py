@@ -23,7 +23,7 @@ def weight_svd(
     """Thin SVD of a base weight; with `cache`, a folder, it is computed once and then read.
 
     The file's name is a hash of the weight's bytes, so that two adapters of one base share it. Returns U, S, Vh in the
-    dtype of `weight`.
+    dtype of `weight`, on the CPU; the decomposition is made where the weight lies.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def weight_svd(
             return stored["U"], stored["S"], stored["Vh"]
         except (SafetensorError, KeyError):
             pass  # damaged: computed again, and replaced
-    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    U, S, Vh = (part.cpu() for part in torch.linalg.svd(weight, full_matrices=False))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
@@ -48,4 +48,4 @@ def weight_svd(
 
 def _digest(weight: Tensor) -> str:
     kind = f"{weight.dtype}{tuple(weight.shape)}".encode()
-    return hashlib.blake2b(weight.contiguous().numpy().tobytes(), digest_size=16, key=kind[:64]).hexdigest()
+    return hashlib.blake2b(weight.cpu().contiguous().numpy().tobytes(), digest_size=16, key=kind[:64]).hexdigest()

@@ -48,7 +48,7 @@ class _Remembered(nn.Module):
         keys = self.rows.keys
         if all(key in self.stored for key in keys):
             # Positions of padding become zero; nothing reads them.
-            return nn.utils.rnn.pad_sequence([self.stored[key] for key in keys], batch_first=True)
+            return nn.utils.rnn.pad_sequence([self.stored[key].to(hidden.device) for key in keys], batch_first=True)
         with torch.no_grad():
             for layer in self.layers:
                 hidden = layer(hidden, *args, **options)

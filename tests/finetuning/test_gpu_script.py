@@ -18,7 +18,7 @@ def test_checks_pass_and_the_paper_length_is_trained(tiny_roberta: Path, tiny_gl
     assert done.returncode == 0, done.stderr[-2000:]
     checks = pd.read_csv(tmp_path / "checks.csv").set_index("check")
     assert len(checks) == 5
-    assert checks["passed"].all(), checks
+    assert checks["passed"].all(), checks[["difference", "problem"]].to_string()
     # Of one device with itself only bfloat16 differs.
     assert (checks["difference"] > 0).sum() == 1
     assert "runs finished: lora-r8" in done.stdout
