@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 import nox
 
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"  # uv where it is installed: an environment takes seconds, not minutes
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 EXTRAS = ".[finetune,gguf,cluster,neighbours]"
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+SUITE = ("pytest", "-q", "-n", os.environ.get("WORKERS", "2"), "--dist", "loadfile")
 
 
 def _install(session: nox.Session, *groups: str, constraints: str = "constraints.txt") -> None:
-    session.install("--upgrade", "pip>=25.1")
+    if session.venv_backend != "uv":
+        session.install("--upgrade", "pip>=25.1")
     chosen = [argument for group in groups for argument in ("--group", group)]
     session.install("--constraint", constraints, "--editable", EXTRAS, *chosen)
 
@@ -25,7 +28,7 @@ def _install(session: nox.Session, *groups: str, constraints: str = "constraints
 def tests(session: nox.Session) -> None:
     """The suite on each Python that this machine has."""
     _install(session, "test", "samples")
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env=THREADS)
+    session.run(*SUITE, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.11")
@@ -41,7 +44,7 @@ def oldest(session: nox.Session) -> None:
     _install(session, "test", "samples", constraints=str(pins))
     # The cases of PEFT's methods are made by the newest PEFT, which has methods that the oldest lacks.
     newest = ["--ignore=tests/adapters/dialects"]
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *newest, *session.posargs, env=THREADS)
+    session.run(*SUITE, *newest, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.11")
@@ -50,7 +53,7 @@ def random_seed(session: nox.Session) -> None:
     _install(session, "test", "samples")
     seed = str(random.SystemRandom().randrange(2**31))
     session.log(f"hypothesis seed {seed}")
-    session.run("pytest", "-q", "-n", "2", f"--hypothesis-seed={seed}", "-m", "hypothesis", env=THREADS)
+    session.run(*SUITE, f"--hypothesis-seed={seed}", "-m", "hypothesis", env=THREADS)
 
 
 @nox.session(python="3.11")
@@ -59,7 +62,7 @@ def coverage(session: nox.Session) -> None:
     _install(session, "test", "samples")
     session.install("--constraint", "constraints.txt", "pytest-cov")
     session.run(
-        "pytest", "-q", "-n", "2", "--dist", "loadfile", "--cov=asym_analysis", "--cov-branch",
+        *SUITE, "--cov=asym_analysis", "--cov-branch",
         "--cov-report=term:skip-covered", env=THREADS,
     )  # fmt: skip
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.coverage import Coverage
@@ -22,6 +20,7 @@ from asym_analysis.adapters.metadata import Metadata
 from asym_analysis.adapters.module_names import place
 from asym_analysis.adapters.module_source import InMemory, ModuleSource, Part, TensorSource
 from asym_analysis.errors import AdapterError, AdapterValueError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["Adapter", "ModuleSource", "Part", "TensorSource"]
 

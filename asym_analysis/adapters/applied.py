@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from types import TracebackType
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.base_names import BaseNames, Match
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["AppliedAdapter", "apply_to"]
 

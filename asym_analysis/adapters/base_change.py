@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter, ModuleSource
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.metadata import Metadata
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = [
     "base_change",

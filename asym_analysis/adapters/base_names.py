@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor
 
 __all__ = ["BaseNames", "Match"]
 

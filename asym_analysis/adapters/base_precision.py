@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["in_float"]
 

@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.base_names import BaseNames, Match
@@ -16,6 +14,7 @@ from asym_analysis.adapters.base_precision import in_float
 from asym_analysis.adapters.containers import InMemoryTensor, open_container
 from asym_analysis.adapters.hub import BASE_FILES, fetch_from_hub, is_hub_id
 from asym_analysis.errors import AdapterError, AdapterValueError
+from asym_analysis.lazy_torch import Module, Tensor, torch
 
 __all__ = ["Base", "BaseWeights", "as_base"]
 
@@ -47,16 +46,16 @@ class BaseWeights(Mapping[str, Tensor]):
     {'layers.0.q': 'model.layers.0.q.weight (one name ends with the other)'}
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Mapping[str, Tensor] | torch.nn.Module) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Mapping[str, Tensor] | Module) -> None:
         self._tensors: dict[str, TensorSource]
         self._memory = not isinstance(source, str | os.PathLike)
         if isinstance(source, str | os.PathLike):
             self.source = os.fspath(source)
             self._tensors = _in_files(_located(self.source))
         else:
-            state = source.state_dict() if isinstance(source, torch.nn.Module) else source
-            kind = type(source).__name__ if isinstance(source, torch.nn.Module) else "mapping of tensors"
-            self.source = f"the open {kind}" if isinstance(source, torch.nn.Module) else f"a {kind}"
+            state = source.state_dict() if isinstance(source, Module) else source
+            kind = type(source).__name__ if isinstance(source, Module) else "mapping of tensors"
+            self.source = f"the open {kind}" if isinstance(source, Module) else f"a {kind}"
             if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
                 raise AdapterError(
                     f"base weights cannot be read from a {type(source).__name__}: give a folder, a file, a Hugging "
@@ -171,7 +170,7 @@ class BaseWeights(Mapping[str, Tensor]):
 
 
 #: What every function that takes base weights accepts.
-Base = str | os.PathLike[str] | Mapping[str, Tensor] | torch.nn.Module | BaseWeights
+Base = str | os.PathLike[str] | Mapping[str, Tensor] | Module | BaseWeights
 
 
 def as_base(source: Base) -> BaseWeights:

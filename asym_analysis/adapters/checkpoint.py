@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import ModuleSource, TensorSource
 from asym_analysis.adapters.assumption import Assumption
 from asym_analysis.adapters.config_files import read_config
 from asym_analysis.adapters.coverage import Coverage
+from asym_analysis.lazy_torch import Tensor
 
 __all__ = ["Checkpoint", "Dialect", "Reading"]
 

@@ -36,8 +36,8 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
+from asym_analysis.lazy_torch import Tensor
 from asym_analysis.vocabulary import Factor
 
 __all__ = ["EDGE_LAWS", "Movement", "infer_movements"]

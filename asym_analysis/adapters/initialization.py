@@ -35,13 +35,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.known_initializations import known_laws
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.lazy_torch import Tensor, torch
 from asym_analysis.vocabulary import FACTORS, Factor
 
 __all__ = [

@@ -27,19 +27,22 @@ class Inspection(TableResult):
         - norm_A, norm_B, norm: Frobenius norms of A, of B and of the update scaling · B·A
         - spectral_norm: the update's largest singular value
         - stable_rank: (norm / spectral_norm)^2; NaN where the update is zero
+          (these five are absent where only headers were read)
         - note: what is unusual: a zero factor, a DoRA magnitude, or why the module cannot be read
     settings
         adapter and versions.
     """
 
 
-def inspect_modules(adapter: Any) -> Inspection:
+def inspect_modules(adapter: Any, *, headers_only: bool = False) -> Inspection:
     """Measure every module from its factors, one module in memory at a time.
 
     Parameters
     ----------
     adapter : Adapter or source
         An adapter, or anything that `load_adapter` reads.
+    headers_only : bool, default False
+        Whether to read no factor: sizes and scales without norms.
 
     Returns
     -------
@@ -55,6 +58,8 @@ def inspect_modules(adapter: Any) -> Inspection:
     [[5.0, 4.0, 1.5625]]
     """
     read = as_adapter(adapter)
+    if headers_only:
+        return Inspection(read.frame.assign(note=""), settings_of(adapter=read.name))
     rows = []
     for module in read:
         try:

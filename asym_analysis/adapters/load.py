@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
@@ -27,6 +26,7 @@ from asym_analysis.errors import (
     NothingReadError,
     SeveralAdaptersError,
 )
+from asym_analysis.lazy_torch import Tensor
 from asym_analysis.vocabulary import choose
 
 __all__ = ["adapter_paths", "as_adapter", "as_adapters", "load_adapter", "load_adapters"]
@@ -127,6 +127,7 @@ def load_adapters(
     in_features: int | Mapping[str, int] | None = None,
     base: Base | None = None,
     on_error: Literal["raise", "collect"] = "raise",
+    headers_only: bool = False,
 ) -> AdapterSet:
     """Open several adapters as a set.
 
@@ -146,6 +147,8 @@ def load_adapters(
         "raise" stops at the first adapter that cannot be opened. "collect" leaves out what cannot be read, and says
         so in the set's `refused`: whole adapters, and single modules that hold NaN or infinity (for this every
         tensor is read once).
+    headers_only : bool, default False
+        With "collect": read no tensor, so that a module that holds NaN or infinity is noticed only when it is used.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def load_adapters(
         name = next(names) if isinstance(each, AdapterFiles) else each.name
         try:
             opened = [each] if isinstance(each, Adapter) else several(from_files, each, options, name)
-            single = [_readable(adapter, refused) if collect else adapter for adapter in opened]
+            single = [_readable(each, refused) for each in opened] if collect and not headers_only else opened
         except (AdapterError, OSError) as error:
             _refuse(refused, each.source if isinstance(each, AdapterFiles) else name, error, collect)
             continue

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from asym_analysis.errors import AdapterValueError
+from asym_analysis.lazy_torch import Tensor, torch
 from asym_analysis.subspaces import updates
 
 __all__ = ["LowRankUpdate"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
+from asym_analysis.lazy_torch import Tensor
 
 __all__ = ["InMemory", "ModuleSource", "Part", "TensorSource"]
 
@@ -25,7 +24,7 @@ class TensorSource:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class ModuleSource:
 
     Examples
     --------
+    >>> import torch
     >>> from asym_analysis import Adapter
     >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
     >>> source = adapter.source("q")
@@ -110,6 +110,7 @@ class ModuleSource:
 
         Examples
         --------
+        >>> import torch
         >>> from asym_analysis import Adapter
         >>> source = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))}).source("q")
         >>> source.view().A is source.view().A, source.read().A is source.read().A
@@ -133,6 +134,7 @@ class ModuleSource:
 
         Examples
         --------
+        >>> import torch
         >>> from asym_analysis import Adapter
         >>> adapter = Adapter.from_factors({"q": (torch.ones(1, 3), torch.ones(2, 1))})
         >>> list(adapter.source("q").trained_parts("B"))

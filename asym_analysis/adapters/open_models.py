@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter, ModuleSource
 from asym_analysis.adapters.base_weights import BaseWeights
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers import InMemoryTensor
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor
 
 __all__ = [
     "active_adapter",

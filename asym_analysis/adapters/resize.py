@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from jaxtyping import Float
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor
 from asym_analysis.vocabulary import finite, whole
 
 __all__ = ["balanced", "truncate"]

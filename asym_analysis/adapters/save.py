@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.base_weights import Base, as_base
@@ -23,6 +22,7 @@ from asym_analysis.adapters.writers.down_up import COMPONENTS, diffusers_content
 from asym_analysis.adapters.writers.peft import peft_content
 from asym_analysis.atomic import replacing, synced
 from asym_analysis.errors import AdapterError
+from asym_analysis.lazy_torch import Tensor
 from asym_analysis.vocabulary import choose
 
 __all__ = ["FORMATS", "Format", "save_adapter"]

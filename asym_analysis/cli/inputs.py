@@ -41,7 +41,7 @@ def read_adapter(call: Call, path: str) -> Adapter:
     return adapter
 
 
-def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) -> AdapterSet:
+def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1, headers_only: bool = False) -> AdapterSet:
     """Read every adapter that can be read, named as `load_adapters` names them; note which could not, and why.
 
     Parameters
@@ -52,6 +52,8 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
         What the user named.
     least
         How many adapters the command needs.
+    headers_only
+        Whether no factor is read, so that a module whose numbers are damaged is not noticed.
 
     Raises
     ------
@@ -67,7 +69,13 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1) ->
     table = _metadata(call.metadata) if call.metadata is not None else None
     with arguments_checked():
         later = call.last and table is not None and "name" not in table  # one row for each adapter that is kept
-        adapters = load_adapters(paths, on_error="collect", metadata=None if later else table, **_options(call))
+        adapters = load_adapters(
+            paths,
+            on_error="collect",
+            headers_only=headers_only,
+            metadata=None if later else table,
+            **_options(call),
+        )
     for source, reason in adapters.refused:
         call.refuse(source, reason)
     if call.last:

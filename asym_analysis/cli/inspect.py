@@ -25,6 +25,7 @@ _MODULES = headings(
 )
 _ADAPTERS = headings("adapter | modules | rank | norm: ‖ΔW‖ median | scaling | tensors | format | base_model")
 _MEANING = "A row: an adapter; ‖ΔW‖: Frobenius norm of scaling · B · A, the median over its modules."
+_SIZES = "A row: a module; ΔW: outputs × inputs of its update scaling · B · A. Norms were not read."
 _MODULE = "A row: a module; ΔW: outputs × inputs of its update scaling · B · A; ‖·‖ and the bar: Frobenius norms."
 
 
@@ -33,16 +34,21 @@ def inspect(
     call: Call,
     paths: PathsArgument = None,
     modules: Annotated[bool, typer.Option("--modules", help="Show every module, of every adapter.")] = False,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Read headers alone: no norms, and no time for large or many files.")
+    ] = False,
 ) -> int:
     """Show what adapters hold: modules with rank, scale and norms, and whether every tensor could be used."""
     import pandas as pd
 
     from asym_analysis.adapters.inspection import inspect_modules
 
-    adapters = read_adapters(call, paths)
-    inspected = {name: inspect_modules(each) for name, each in zip(adapters.names, adapters, strict=True)}
-    measured = {name: frame_of(each) for name, each in inspected.items()}
-    for name, frame in measured.items():
+    adapters = read_adapters(call, paths, headers_only=headers)
+    measured = {
+        name: frame_of(inspect_modules(each, headers_only=headers))
+        for name, each in zip(adapters.names, adapters, strict=True)
+    }
+    for name, frame in measured.items() if not headers else ():
         for row in frame[frame["norm"].isna()].itertuples():
             call.refuse(f"{name}: {row.module}", row.note)
     frames = [frame.assign(adapter=name) for name, frame in measured.items()]
@@ -59,7 +65,14 @@ def inspect(
     )
     shown = [i for i, name in enumerate(adapters.names) if modules or len(adapters) == 1]
     tables = [
-        Table("adapters", overview, f"{len(adapters)} adapters", _ADAPTERS, _MEANING, shown=len(adapters) > 1),
+        Table(
+            "adapters",
+            overview,
+            f"{len(adapters)} adapters",
+            _ADAPTERS,
+            "A row: an adapter. Norms were not read." if headers else _MEANING,
+            shown=len(adapters) > 1,
+        ),
         Table("modules", together, shown=False),
         Table("tensors", tensors, shown=False),
     ]
@@ -67,15 +80,15 @@ def inspect(
         for i in shown:
             _facts(adapters[i], overview.iloc[i])
             frame = _with_bars(measured[adapters.names[i]])
-            most = len(frame) if modules else MOST_MODULES
-            tables.append(Table(f"modules of {adapters.names[i]}", frame, "", _MODULES, _MODULE, most_rows=most))
+            below, most = _SIZES if headers else _MODULE, len(frame) if modules else MOST_MODULES
+            tables.append(Table(f"modules of {adapters.names[i]}", frame, "", _MODULES, below, most_rows=most))
     return call.deliver(together, *tables)
 
 
 def _overview(name: str, adapter: Adapter, modules: pd.DataFrame) -> dict[str, Any]:
     facts, coverage = adapter.metadata, adapter.coverage
     total = len(coverage.used) + len(coverage.ignored) + len(coverage.refused)
-    unreadable = int(modules["norm"].isna().sum())
+    unreadable = int(modules["norm"].isna().sum()) if "norm" in modules else 0
     tensors = [f"{len(coverage.used)} of {total} used"]
     tensors += [f"{len(coverage.ignored)} ignored"] if coverage.ignored else []
     tensors += [f"{len(coverage.refused)} refused"] if coverage.refused else []
@@ -92,11 +105,11 @@ def _overview(name: str, adapter: Adapter, modules: pd.DataFrame) -> dict[str, A
         "scaling": _distinct(modules["scaling"]),
         "parameters_A": int((modules["rank"] * modules["d_in"]).sum()),
         "parameters_B": int((modules["rank"] * modules["d_out"]).sum()),
-        "norm": modules["norm"].median(),
+        **({"norm": modules["norm"].median()} if "norm" in modules else {}),
         "also_trained": ", ".join(f"{key} {' × '.join(map(str, each.shape))}" for key, each in adapter.extras.items()),
         "initial": "recorded" if adapter.initial is not None else None,
         "step": facts.get("step"),
-        "sha256": facts.get("sha256"),
+        "sha256": facts.get("sha256") if "norm" in modules else None,  # reads the whole file
         "complete": coverage.complete and not unreadable,
         "tensors": ", ".join(tensors),
     }
@@ -135,10 +148,12 @@ def _facts(adapter: Adapter, row: pd.Series) -> None:
 
 
 def _with_bars(modules: pd.DataFrame) -> pd.DataFrame:
-    highest = modules["norm"].max()
     update = modules["d_out"].astype(str) + " × " + modules["d_in"].astype(str)
     noted = {"note": modules["note"]} if modules["note"].astype(bool).any() else {}
     kept = modules.drop(columns="note").assign(update=update, **noted)
+    if "norm" not in kept:
+        return kept
+    highest = kept["norm"].max()
     return kept.assign(bar=[_bar(value, highest) for value in modules["norm"]])
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["Drawn", "Section", "Table"]
+__all__ = ["Drawn", "Section", "Table", "figure_of"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,10 @@ class Section:
     text: Sequence[str] = ()
     figures: Sequence[Drawn] = ()
     tables: Sequence[Table] = ()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that axes belong to."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure

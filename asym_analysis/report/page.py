@@ -24,7 +24,8 @@ from asym_analysis.plots.style import save_figure
 from asym_analysis.report.content import Drawn, Section, Table
 from asym_analysis.report.families import compare_families, runs_in
 from asym_analysis.report.glossary import GLOSSARY, NOTES
-from asym_analysis.report.sections import Measured, build_sections, measure
+from asym_analysis.report.sections import build_sections
+from asym_analysis.report.within import Measured, measure
 from asym_analysis.results import versions
 
 __all__ = ["WrittenReport", "write_report"]

@@ -8,9 +8,9 @@ Shapes may carry leading batch dimensions. Results have the dtype of the factors
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["frobenius_norm", "inner_product", "singular_values", "thin_svd"]
 

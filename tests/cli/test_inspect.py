@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -117,3 +119,48 @@ def test_the_real_files(shared_adapters, asym):
     document = done.document
     assert len(document["refused"]) == 5
     assert all(row["complete"] for row in done.records("adapters"))
+
+
+HEADERS = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise AssertionError("torch was imported")
+
+sys.meta_path.insert(0, NoTorch())
+from asym_analysis.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+def test_headers_are_read_without_torch_and_say_the_same(tmp_path):
+    folders = [write(tmp_path / name) for name in ("one", "two")]
+
+    def rows(*arguments: str) -> list[dict[str, object]]:
+        done = subprocess.run(
+            [sys.executable, "-c", HEADERS, "inspect", "--headers", "--json", *map(str, arguments)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        table = json.loads(done.stdout)["tables"]["modules"]
+        return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+    read = rows(*folders)
+    assert len(read) == 24
+    assert "norm" not in read[0]
+    measured = inspect_modules(load_adapter(folders[1])).frame
+    for row, whole in zip(read[12:], measured.to_dict("records"), strict=True):
+        assert {name: whole[name] for name in row if name != "adapter"} == {
+            name: value for name, value in row.items() if name != "adapter"
+        }
+
+
+def test_headers_do_not_notice_what_only_numbers_show(tmp_path, asym):
+    bad = torch.full((2, 6), float("nan"))
+    folder = write(tmp_path / "bad", **{"base_model.model.encoder.layer.3.query.lora_A.weight": bad})
+    assert asym("inspect", folder).code == 2
+    done = asym("inspect", folder, "--headers")
+    assert done.code == 0
+    assert "Norms were not read" in done.out

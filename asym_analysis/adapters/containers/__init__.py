@@ -15,7 +15,6 @@ from asym_analysis.adapters.containers.pickled import InMemoryTensor, open_legac
 from asym_analysis.adapters.containers.raw_tensor import FileStamp, megabytes
 from asym_analysis.adapters.containers.safetensors import open_safetensors
 from asym_analysis.adapters.containers.sharded import open_sharded
-from asym_analysis.adapters.containers.torch_zip import open_torch_zip
 from asym_analysis.errors import AdapterError, AdapterFormatError, NotAnAdapterError
 
 __all__ = ["FileStamp", "InMemoryTensor", "megabytes", "open_container"]
@@ -62,8 +61,11 @@ def open_container(path: Path) -> Checkpoint:
         return open_safetensors(path)
     if head.startswith(b"PK\3\4"):
         entries = checked_entries(path)
-        is_npz = all(entry.name.endswith(".npy") for entry in entries)
-        return open_npz(entries) if is_npz else open_torch_zip(path, entries)
+        if all(entry.name.endswith(".npy") for entry in entries):
+            return open_npz(entries)
+        from asym_analysis.adapters.containers.torch_zip import open_torch_zip  # needs torch's own unpickler
+
+        return open_torch_zip(path, entries)
     if head.startswith(b"GGUF"):
         return open_gguf(path)
     if re.match(rb"\x80[\x02-\x05]", head):

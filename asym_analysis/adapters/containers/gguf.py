@@ -12,26 +12,24 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.raw_tensor import FileStamp, RawTensor, megabytes
 from asym_analysis.errors import AdapterError, AdapterFormatError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["open_gguf"]
 
 VERSIONS = (2, 3)
 DTYPES = {
-    0: torch.float32,
-    1: torch.float16,
-    24: torch.int8,
-    25: torch.int16,
-    26: torch.int32,
-    27: torch.int64,
-    28: torch.float64,
-    30: torch.bfloat16,
+    0: "float32",
+    1: "float16",
+    24: "int8",
+    25: "int16",
+    26: "int32",
+    27: "int64",
+    28: "float64",
+    30: "bfloat16",
 }
 # The scalar types of metadata values, as struct names them.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.archive import ArchiveEntry
 from asym_analysis.errors import AdapterFormatError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["open_npz"]
 

@@ -10,10 +10,9 @@ import pickletools
 from io import BufferedIOBase
 from pathlib import Path
 
-import torch
-
 from asym_analysis.adapters.containers.raw_tensor import megabytes
 from asym_analysis.errors import AdapterFormatError
+from asym_analysis.lazy_torch import torch
 
 __all__ = ["inspect_pickle"]
 

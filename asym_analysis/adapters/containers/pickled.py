@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.adapters.checkpoint import Checkpoint
 from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
 from asym_analysis.adapters.containers.raw_tensor import FileStamp, megabytes
 from asym_analysis.errors import AdapterFormatError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["InMemoryTensor", "flatten", "open_legacy_pickle", "weights_only"]
 

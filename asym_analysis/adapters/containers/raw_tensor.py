@@ -9,18 +9,25 @@ from dataclasses import dataclass
 from io import FileIO
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import TensorSource
 from asym_analysis.errors import AdapterFormatError
+from asym_analysis.lazy_torch import Tensor, torch
 
 # Smaller tensors are copied: a mapping each would cost as much, and their number is limited.
 MAPPED_SIZE, ALIGNMENT = 2**18, 8
 Bytes = UInt8[np.ndarray, "size"]
+# Bytes of an entry by the dtype's name in torch, of those that a header names: known without torch.
+ITEMSIZES = {
+    **dict.fromkeys(("float64", "complex64", "int64", "uint64"), 8),
+    **dict.fromkeys(("float32", "int32", "uint32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
+    **dict.fromkeys(("int8", "uint8", "bool"), 1),
+}
 
-__all__ = ["FileStamp", "RawTensor", "megabytes"]
+__all__ = ["ITEMSIZES", "FileStamp", "RawTensor", "megabytes"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ class RawTensor:
         The file.
     offset
         Where the tensor's first entry lies, in bytes.
-    dtype, shape
+    dtype
+        As stored, by torch's name: "float16".
+    shape
         As stored.
     stride
         Steps in entries along each axis; None for a contiguous (C-ordered) tensor.
@@ -87,16 +96,16 @@ class RawTensor:
 
     stamp: FileStamp
     offset: int
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.stride is None:  # the usual case, which every tensor of every adapter goes through
             entries = math.prod(self.shape)
-            if self.offset >= 0 and 0 < entries * self.dtype.itemsize <= self.stamp.size - self.offset:
+            if self.offset >= 0 and 0 < entries * self.itemsize <= self.stamp.size - self.offset:
                 return
-        if self.offset < 0 or self.offset + self.extent * self.dtype.itemsize > self.stamp.size:
+        if self.offset < 0 or self.offset + self.extent * self.itemsize > self.stamp.size:
             raise AdapterFormatError(
                 f"{self.stamp.path}: a tensor of shape {self.shape} reaches beyond the file's end "
                 f"({megabytes(self.stamp.size)}): the file was cut short or is damaged; fetch it again"
@@ -106,11 +115,17 @@ class RawTensor:
                 f"{self.stamp.path}: no tensor can have the shape {self.shape}: the file is damaged"
             )
         # A stride of zero repeats entries, so that a small file could name a tensor of any size.
-        if math.prod(self.shape) * self.dtype.itemsize > self.stamp.size:
+        if math.prod(self.shape) * self.itemsize > self.stamp.size:
             raise AdapterFormatError(
                 f"{self.stamp.path}: a tensor of shape {self.shape} is larger than the file "
                 f"({megabytes(self.stamp.size)}): it repeats its entries; save it contiguous"
             )
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        known = ITEMSIZES.get(self.dtype)
+        return getattr(torch, self.dtype).itemsize if known is None else known
 
     @property
     def extent(self) -> int:
@@ -124,15 +139,16 @@ class RawTensor:
         """Read the tensor, in its stored dtype."""
         extent = self.extent
         if extent == 0:
-            return torch.empty(self.shape, dtype=self.dtype)
-        values = torch.frombuffer(self.stamp.read(self.offset, extent * self.dtype.itemsize), dtype=self.dtype)
+            return torch.empty(self.shape, dtype=getattr(torch, self.dtype))
+        stored = self.stamp.read(self.offset, extent * self.itemsize)
+        values = torch.frombuffer(stored, dtype=getattr(torch, self.dtype))
         if self.stride is None:
             return values.view(self.shape)
         return values.as_strided(self.shape, self.stride)
 
     def source(self) -> TensorSource:
         """The lazily read tensor that a checkpoint holds."""
-        return TensorSource(shape=self.shape, dtype=str(self.dtype).removeprefix("torch."), read=self)
+        return TensorSource(shape=self.shape, dtype=self.dtype, read=self)
 
 
 def megabytes(size: int) -> str:

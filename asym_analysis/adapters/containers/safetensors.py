@@ -13,34 +13,32 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from asym_analysis.adapters.checkpoint import Checkpoint
-from asym_analysis.adapters.containers.raw_tensor import FileStamp, RawTensor, megabytes
+from asym_analysis.adapters.containers.raw_tensor import ITEMSIZES, FileStamp, RawTensor, megabytes
 from asym_analysis.errors import AdapterFormatError
 
 __all__ = ["open_safetensors"]
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "C64": "complex64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 
 # Parsed JSON may take many times its text's memory (a list of empty lists: twenty times). A header's values are
@@ -89,7 +87,7 @@ def _header_text(stamp: FileStamp) -> bytes:
         return file.read(size)
 
 
-Where = tuple[int, torch.dtype, tuple[int, ...]]  # offset in the file, dtype, shape
+Where = tuple[int, str, tuple[int, ...]]  # offset in the file, dtype, shape
 
 
 @lru_cache(maxsize=64)  # adapters of one family have the same header
@@ -166,11 +164,11 @@ def _tensor(name: str, entry: Any, data_start: int, file_size: int) -> tuple[int
             name, f"is stored as {entry['dtype']}, which torch cannot hold entry by entry: save it as a float type"
         )
     begin, stop = offsets
-    if stop - begin != math.prod(shape) * dtype.itemsize:
+    if stop - begin != math.prod(shape) * ITEMSIZES[dtype]:
         raise _malformed(
             name,
             f"has {stop - begin} bytes where {entry['dtype']} of shape {shape} needs "
-            f"{math.prod(shape) * dtype.itemsize}: the header is damaged; fetch the file again",
+            f"{math.prod(shape) * ITEMSIZES[dtype]}: the header is damaged; fetch the file again",
         )
     if data_start + stop > file_size:
         raise _malformed(

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch._utils import _validate_loaded_sparse_tensors
 from torch._weights_only_unpickler import Unpickler
 from torch.storage import TypedStorage, UntypedStorage
@@ -25,6 +23,7 @@ from asym_analysis.adapters.containers.pickle_opcodes import inspect_pickle
 from asym_analysis.adapters.containers.pickled import flatten, weights_only
 from asym_analysis.adapters.containers.raw_tensor import RawTensor
 from asym_analysis.errors import AdapterFormatError, NotAnAdapterError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["open_torch_zip"]
 
@@ -89,7 +88,8 @@ def _raw(name: str, tensor: Tensor, records: dict[str, ArchiveEntry], places: di
     record = records.get(places.get(storage._cdata, ""))
     first = int(tensor.storage_offset()) * tensor.element_size()
     if record is not None and storage.nbytes() == record.size:
-        raw = RawTensor(record.stamp, record.offset + first, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raw = RawTensor(record.stamp, record.offset + first, dtype, tuple(tensor.shape), tensor.stride())
         if first + raw.extent * tensor.element_size() <= record.size:
             return raw
     raise AdapterFormatError(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.factorizations.pairs import Pair
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = [
     "BlockDiagonalPair",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import ModuleSource, Part
+from asym_analysis.adapters.factorizations.pairs import Pair
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.errors import AdapterValueError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["Factorization", "Layout", "cast_up", "update_source"]
 
@@ -133,7 +133,7 @@ def update_source(
             raise AdapterValueError(f"{part} holds {source.dtype}, not floating-point numbers: dequantize it first")
     (rank, d_in), (d_out, _) = _factor_shapes(factorize, shapes)
     layout = layout or Layout()
-    if layout.weight_shape is not None and torch.Size(layout.weight_shape).numel() != d_out * d_in:
+    if layout.weight_shape is not None and math.prod(layout.weight_shape) != d_out * d_in:
         raise AdapterValueError(f"factors of a {d_out} x {d_in} update do not fill a weight of {layout.weight_shape}")
     if "magnitude" in sources and sources["magnitude"].size != d_out:
         raise AdapterValueError(f"the DoRA magnitude has {sources['magnitude'].size} numbers for {d_out} outputs")
@@ -158,6 +158,13 @@ def _factor_shapes(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Shapes of A and B, by running the factorization on tensors without memory."""
     described = ", ".join(f"{part} {shape}" for part, shape in shapes)
+    of = dict(shapes)
+    if isinstance(factorize, Pair) and set(of) == {"A", "B"} and len(of["A"]) == len(of["B"]) == 2:
+        # The usual case, which needs no torch.
+        (rank, d_in), (d_out, inner) = factorize.shapes(of["A"], of["B"])
+        if rank != inner:
+            raise AdapterValueError(f"factors that do not multiply: {described}")
+        return (rank, d_in), (d_out, rank)
     try:
         A, B = factorize({part: torch.empty(shape, device="meta") for part, shape in shapes})
     except (RuntimeError, ValueError, IndexError, KeyError) as error:

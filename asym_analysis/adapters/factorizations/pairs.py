@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = [
     "DiagonalPair",
@@ -38,6 +37,10 @@ class Pair:
         """Return (A, B)."""
         A, B = tensors["A"], tensors["B"]
         return A.mT if self.a_transposed else A.flatten(1), B.mT if self.b_transposed else B.flatten(1)
+
+    def shapes(self, A: tuple[int, ...], B: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the factors that matrices of these shapes give."""
+        return A[::-1] if self.a_transposed else A, B[::-1] if self.b_transposed else B
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from asym_analysis.adapters.factorizations.pairs import whole
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["HadamardPair", "KroneckerPair", "TuckerPair", "fold_core"]
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["BankPair", "IndexedPair", "ProjectedPair", "ScaledBases", "SharedPair", "regenerate_projections"]
 

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter, TensorSource
 from asym_analysis.errors import AdapterError, NotWritableError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["Content", "Module", "extra_value", "modules_of"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 
-import torch
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.writers.content import Content, Module, modules_of
 from asym_analysis.adapters.writers.peft import lora_config
 from asym_analysis.errors import NotWritableError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["COMPONENTS", "diffusers_content", "kohya_content"]
 

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.writers.content import Content, Module, extra_value, modules_of
 from asym_analysis.errors import NotWritableError
+from asym_analysis.lazy_torch import Tensor
 
 __all__ = ["lora_config", "peft_content"]
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import torch
-
 from asym_analysis.adapters.adapter import Part
 from asym_analysis.adapters.base_weights import BaseWeights
 from asym_analysis.adapters.dialects.ledger import Ledger
@@ -16,6 +14,7 @@ from asym_analysis.adapters.factorizations.module_source import Factorization, L
 from asym_analysis.adapters.module_names import projection_of
 from asym_analysis.adapters.name_patterns import Patterns
 from asym_analysis.errors import AdapterError, AdapterValueError
+from asym_analysis.lazy_torch import torch
 
 __all__ = ["PeftModel", "PeftModule"]
 

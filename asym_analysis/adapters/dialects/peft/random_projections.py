@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from asym_analysis.adapters.adapter import Part
 from asym_analysis.adapters.base_weights import BaseWeights
@@ -24,6 +22,7 @@ from asym_analysis.adapters.factorizations.shared import (
     regenerate_projections,
 )
 from asym_analysis.errors import AdapterValueError
+from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["add_pvera", "add_randlora", "add_tinylora", "add_unilora", "add_unilora_alone", "add_vera"]
 
