@@ -123,7 +123,7 @@ class BaseWeights(Mapping[str, Tensor]):
         return self._match(module, shape).name
 
     def matrix(self, module: str, shape: tuple[int, int], *, transposed: bool = False) -> Float[Tensor, "d_out d_in"]:
-        """The weight of a module as (d_out, d_in) in float32 or float64, whatever the file's layout.
+        """The weight of a module as (d_out, d_in) in float32 or float64 on the CPU, whatever the layout of the file.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class BaseWeights(Mapping[str, Tensor]):
                 f"{match.name} of {self.source}, the base weight of module {module}, holds NaN or infinity: fetch the "
                 "base model again"
             )
-        return weight.contiguous()
+        return weight.contiguous().cpu()
 
     def _match(self, module: str, shape: tuple[int, int] | None) -> Match:
         match = self._names.find(module, shape)

@@ -65,6 +65,7 @@ def apply_variant(
     adapter: str = "default",
     storage_dtype: torch.dtype = torch.float32,
     statistics: Mapping[str, ModuleStatistics] | None = None,
+    others: Mapping[str, Variant] | None = None,
 ) -> dict[str, Tensor]:
     """Initialize every LoRA layer of a PEFT model as the variant says, and freeze the factor that it does not train.
 
@@ -84,6 +85,8 @@ def apply_variant(
         The initial values are rounded to this dtype, so that a file of it holds them exactly.
     statistics : mapping of str to ModuleStatistics, optional
         Module -> what `measure_statistics` found, for variants that place a factor by data.
+    others : mapping of str to Variant, optional
+        Module, or the end of its name -> the variant that it has in place of `variant`.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def apply_variant(
     ------
     AdapterError
         If a layer's update is not one product B·A (a convolution in groups, a stack of experts), or the rank is above
-        a layer's width; the message names the module.
+        a layer's width; the message names the module. If `others` names a module that has no LoRA layer.
     ValueError
         If the model has no LoRA layer.
 
@@ -109,9 +112,10 @@ def apply_variant(
     ['base_model.model.0.lora_B.default.weight']
     """
     found = {name: _factors(name, layer, adapter) for name, layer in lora_layers(peft_model, adapter).items()}
+    chosen = _variants(list(found), variant, others or {})
     for name, layer in found.items():
-        rank = layer.A.shape[0]
-        for factor, wanted, parameter in (("A", variant.A, layer.A), ("B", variant.B, layer.B)):
+        rank, own = layer.A.shape[0], chosen[name]
+        for factor, wanted, parameter in (("A", own.A, layer.A), ("B", own.B, layer.B)):
             generator = generator_for(seed, name, factor)  # type: ignore[arg-type]
             try:
                 value = initial_factor(
@@ -127,6 +131,17 @@ def apply_variant(
             parameter.copy_(value.to(storage_dtype).view(parameter.shape))
             parameter.requires_grad_(wanted.trained)
     return initial_factors(peft_model, adapter)
+
+
+def _variants(modules: list[str], variant: Variant, others: Mapping[str, Variant]) -> dict[str, Variant]:
+    """The variant of each module."""
+    chosen = dict.fromkeys(modules, variant)
+    for wanted, other in others.items():
+        named = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+        if not named:
+            raise AdapterError(f"no LoRA layer is called {wanted}, which was to have a variant of its own")
+        chosen |= dict.fromkeys(named, other)
+    return chosen
 
 
 def initial_factors(peft_model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:

@@ -27,6 +27,11 @@ def _trainable(text: str) -> str:
     return text
 
 
+def _variant(text: str) -> str:
+    Variant.parse(text)
+    return text
+
+
 @dataclass(frozen=True, config=CHECKED)
 class FinetuneConfig:
     """Everything that decides a run. Every value is checked when a config is made.
@@ -42,6 +47,8 @@ class FinetuneConfig:
     variant : str, default "hB_0 hA_Km"
         Which factor is trained and how each is initialized, in the notation of `Variant.parse`. Two kinds of run have
         no adapter: "frozen" trains the task's head alone (nothing where the task has none), and "full" all weights.
+    other_variant, other_modules : str and tuple of str, optional
+        A second variant, and the modules that have it in place of `variant`: names, each also the end of a longer name.
     rank, alpha, dropout : int or float, optional
         Of the adapter; the update is alpha/rank · B·A.
     seed : int, default 0
@@ -105,6 +112,8 @@ class FinetuneConfig:
     task: InstanceOf[Task]
     target_modules: tuple[str, ...] | str
     variant: Annotated[str, AfterValidator(_trainable)] = "hB_0 hA_Km"
+    other_variant: Annotated[str, AfterValidator(_variant)] | None = None
+    other_modules: tuple[str, ...] = ()
     rank: Count = 8
     alpha: Rate = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -144,6 +153,11 @@ class FinetuneConfig:
     def parsed_variant(self) -> Variant | None:
         """The variant of the adapter; None for the kinds of run without one."""
         return None if self.variant in ("frozen", "full") else Variant.parse(self.variant)
+
+    @property
+    def other(self) -> Variant | None:
+        """The variant of `other_modules`; None where all modules have one."""
+        return None if self.other_variant is None else Variant.parse(self.other_variant)
 
     @classmethod
     def from_mapping(

@@ -105,8 +105,15 @@ def adapted_model(config: FinetuneConfig, data: TaskData | None = None) -> tuple
     statistics = None
     if statistics_needed(variant):
         statistics = measure_statistics(model, variant, _statistics_batches(config, data))
+    if (config.other is None) != (not config.other_modules):
+        raise AdapterError("settings.other_variant and settings.other_modules go together: give both or neither")
+    if config.other is not None and statistics_needed(config.other):
+        raise AdapterError(f"settings.other_variant is {config.other_variant}: it cannot be placed by data")
     dtype = getattr(torch, config.storage_dtype)
-    initial = apply_variant(model, variant, config.factor_seed, storage_dtype=dtype, statistics=statistics)
+    others = {} if config.other is None else dict.fromkeys(config.other_modules, config.other)
+    initial = apply_variant(
+        model, variant, config.factor_seed, storage_dtype=dtype, statistics=statistics, others=others
+    )
     return model, {key: value.to(dtype) for key, value in initial.items()}
 
 

@@ -227,7 +227,7 @@ def _lorafa(config: FinetuneConfig, model: Any) -> Any:
         return None
     from peft.optimizers import create_lorafa_optimizer
 
-    if config.parsed_variant is None or config.parsed_variant.tuned != "B":
+    if config.parsed_variant is None or config.parsed_variant.tuned != "B" or config.other is not None:
         raise AdapterError(f"the LoRA-FA optimizer freezes A, which {config.variant!r} trains; use optimizer = 'adamw'")
     return create_lorafa_optimizer(
         model, r=config.rank, lora_alpha=config.alpha, lr=config.learning_rate, weight_decay=config.weight_decay

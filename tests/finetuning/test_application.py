@@ -174,3 +174,19 @@ def test_what_an_initialization_needs_is_named() -> None:
 def test_a_model_without_lora_layers_is_refused(tiny_llama: Path) -> None:
     with pytest.raises(ValueError, match="get_peft_model"):
         apply_variant(AutoModelForCausalLM.from_pretrained(tiny_llama), Variant.parse("hB_0 A_rand"), seed=0)
+
+
+def test_named_modules_have_a_variant_of_their_own(tiny_llama: Path) -> None:
+    model = wrapped(tiny_llama, "q_proj", "k_proj")
+    others = {"layers.0.self_attn.k_proj": Variant.parse("B_rand hA_0")}
+    apply_variant(model, Variant.parse("hB_0 A_rand"), seed=0, others=others)
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters() if "lora_" in name}
+    of_A = {name.split(".lora_A")[0].split("layers.")[1]: value for name, value in trained.items() if "lora_A" in name}
+    assert [name for name, value in of_A.items() if value] == ["0.self_attn.k_proj"]
+    assert all(trained[name] != trained[name.replace("lora_A", "lora_B")] for name in trained if "lora_A" in name)
+    own = next(layer for name, layer in lora_layers(model).items() if name.endswith("layers.0.self_attn.k_proj"))
+    assert not own.lora_A["default"].weight.any()
+    B = own.lora_B["default"].weight
+    assert torch.allclose(B.T @ B, torch.eye(3), atol=1e-6)
+    with pytest.raises(AdapterError, match=r"no LoRA layer is called layers\.0\.mlp"):
+        apply_variant(model, Variant.parse("hB_0 A_rand"), seed=0, others={"layers.0.mlp": Variant.parse("hB_0 hA_N")})
