@@ -199,7 +199,7 @@ def _changed(weight: Tensor, update: LowRankUpdate, module: str) -> Tensor:
     """The weight with the update in it, in the weight's own layout."""
     if not weight.dtype.is_floating_point or weight.element_size() < 2:
         raise AdapterError(f"the model keeps {module} in {weight.dtype}: open it in a floating-point dtype first")
-    delta = update.delta().to(weight.device)
+    delta = update.on(weight.device).delta()
     if delta.shape != weight.shape:
         if delta.ndim != 2 or delta.mT.shape != weight.shape:
             raise AdapterError(

@@ -68,7 +68,10 @@ class LowRankUpdate:
             raise AdapterValueError(
                 f"factors have dtypes {self.A.dtype} and {self.B.dtype}: cast both to float32 or both to float64 first"
             )
-        for factor, values in (("A", self.A), ("B", self.B), ("magnitude", self.magnitude)):
+        parts = (("A", self.A), ("B", self.B), ("magnitude", self.magnitude))
+        if any(values is not None and values.grad_fn is not None for _, values in parts):
+            return  # a step of a training: its loss shows what is not finite, and asking waits for the accelerator
+        for factor, values in parts:
             # A sum is finite only where all terms are; it costs a tenth, and only an overflow asks for the exact test.
             if values is not None and not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
                 raise AdapterValueError(f"{factor} holds NaN or infinity")
@@ -139,6 +142,24 @@ class LowRankUpdate:
         """
         magnitude = None if self.magnitude is None else self.magnitude.detach().clone()
         return replace(self, A=self.A.detach().clone(), B=self.B.detach().clone(), magnitude=magnitude)
+
+    def on(self, device: torch.device) -> LowRankUpdate:
+        """The same update with its tensors on a device; itself where they lie there already.
+
+        Parameters
+        ----------
+        device : torch.device
+            The device.
+
+        Returns
+        -------
+        LowRankUpdate
+            Gradients reach the tensors of this one.
+        """
+        if self.A.device == self.B.device == device:
+            return self
+        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        return replace(self, A=self.A.to(device), B=self.B.to(device), magnitude=magnitude)
 
     def balanced(self) -> LowRankUpdate:
         """The same update with scaling 1 and balanced factors: B^T B = A A^T = diag(S).

@@ -23,6 +23,7 @@ from .fit_subspace import fit_subspace as fit_subspace
 from .language_model import LanguageModelBound as LanguageModelBound
 from .language_model import language_model_bound as language_model_bound
 from .model_losses import ModelLosses as ModelLosses
+from .model_losses import Samples as Samples
 from .mutual_information import MutualInformation as MutualInformation
 from .mutual_information import estimate_mutual_information as estimate_mutual_information
 from .parametrizations import PARAMETRIZATIONS as PARAMETRIZATIONS

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,10 +17,10 @@ from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned, refuse_other_shapes
 from asym_analysis.bounds.energies import scale_on_grid
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses, class_cross_entropy, logits_of
+from asym_analysis.bounds.model_losses import ModelLosses, Samples, logits_of
 from asym_analysis.bounds.posterior import GaussianPosterior, fitted_posterior, gaussian_posterior, group_of
 from asym_analysis.bounds.risk import kl_inverse_risk
-from asym_analysis.bounds.trained import TensorKey, with_tensors
+from asym_analysis.bounds.trained import TensorKey, is_plain, with_tensors
 from asym_analysis.vocabulary import Tuned, choose, finite, whole
 
 __all__ = ["fit_posterior"]
@@ -41,7 +41,7 @@ STD_RATE = 0.2  # rate of the log standard deviations over that of the means
 def fit_posterior(
     checkpoint: Any,
     model: torch.nn.Module,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Samples,
     *,
     tuned: Tuned | str = "auto",
     include_head: bool = True,
@@ -73,8 +73,8 @@ def fit_posterior(
     model : Module
         The open base model with the adapter's head: its output has `logits` of shape (samples, classes). Its weights
         are as before afterwards, and gather no gradients.
-    data : iterable of mapping
-        Labelled batches, as in `ModelLosses`: the n samples that the bound counts.
+    data : iterable of mapping, or Samples
+        Labelled batches, as in `ModelLosses`: the n samples that the bound counts. Training runs where the model lies.
     tuned, include_head : {"B", "A", "both"} or str or bool, optional
         As in `compute_bound`.
     prior : Adapter, optional
@@ -161,7 +161,7 @@ def fit_posterior(
     stds = _stds(prior_std)
     begun = _begun(adapter, own, begin, stds, scales=scales, **charged)
     best = pilot.best(begun)
-    training = _Training(losses, best, objective or class_cross_entropy, rate, seed)
+    training = _Training(losses, best, objective or losses.cross_entropy, rate, seed)
     if stds is not None:
         training.scales = {key: stds.get(group_of(adapter, key), scale) for key, scale in training.scales.items()}
     steps = max(1, round(epochs * len(losses) / batch_size))
@@ -245,15 +245,24 @@ class _Pilot:
 
 
 class _Training:
-    """Means and log standard deviations, in units of the prior's standard deviation."""
+    """Means and log standard deviations, in units of the prior's standard deviation.
+
+    All tensors lie in one vector, where the model lies: on an accelerator the calls of a step take the time, not the
+    arithmetic.
+    """
 
     def __init__(
         self, losses: ModelLosses, begun: GaussianPosterior, objective: Objective, rate: float | int, seed: int
     ) -> None:
         self.losses, self.objective, self.rate, self.seed = losses, objective, rate, seed
-        self.adapter, self.origin = begun.adapter, begun.prior_centre
-        self.means = {key: value.clone() for key, value in begun.centre.items()}
-        self.scales = dict(begun.prior_stds)
+        adapter = begun.adapter
+        # Parts other than factors are combined where the adapter lies.
+        self.device = losses.device if all(is_plain(adapter.source(m)) for m in adapter) else torch.device("cpu")
+        there = {} if self.device.type == "cpu" else {module: adapter[module].on(self.device) for module in adapter}
+        self.adapter = adapter.with_updates(there) if there else adapter
+        self.shapes = {key: value.shape for key, value in begun.centre.items()}
+        self.origin, self.scales = begun.prior_centre, dict(begun.prior_stds)
+        self.means = dict(begun.centre)
         self.logs = {
             key: torch.as_tensor(begun.stds[key]).to(value).expand(value.shape).log()
             for key, value in self.means.items()
@@ -264,36 +273,53 @@ class _Training:
     ) -> tuple[dict[TensorKey, Tensor], dict[TensorKey, Tensor]]:
         """One weight of the path; gives means and standard deviations."""
         scales, n = self.scales, len(self.losses)
-        away = {key: ((m - self.origin[key]) / scales[key]).requires_grad_() for key, m in self.means.items()}
-        wide = {key: (log - math.log(scales[key])).requires_grad_() for key, log in self.logs.items()}
-        parameters = [*away.values(), *wide.values()]
-        steppers = [_Steps([*away.values()], self.rate), _Steps([*wide.values()], STD_RATE * self.rate)]
+        origin = self.flat(self.origin)
+        scale = self.flat({key: torch.full_like(mean, scales[key]) for key, mean in self.means.items()})
+        away = self.flat({key: (m - self.origin[key]) / scales[key] for key, m in self.means.items()}).requires_grad_()
+        wide = self.flat({key: log - math.log(scales[key]) for key, log in self.logs.items()}).requires_grad_()
+        steppers = [_Steps(away, self.rate), _Steps(wide, STD_RATE * self.rate)]
         noise, order = (generator_for(self.seed, "fit", use, number) for use in ("noise", "batches"))
         batches: list[np.ndarray] = []
         for step in tqdm(range(steps), desc=f"weight {weight:g}", disable=not progress, leave=False):
             if not batches:
                 batches = self.batches(order)
             inputs, labels = self.losses.batch(batches.pop())
-            drawn = {
-                key: self.origin[key]
-                + scales[key]
-                * (away[key] + wide[key].exp() * torch.randn(away[key].shape, generator=noise, dtype=away[key].dtype))
-                for key in away
-            }
-            with self.losses.adapted.using(with_tensors(self.adapter, drawn)) as run:
+            drawn = origin + scale * (away + wide.exp() * self.flat(self.noise(noise)))
+            with self.losses.adapted.using(with_tensors(self.adapter, self.parts(drawn))) as run:
                 output = run(inputs)
-            kl = sum((0.5 * ((2 * wide[key]).exp() - 1 - 2 * wide[key] + away[key].square())).sum() for key in away)
-            value = self.objective(logits_of(output), labels) + weight / n * kl
-            if not torch.isfinite(value):
-                raise ValueError(f"training diverged at rate {self.rate:g}: give a smaller rate")
+            kl = (0.5 * ((2 * wide).exp() - 1 - 2 * wide + away.square())).sum()
+            value = self.objective(logits_of(output), labels) + weight / n * kl.to(labels.device)
             # Only the posterior's own gradients: none is left in the model.
-            gradients = torch.autograd.grad(value, parameters)
+            gradients = torch.autograd.grad(value, (away, wide))
+            squares = [part.sum() for g in gradients for part in self.parts(g.square()).values()]
+            # The one number of a step that is waited for: whether it is finite, and how long its gradients are.
+            found, *norms = torch.stack([value.detach().to(self.device), *squares]).tolist()
+            if not math.isfinite(found):
+                raise ValueError(f"training diverged at rate {self.rate:g}: give a smaller rate")
             share = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-            for stepper, part in zip(steppers, (gradients[: len(away)], gradients[len(away) :]), strict=True):
-                stepper.step(part, share)
-        self.means = {key: (self.origin[key] + scales[key] * u).detach() for key, u in away.items()}
-        self.logs = {key: (v + math.log(scales[key])).detach() for key, v in wide.items()}
+            half = len(norms) // 2
+            for stepper, gradient, own in zip(steppers, gradients, (norms[:half], norms[half:]), strict=True):
+                stepper.step(gradient, sum(own), share)
+        means, logs = (self.parts(value.detach().cpu()) for value in (away, wide))
+        self.means = {key: self.origin[key] + scales[key] * u for key, u in means.items()}
+        self.logs = {key: v + math.log(scales[key]) for key, v in logs.items()}
         return dict(self.means), {key: log.exp() for key, log in self.logs.items()}
+
+    def flat(self, values: Mapping[TensorKey, Tensor]) -> Float[Tensor, "entries"]:
+        """Values of all trained tensors as one vector."""
+        return torch.cat([values[key].reshape(-1) for key in self.shapes]).to(self.device)
+
+    def parts(self, vector: Float[Tensor, "entries"]) -> dict[TensorKey, Tensor]:
+        """The trained tensors in one vector."""
+        pieces = vector.split([shape.numel() for shape in self.shapes.values()])
+        return {key: piece.view(shape) for (key, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+
+    def noise(self, generator: torch.Generator) -> dict[TensorKey, Tensor]:
+        """Standard normal numbers for all entries; the generator's own, on whichever device they are used."""
+        return {
+            key: torch.randn(shape, generator=generator, dtype=self.means[key].dtype)
+            for key, shape in self.shapes.items()
+        }
 
     def batches(self, generator: torch.Generator) -> list[Int[np.ndarray, "_"]]:
         """One pass over the samples in random order; of each window of batches, those of about one length together."""
@@ -314,18 +340,16 @@ class _Steps:
     Steps scaled entry by entry, as Adam's, move the many entries of which the data say nothing as far as the others.
     """
 
-    def __init__(self, values: Sequence[Tensor], rate: float) -> None:
-        self.values, self.rate, self.count = list(values), rate, 0
-        self.mean, self.square = [torch.zeros_like(value) for value in values], 0.0
+    def __init__(self, values: Tensor, rate: float) -> None:
+        self.values, self.rate, self.count = values, rate, 0
+        self.mean, self.square = torch.zeros_like(values), 0.0
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], share: float) -> None:
-        """One step of `share` times the rate."""
+    def step(self, gradient: Tensor, norm: float, share: float) -> None:
+        """One step of `share` times the rate, along a gradient of squared norm `norm`."""
         self.count += 1
-        norm = sum(float(gradient.square().sum()) for gradient in gradients)
         self.square = MEMORY * self.square + (1 - MEMORY) * norm
         size = math.sqrt(self.square / (1 - MEMORY**self.count)) * (1 - MOMENTUM**self.count)
-        torch._foreach_mul_(self.mean, MOMENTUM)
-        torch._foreach_add_(self.mean, list(gradients), alpha=1 - MOMENTUM)
+        self.mean.mul_(MOMENTUM).add_(gradient, alpha=1 - MOMENTUM)
         if size > 0:
-            torch._foreach_add_(self.values, self.mean, alpha=-share * self.rate / size)
+            self.values.add_(self.mean, alpha=-share * self.rate / size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,30 @@ from asym_analysis.bounds.adapted_model import AdaptedModel
 from asym_analysis.errors import AdapterError
 from asym_analysis.vocabulary import choose, whole
 
-__all__ = ["LOSSES", "ModelLosses", "class_cross_entropy", "logits_of", "tied_doubts"]
+__all__ = ["LOSSES", "ModelLosses", "Samples", "class_cross_entropy", "logits_of", "tied_doubts"]
 
 LOSSES = ("zero-one", "bounded cross-entropy")
+TOGETHER = 256  # samples whose inputs are compared with their labels in one go
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Labelled samples that make their own batches: one piece of memory, wherever it lies, in place of many mappings.
+
+    Attributes
+    ----------
+    labels
+        The class of each sample, shape (samples,).
+    lengths
+        Number of tokens of each sample, to batch those of about one length together; zeros where there are none.
+    """
+
+    labels: Tensor
+    lengths: Int[np.ndarray, "n"]
+
+    def inputs(self, samples: Int[np.ndarray, "some"]) -> dict[str, Tensor]:
+        """Give some samples as the model's keyword arguments, without labels, and padded no further than need be."""
+        ...
 
 
 class ModelLosses:
@@ -33,9 +54,9 @@ class ModelLosses:
     model : Module
         An open model whose output has `logits` of shape (samples, classes): a Hugging Face sequence or image
         classifier. It is put in evaluation mode; its weights are as before whenever no method runs.
-    data : iterable of mapping
+    data : iterable of mapping, or Samples
         Batches as the model takes them: mappings of tensors with the samples along the first axis, among them
-        "labels" of shape (samples,).
+        "labels" of shape (samples,). Or an object with `labels`, `lengths` and `inputs(indices)`, as `Samples` says.
     loss : str, default "zero-one"
         "zero-one", or "bounded cross-entropy": -log2 of the label's probability after mixing with a uniform
         distribution at weight 1/10, over its largest value.
@@ -68,7 +89,7 @@ class ModelLosses:
         self,
         adapter: Adapter,
         model: torch.nn.Module,
-        data: Iterable[Mapping[str, Any]],
+        data: Iterable[Mapping[str, Any]] | Samples,
         *,
         loss: str = "zero-one",
         batch_size: int = 32,
@@ -77,15 +98,18 @@ class ModelLosses:
         self.loss, self.batch_size = loss, whole(batch_size, "batch_size", least=1)
         self.model = model.eval()
         _refuse_adapted(self.model)
-        self.rows = _rows(data)
-        _refuse_labels_among_inputs(self.rows)
+        self.samples: Samples = data if isinstance(data, Samples) else _Rows(data)
+        self.device = next(self.model.parameters()).device
+        labels = _classes(self.samples.labels)
+        self.lengths, self._most = np.asarray(self.samples.lengths), int(labels.max())
+        _refuse_labels_among_inputs(self.samples)
+        self._labels = labels.to(self.device)
         self.head = bool(adapter.extras)
         self.adapted = AdaptedModel(adapter, self.model, head=self.head)  # refuses a model that does not fit
         self.doubts = tied_doubts(self.adapted.applied)
-        self.lengths = _lengths(self.rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
 
     def evaluate(self, adapter: Adapter) -> Float[np.ndarray, "n"]:
         """The loss of a candidate on every sample.
@@ -100,7 +124,7 @@ class ModelLosses:
         ndarray
             Shape (n,), each in [0, 1].
         """
-        return self.evaluate_some(adapter, np.arange(len(self.rows)))
+        return self.evaluate_some(adapter, np.arange(len(self)))
 
     @torch.no_grad()
     def evaluate_some(self, adapter: Adapter, samples: Int[np.ndarray, "some"]) -> Float[np.ndarray, "some"]:
@@ -142,18 +166,33 @@ class ModelLosses:
         inputs, labels
             Keyword arguments of the model, and the labels, shape (some,).
         """
-        device = next(self.model.parameters()).device
-        rows = [self.rows[int(index)] for index in samples]
-        inputs = _trimmed({name: _stacked([row[name] for row in rows]).to(device) for name in rows[0]})
-        return inputs, inputs.pop("labels")
+        inputs = {name: value.to(self.device) for name, value in self.samples.inputs(samples).items()}
+        return inputs, self._labels[torch.as_tensor(samples, device=self.device)]
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch; that all labels are classes of the model is known without reading them.
+
+        Parameters
+        ----------
+        logits, labels : Tensor
+            Shapes (samples, classes) and (samples,).
+
+        Returns
+        -------
+        Tensor
+            A scalar.
+        """
+        _refuse_unknown_classes(logits, self._most)
+        return torch.nn.functional.cross_entropy(logits, labels)
 
     @property
     def copies(self) -> Int[np.ndarray, "n"]:
         """A label for each sample, which samples of the same inputs, bit for bit, share."""
-        return pd.factorize(np.array([_digest(row) for row in self.rows], dtype=object))[0]
+        each = (self.samples.inputs(np.array([index])) for index in range(len(self)))
+        return pd.factorize(np.array([_digest(inputs) for inputs in each], dtype=object))[0]
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        _refuse_unknown_classes(logits, labels)
+        _refuse_unknown_classes(logits, self._most)
         if self.loss == "zero-one":
             found = (logits.argmax(-1) != labels).float()
         else:
@@ -188,13 +227,27 @@ def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     >>> class_cross_entropy(torch.zeros(1, 2), torch.tensor([1]))
     tensor(0.6931)
     """
-    _refuse_unknown_classes(logits, labels)
+    _refuse_unknown_classes(logits, int(labels.max()))
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
-def _refuse_unknown_classes(logits: Tensor, labels: Tensor) -> None:
-    if int(labels.max()) >= logits.shape[-1]:
-        raise AdapterError(f"a label is {int(labels.max())}, and the model has {logits.shape[-1]} classes, from 0")
+def _refuse_unknown_classes(logits: Tensor, most: int) -> None:
+    if most >= logits.shape[-1]:
+        raise AdapterError(f"a label is {most}, and the model has {logits.shape[-1]} classes, from 0")
+
+
+class _Rows:
+    """Samples out of batches: one mapping each, stacked anew for every batch."""
+
+    def __init__(self, data: Iterable[Mapping[str, Any]]) -> None:
+        self._rows = _rows(data)
+        self.labels = torch.stack([row["labels"] for row in self._rows])
+        self.lengths = _lengths(self._rows)
+
+    def inputs(self, samples: Int[np.ndarray, "some"]) -> dict[str, Tensor]:
+        """Some samples, filled up to the longest of them."""
+        rows = [self._rows[int(index)] for index in samples]
+        return _trimmed({name: _stacked([row[name] for row in rows]) for name in rows[0] if name != "labels"})
 
 
 def _rows(data: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
@@ -232,24 +285,32 @@ def _refuse_adapted(model: torch.nn.Module) -> None:
         raise AdapterError("the model holds an adapter of PEFT already: give its base model, as it was before training")
 
 
-def _refuse_labels_among_inputs(rows: Sequence[dict[str, Tensor]]) -> None:
+def _refuse_labels_among_inputs(samples: Samples) -> None:
     """Refuse an input with one number a sample that is the label itself."""
-    labels = torch.stack([row["labels"] for row in rows]).double()
-    for name in rows[0]:
-        if name == "labels" or any(row[name].numel() != 1 for row in rows) or len(rows) < 2:
-            continue
-        given = torch.stack([row[name].reshape(()) for row in rows]).double()
-        if torch.equal(given, labels) and labels.unique().numel() > 1:
-            raise AdapterError(f"the input {name!r} repeats the labels: leave it out of data")
+    labels = samples.labels.double()
+    if labels.unique().numel() < 2:
+        return
+    suspects: set[str] | None = None
+    for some in np.split(np.arange(len(labels)), range(TOGETHER, len(labels), TOGETHER)):
+        own = labels[torch.from_numpy(some).to(labels.device)]
+        equal = {name for name, value in samples.inputs(some).items() if _is(value, own)}
+        suspects = equal if suspects is None else suspects & equal
+        if not suspects:
+            return
+    if suspects:
+        raise AdapterError(f"the input {min(suspects)!r} repeats the labels: leave it out of data")
+
+
+def _is(value: Tensor, labels: Tensor) -> bool:
+    return value.numel() == len(labels) and torch.equal(value.reshape(-1).to(labels), labels)
 
 
 def _digest(row: Mapping[str, Tensor]) -> bytes:
     found = hashlib.sha256()
     for name in sorted(row):
-        if name != "labels":
-            value = row[name].detach().cpu().contiguous()
-            found.update(f"{name} {tuple(value.shape)}".encode())
-            found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        value = row[name].detach().cpu().contiguous()
+        found.update(f"{name} {tuple(value.shape)}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return found.digest()
 
 

@@ -269,7 +269,11 @@ def _replaced(adapter: Adapter, module: str, values: Mapping[str, Tensor]) -> Mo
     def read() -> LowRankUpdate:
         if not plain:
             return source.read_with(values)
-        update = adapter[module]
+        # A step of a training only looks at what it keeps.
+        training = any(value.grad_fn is not None for value in values.values())
+        update = adapter.view(module) if training else adapter[module]
+        # Where the new values lie, the others go too.
+        update = update.on(next(iter(values.values())).device)
         new: dict[str, Any] = {part: value.to(update.A) for part, value in values.items()}
         return replace(update, **new)
 

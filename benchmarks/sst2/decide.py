@@ -4,8 +4,8 @@
 
 The finite pool of SST-2's 67,349 training phrases is the population: samples are drawn from it with replacement, so
 that they are independent, and the true risk is the error over the whole pool. Adapters sit on all six maps of MiniLM's
-last layer, read at the first token; what the layers below give is computed once. (`--layers 2`: on the twelve maps of
-the last two layers, at four times the cost.) The classifier's head is fixed beforehand: trained once on 100 other
+last layer, or with `--layers 2` on the twelve of its last two, read at the first token; what the layers below give is
+computed once. The classifier's head is fixed beforehand: trained once on 100 other
 draws, the same for all arms. With so weak a head an adapter has something to gain: at 2,000 draws no arm's certificate
 was below that without an adapter. Samples and seeds are paired across the arms.
 
@@ -13,6 +13,17 @@ Arms: no adapter; B at rank 4; A at rank 4; both at rank 4; both at rank 2 and B
 at rank 4 begun from B's posterior. A run leaves its posterior and its row in files of their own, so that the command
 can be resumed, and a row can be measured anew without training (delete the .json); decide.csv holds all rows and
 decision.csv the paired differences.
+
+Many processes can share the work, with one --out:
+
+    python benchmarks/sst2/decide.py ... --step prepare                            # the caches, once
+    python benchmarks/sst2/decide.py ... --step tune --sizes 2000 --arms "B r4"    # nine of these: sizes by three arms
+    python benchmarks/sst2/decide.py ... --sizes 2000 --seeds 0                    # fifteen of these: sizes by seeds
+    python benchmarks/sst2/decide.py ... --step tables                             # once more at the end
+
+`tune` trains an arm on draws of its own (seed 1000, which no sample of the experiment shares by more than chance) at
+each factor of --rates, --priors and --lengths, and keeps a row for each in OUT/tuning. Where there are such rows, every
+arm takes the factors of the lowest certificate among those of its trained factors and its size; else all are 1.
 
 What to expect: a posterior for both may leave A at its prior, so that no form of the bound can favour B by more than
 the price of one scale, about 6 nats. B is favoured only if the paired interval of (B - both) lies below zero after this
@@ -22,10 +33,11 @@ price was added, at equal rank and at equal numbers, for two of the three sample
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +45,7 @@ import numpy as np
 import torch
 from decision import tables
 from measured import DRAWS, Population, held_out, measured
-from phrases import BATCH, Pool, Top, first_factors, fixed_head
+from phrases import BATCH, Draws, Pool, Top, first_factors, fixed_head
 
 from asym_analysis import Adapter, fit_posterior
 from asym_analysis.atomic import replacing
@@ -48,6 +60,7 @@ EPOCHS, RATE = {2_000: 10.0, 16_000: 3.0, 67_000: 0.75}, {2_000: 2.0, 16_000: 4.
 STEP, WEIGHT, HOLD_OUT_WEIGHT = {2_000: 128}, 2.0, 0.1  # phrases of a step; weights of KL/n
 PRIOR = {"B": {"B": 2**-3.5}, "A": {"A": 2**-2.5}, "both": {"B": 2**-3.5, "A": 2**-5}}  # standard deviations
 HEAD_DRAWS = 100
+TUNING_SEED, TUNING_DRAWS = 1_000, 400
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,22 @@ ARMS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What tuning chooses, as factors of the values above."""
+
+    rate: float = 1.0
+    prior: float = 1.0
+    length: float = 1.0
+
+
+def settings(out: Path) -> dict[tuple[int, str], Setting]:
+    """(Draws, trained factors) -> the setting of the lowest certificate among the rows of tuning."""
+    rows = [json.loads(file.read_text()) for file in sorted((out / "tuning").glob("*.json"))]
+    rows.sort(key=lambda row: -row["risk_at_mean"])
+    return {(row["n"], row["tuned"]): Setting(row["rate"], row["prior"], row["length"]) for row in rows}
+
+
 def start(top: Top, arm: Arm, seed: int) -> Adapter:
     """An adapter before training, which records itself as its initialization."""
     factors = first_factors(top, arm.rank, arm.tuned, seed)
@@ -82,6 +111,7 @@ class Cell:
     seed: int
     epochs: float
     draws: int
+    chosen: Mapping[tuple[int, str], Setting]
 
     @property
     def sample(self) -> np.ndarray:
@@ -89,17 +119,23 @@ class Cell:
         generator = generator_for(self.seed, "sample", self.n)
         return torch.randint(0, len(self.population), (self.n,), generator=generator).numpy()
 
-    def run(self, length: float) -> None:
-        """Train and measure all arms, or three of them for a check of the length; finished ones are left alone."""
+    def run(self, length: float, arms: Sequence[Arm]) -> None:
+        """Train and measure arms, or three of them for a check of the length; finished ones are left alone."""
         if length == 1:
             self._once("none", self._without_adapter)
-        for arm in ARMS if length == 1 else ARMS[:3]:
+        for arm in arms if length == 1 else ARMS[:3]:
             name = arm.name if length == 1 else f"{arm.name}, {length:g} times as long"
             self._once(name, partial(self._row, arm, name, length))
 
-    def hold_out(self) -> None:
+    def tune(self, arm: Arm, setting: Setting) -> None:
+        """Measure an arm at one setting, and leave a row for `settings`."""
+        cell = replace(self, chosen={(self.n, arm.tuned): setting})
+        name = f"{arm.name} {setting.rate:g} {setting.prior:g} {setting.length:g}"
+        self._once(name, lambda: {"tuned": arm.tuned, **vars(setting), **cell._row(arm, name, 1.0)})
+
+    def hold_out(self, arms: Sequence[Arm]) -> None:
         """The plain alternative of every arm: train on one half of the sample, certify on the other."""
-        for arm in ARMS:
+        for arm in arms:
             if not arm.from_b:
                 self._once(arm.name, partial(self._hold_out_row, arm), "hold-out")
 
@@ -149,16 +185,20 @@ class Cell:
         self, adapter: Adapter, arm: Arm, chosen: np.ndarray, epochs: float, weight: float,
         begin: GaussianPosterior | None,
     ) -> GaussianPosterior:  # fmt: skip
-        """One posterior. Rate and scales were tuned on draws of their own, seed "tuning"."""
-        rows = [self.population.rows[i] for i in chosen]
+        """One posterior. Rate and scales were tuned on draws of their own."""
+        setting = self._setting(arm)
+        prior = {factor: std * setting.prior for factor, std in PRIOR[arm.tuned].items()}
         return fit_posterior(
-            adapter, self.population.top, rows, tuned=arm.tuned, epochs=epochs, batch_size=STEP.get(self.n, BATCH),
-            weights=(weight,), rate=RATE.get(self.n, 4.0), seed=self.seed, select=weight == WEIGHT,
-            prior_std=None if begin else PRIOR[arm.tuned], begin=begin,
+            adapter, self.population.top, Draws(self.population.pool, chosen), tuned=arm.tuned, epochs=epochs,
+            batch_size=STEP.get(self.n, BATCH), weights=(weight,), rate=RATE.get(self.n, 4.0) * setting.rate,
+            seed=self.seed, select=weight == WEIGHT, prior_std=None if begin else prior, begin=begin,
         )  # fmt: skip
 
+    def _setting(self, arm: Arm) -> Setting:
+        return self.chosen.get((self.n, arm.tuned), Setting())
+
     def _epochs(self, arm: Arm, length: float) -> float:
-        return self.epochs * length * (0.5 if arm.from_b else 1.0)
+        return self.epochs * self._setting(arm).length * length * (0.5 if arm.from_b else 1.0)
 
     def _file(self, name: str, ending: str) -> Path:
         words = name.replace(",", "").replace(" ", "-")
@@ -171,33 +211,55 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=None, help="folder of the layers below, by default --out")
     parser.add_argument("--layers", type=int, choices=(1, 2), default=1, help="last layers with adapters")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; random numbers are the host's on both")
+    parser.add_argument("--step", choices=("all", "prepare", "tune", "tables"), default="all")
     parser.add_argument("--sizes", type=int, nargs="+", default=[*SIZES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
+    parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], default=None, help="by default all")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="tune: factors of the rate")
+    parser.add_argument("--priors", type=float, nargs="+", default=[1.0], help="tune: factors of the prior's scales")
+    parser.add_argument("--lengths", type=float, nargs="+", default=[1.0], help="tune: factors of the epochs")
     parser.add_argument("--epochs", type=float, default=None, help="by default those of the size")
     parser.add_argument("--length", type=float, default=1.0, help="a check: three arms, trained so many times as long")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="of the Gibbs posterior, for a certificate")
+    parser.add_argument("--draws", type=int, default=None, help="of the Gibbs posterior: 2,500, and 400 to tune")
     parser.add_argument("--head-draws", type=int, default=HEAD_DRAWS)
     parser.add_argument("--pool", type=int, default=None, help="only so many phrases, for a trial")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.step != "tables":
+        compute(options)
+    if options.step in ("all", "tables"):
+        print(tables(options.out).to_string(index=False))
+
+
+def compute(options: argparse.Namespace) -> None:
+    """The caches, and what the step asks for."""
     torch.set_num_threads(1)
-    pool = Pool(options.data, options.cache or options.out, options.pool, options.layers)
+    pool = Pool(options.data, options.cache or options.out, options.pool, options.layers, options.device)
     torch.manual_seed(0)
-    top = Top(pool.base, options.layers).eval()
-    fixed_head(top, pool, options.head_draws)
+    top = Top(pool.base, options.layers).to(pool.device).eval()
+    fixed_head(top, pool, options.head_draws, options.out)
     population = Population(pool, top, options.out)
-    cells = [
-        Cell(population, options.out, n, seed, options.epochs or EPOCHS.get(n, 4.0), options.draws)
-        for n in options.sizes
-        for seed in options.seeds
-    ]
-    for cell in cells:
-        cell.run(options.length)
+    arms = [arm for arm in ARMS if options.arms is None or arm.name in options.arms]
+    draws = options.draws or (TUNING_DRAWS if options.step == "tune" else DRAWS)
+
+    def cell(n: int, seed: int, out: Path, chosen: Mapping[tuple[int, str], Setting]) -> Cell:
+        return Cell(population, out, n, seed, options.epochs or EPOCHS.get(n, 4.0), draws, chosen)
+
+    if options.step == "tune":
+        grid = itertools.starmap(Setting, itertools.product(options.rates, options.priors, options.lengths))
+        for setting, n, arm in itertools.product(grid, options.sizes, arms if options.arms else ARMS[:3]):
+            cell(n, TUNING_SEED, options.out / "tuning", {}).tune(arm, setting)
+    if options.step != "all":
+        return
+    chosen = settings(options.out)
+    cells = [cell(n, seed, options.out, chosen) for n in options.sizes for seed in options.seeds]
+    for one in cells:
+        one.run(options.length, arms)
         tables(options.out)
-    for cell in cells if options.length == 1 else ():
-        cell.hold_out()
+    for one in cells if options.length == 1 else ():
+        one.hold_out(arms)
         tables(options.out)
-    print(tables(options.out).to_string(index=False))
 
 
 if __name__ == "__main__":

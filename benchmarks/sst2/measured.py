@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phrases import BATCH, Pool, Top
+from phrases import Pool, Top
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,24 +31,22 @@ class Population:
 
     def __init__(self, pool: Pool, top: Top, cache: Path) -> None:
         self.pool, self.top, stored = pool, top, cache / "margins.npy"
-        self.rows = pool.batches(np.arange(len(pool)))
-        self.lengths = pool.starts.diff().numpy()
         if not stored.exists():
             with replacing(stored) as part, part.open("wb") as file:
                 np.save(file, self._margins())
         self.margins = np.load(stored)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.pool)
 
     @torch.no_grad()
     def _margins(self) -> np.ndarray:
-        order, found = np.argsort(self.lengths, kind="stable"), np.empty(len(self))
-        for at in tqdm(range(0, len(order), BATCH), desc="no adapter"):
-            inputs, labels = self.pool.padded(order[at : at + BATCH])
+        order, found = np.argsort(self.pool.lengths, kind="stable"), np.empty(len(self))
+        for at in tqdm(range(0, len(order), self.pool.batch), desc="no adapter"):
+            inputs, labels = self.pool.padded(order[at : at + self.pool.batch])
             logits = self.top(**inputs).logits
             apart = logits[:, 1] - logits[:, 0]
-            found[order[at : at + BATCH]] = torch.where(labels == 1, apart, -apart).numpy()
+            found[order[at : at + self.pool.batch]] = torch.where(labels == 1, apart, -apart).cpu().numpy()
         return found
 
 
@@ -58,8 +56,9 @@ def beside(top: Top, adapters: Sequence[Adapter]) -> Iterator[None]:
 
     def hook_of(module: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         updates = [adapter[module] for adapter in adapters]
-        A = torch.stack([update.A.mT for update in updates]).bfloat16()
-        B = torch.stack([update.scaling * update.B.mT for update in updates]).bfloat16()
+        device = top.head.weight.device
+        A = torch.stack([update.A.mT for update in updates]).to(device).bfloat16()
+        B = torch.stack([update.scaling * update.B.mT for update in updates]).to(device).bfloat16()
 
         def hook(linear: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x, own = (value.reshape(len(updates), -1, value.shape[-1]) for value in (given[0], output))
@@ -79,14 +78,14 @@ def beside(top: Top, adapters: Sequence[Adapter]) -> Iterator[None]:
 def errors(population: Population, adapters: Sequence[Adapter], phrases: np.ndarray) -> np.ndarray:
     """The zero-one loss of each adapter on phrases of its own: shape (adapters, phrases)."""
     found = np.empty(phrases.shape)
-    order = np.argsort(population.lengths[phrases], axis=1, kind="stable")
-    width = max(1, BATCH // len(adapters))
+    order = np.argsort(population.pool.lengths[phrases], axis=1, kind="stable")
+    width = max(1, population.pool.batch // len(adapters))
     with beside(population.top, adapters):
         for at in range(0, phrases.shape[1], width):
             columns = order[:, at : at + width]
             inputs, labels = population.pool.padded(np.take_along_axis(phrases, columns, 1).ravel())
             wrong = population.top(**inputs).logits.argmax(-1) != labels
-            np.put_along_axis(found, columns, wrong.double().numpy().reshape(columns.shape), 1)
+            np.put_along_axis(found, columns, wrong.double().cpu().numpy().reshape(columns.shape), 1)
     return found
 
 

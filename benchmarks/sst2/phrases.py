@@ -19,7 +19,7 @@ MAPS = (
     "intermediate.dense", "output.dense",
 )  # fmt: skip
 BELOW = 4  # layers whose outputs are computed once; MiniLM has six
-BATCH = 256  # phrases of one forward pass where no gradient is asked for
+BATCH = 256  # phrases of one forward pass where no gradient is asked for; on an accelerator eight times as many
 
 
 def base_model() -> tuple[torch.nn.Module, object]:
@@ -73,8 +73,11 @@ class Top(torch.nn.Module):
 class Pool:
     """Every phrase as the fixed layers leave it, with its label."""
 
-    def __init__(self, data: Path, cache: Path, most: int | None, layers: int) -> None:
+    def __init__(self, data: Path, cache: Path, most: int | None, layers: int, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.batch = BATCH if self.device.type == "cpu" else 8 * BATCH
         self.base, tokenizer = base_model()
+        self.base.to(self.device)
         stored = cache / f"decide-hidden-{most or 'all'}.pt"
         if not stored.exists():
             frame = pd.read_csv(data / "train.tsv", sep="\t", quoting=3)[:most]
@@ -82,48 +85,44 @@ class Pool:
                 torch.save(self._compute(frame, tokenizer), part)
         held = torch.load(stored, weights_only=True, mmap=True)
         self.starts, self.labels = held["starts"], held["labels"]
-        stored = cache / f"decide-hidden-{most or 'all'}-last.pt"
-        if layers == 1 and not stored.exists():
-            self.hidden = held["hidden"].bfloat16()
-            with replacing(stored) as part:
+        self.lengths = self.starts.diff().numpy()
+        below = cache / f"decide-hidden-{most or 'all'}-last.pt"
+        if layers == 2 or not below.exists():
+            self.hidden = held["hidden"].to(self.device).bfloat16()
+        if layers == 1 and not below.exists():
+            with replacing(below) as part:
                 torch.save(self._one_more(), part)
-        self.hidden = torch.load(stored, weights_only=True) if layers == 1 else held["hidden"].bfloat16()
+        if layers == 1:
+            self.hidden = torch.load(below, weights_only=True).to(self.device)
+        # On the device too; the host's copies above say how long a batch is without waiting for it.
+        self.starts_there, self.labels_there = self.starts.to(self.device), self.labels.to(self.device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, chosen: np.ndarray) -> list[dict[str, Tensor]]:
-        """One batch a phrase, as `fit_posterior` and `certify` take them."""
-        found = []
-        for index in chosen.tolist():
-            hidden = self.hidden[self.starts[index] : self.starts[index + 1]][None]
-            mask = torch.ones(hidden.shape[:2], dtype=torch.long)
-            found.append({"hidden": hidden, "attention_mask": mask, "labels": self.labels[index : index + 1]})
-        return found
-
     def padded(self, chosen: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        """Many phrases as the top takes them, with their labels."""
-        index = torch.as_tensor(chosen)
-        begin, end = self.starts[index][:, None], self.starts[index + 1][:, None]
-        at = torch.arange(int((end - begin).max()))
+        """Many phrases as the top takes them, with their labels, on the device."""
+        index = torch.as_tensor(chosen, device=self.device)
+        begin, end = self.starts_there[index][:, None], self.starts_there[index + 1][:, None]
+        at = torch.arange(int(self.lengths[chosen].max()), device=self.device)
         inputs = {
             "hidden": self.hidden[torch.minimum(begin + at, end - 1)],
             "attention_mask": (at < end - begin).long(),
         }
-        return inputs, self.labels[index]
+        return inputs, self.labels_there[index]
 
     @torch.no_grad()
     def _one_more(self) -> Tensor:
         """What the layer below the last makes of every token, in bfloat16."""
-        top, found = Top(self.base, 2).eval(), torch.empty_like(self.hidden)
-        lengths = self.starts.diff()
-        order = lengths.argsort(stable=True).numpy()
+        top, found = Top(self.base, 2).to(self.device).eval(), torch.empty_like(self.hidden, device="cpu")
+        self.starts_there, self.labels_there = self.starts.to(self.device), self.labels.to(self.device)
+        order = np.argsort(self.lengths, kind="stable")
         for at in tqdm(range(0, len(order), 256), desc="the layer below"):
             batch, _ = self.padded(order[at : at + 256])
             given = batch["hidden"]
-            out = top.layer(top.layers[0], given, given, batch["attention_mask"])
+            out = top.layer(top.layers[0], given, given, batch["attention_mask"]).cpu()
             for row, i in enumerate(order[at : at + 256]):
-                found[self.starts[i] : self.starts[i + 1]] = out[row, : lengths[i]]
+                found[self.starts[i] : self.starts[i + 1]] = out[row, : self.lengths[i]]
         return found
 
     @torch.no_grad()
@@ -134,9 +133,11 @@ class Pool:
         for start in tqdm(range(0, len(texts), 128), desc="layers below"):
             batch = order[start : start + 128]
             inputs = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")
-            hidden = self.base(**inputs, output_hidden_states=True).hidden_states[BELOW].half()
+            inputs = {name: value.to(self.device) for name, value in inputs.items()}
+            hidden = self.base(**inputs, output_hidden_states=True).hidden_states[BELOW].half().cpu()
+            used = inputs["attention_mask"].sum(1).tolist()
             for row, i in enumerate(batch):
-                parts[i] = hidden[row, : int(inputs["attention_mask"][row].sum())].clone()
+                parts[i] = hidden[row, : used[row]].clone()
         lengths = torch.tensor([0, *(len(parts[i]) for i in range(len(texts)))])
         return {
             "hidden": torch.cat([parts[i] for i in range(len(texts))]),
@@ -145,12 +146,37 @@ class Pool:
         }
 
 
-def fixed_head(top: Top, pool: Pool, draws: int) -> None:
+class Draws:
+    """Draws from the pool as `fit_posterior` takes them: phrases may occur more than once."""
+
+    def __init__(self, pool: Pool, chosen: np.ndarray) -> None:
+        self.pool, self.chosen = pool, chosen
+        self.labels, self.lengths = pool.labels[torch.as_tensor(chosen)], pool.lengths[chosen]
+
+    def inputs(self, samples: np.ndarray) -> dict[str, Tensor]:
+        """Some of the draws, filled up to the longest of them."""
+        return self.pool.padded(self.chosen[samples])[0]
+
+
+def fixed_head(top: Top, pool: Pool, draws: int, cache: Path) -> None:
+    """The head from `cache`, or trained once and stored there: every process has the same."""
+    stored = cache / f"head-{draws}.pt"
+    if not stored.exists():
+        train_head(top, pool, draws)
+        with replacing(stored) as part:
+            torch.save({name: value.cpu() for name, value in top.head.state_dict().items()}, part)
+    top.head.load_state_dict(torch.load(stored, weights_only=True))
+    top.requires_grad_(False)
+
+
+def train_head(top: Top, pool: Pool, draws: int) -> None:
     """Logistic regression on draws of their own, which no arm's sample shares by more than chance."""
     chosen = torch.randint(0, len(pool), (draws,), generator=generator_for(0, "head")).numpy()
     with torch.no_grad():
         inputs, y = pool.padded(chosen)
-        x = top.first(**inputs)
+        x, y = top.first(**inputs).cpu(), y.cpu()
+    device = top.head.weight.device
+    top.head.cpu()
     optimizer = torch.optim.LBFGS(top.head.parameters(), max_iter=100)
 
     def closure() -> Tensor:
@@ -160,7 +186,7 @@ def fixed_head(top: Top, pool: Pool, draws: int) -> None:
         return value
 
     optimizer.step(closure)
-    top.requires_grad_(False)
+    top.head.to(device)
 
 
 def first_factors(top: Top, rank: int, tuned: str, seed: int) -> dict[str, tuple[Tensor, Tensor]]:

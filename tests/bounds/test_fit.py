@@ -13,6 +13,7 @@ from torch import Tensor
 from asym_analysis import Adapter, certify, fit_posterior
 from asym_analysis.bounds import gaussian_posterior
 from asym_analysis.bounds.energies import scale_on_grid, scale_price
+from asym_analysis.errors import AdapterError
 
 transformers = pytest.importorskip("transformers")
 
@@ -190,3 +191,31 @@ def test_prior_scales_by_factor() -> None:
         np.testing.assert_allclose(np.asarray(std), 2**-6 if factor == "A" else 2**-3, rtol=1e-3)
     with pytest.raises(ValueError, match="prior_std"):
         fit_posterior(trained(), classifier(), batches(16), prior_std={"C": 0.1})
+
+
+class Held:
+    """The batch of `batches` as samples that make their own batches."""
+
+    def __init__(self) -> None:
+        (batch,) = batches()
+        self.tokens, self.labels = batch["input_ids"], batch["labels"]
+        self.lengths = np.full(len(self.labels), 6)
+
+    def inputs(self, samples: np.ndarray) -> dict[str, Tensor]:
+        tokens = self.tokens[torch.from_numpy(samples)]
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def test_samples_that_make_their_own_batches_give_the_same_posterior() -> None:
+    one, other = (fit_posterior(trained(), classifier(), data, tuned="B", epochs=1) for data in (batches(), Held()))
+    assert one.kl == other.kl
+    assert all(torch.equal(one.centre[key], other.centre[key]) for key in one.centre)
+
+
+def test_samples_whose_input_is_the_label_are_refused() -> None:
+    class Told(Held):
+        def inputs(self, samples: np.ndarray) -> dict[str, Tensor]:
+            return {**super().inputs(samples), "answer": self.labels[torch.from_numpy(samples)][:, None]}
+
+    with pytest.raises(AdapterError, match="'answer' repeats the labels"):
+        fit_posterior(trained(), classifier(), Told(), tuned="B")
