@@ -1,19 +1,22 @@
-"""What predicts which factor is worth training? Modules of a small decoder, adapted one at a time.
+"""What predicts which factor is worth training? Modules of three small models, adapted one at a time.
 
     python benchmarks/asymmetry_cases.py measure MODELS TEXTS [--out FILE]
+    python benchmarks/asymmetry_cases.py collect FAMILY CONFIG RUNS --data DATA [--model MODEL] [--out FILE]
     python benchmarks/asymmetry_cases.py judge [FILE]
 
-A case is one linear map of stories260K on one text (dialogue or news): loss with A alone trained against loss with B
-alone, each at its better rate of two (chosen on one half of the development windows with the first seed, and the other
-half reported with both seeds), rank 8, 40 steps of 8 windows of 64 tokens. The first writes the cases with what might
-predict them, each as it is finished, and goes on where it stopped; the second correlates ranks, with intervals that
-resample whole groups (a layer on a text), and asks of each group held out how often the predicted side is right. Takes
-about seven minutes of one core.
+A case is one linear map of a model on one task: loss with A alone trained against loss with B alone, rank 8. The first
+measures those of stories260K on dialogue and news: 40 steps of 8 windows of 64 tokens, each at its better rate of two
+(chosen on one half of the development windows with the first seed, and the other half reported with both seeds), in
+about seven minutes of one core. The second takes them from the finished runs of `asym finetune encoder-modules` (family
+"encoder") or `pronunciation-modules` ("sequence to sequence"). Both write each case with what might predict it. The
+third correlates ranks within families, with intervals that resample families and in them whole layers on a task, and
+asks of each family held out what choosing the factor by a predictor would have saved.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from asym_analysis import Adapter, input_covariances, output_sensitivities, predict_asymmetry
+from asym_analysis import Adapter, input_covariances, load_adapter, output_sensitivities, predict_asymmetry
+from asym_analysis.adapters.applied import apply_to
 from asym_analysis.finetuning.application import apply_variant, initial_factors
 from asym_analysis.finetuning.config import FinetuneConfig, model_source
 from asym_analysis.finetuning.environment import prepare_training
-from asym_analysis.finetuning.models import pretrained_model
+from asym_analysis.finetuning.models import pretrained_model, task_batches
 from asym_analysis.finetuning.plan import read_sweep
+from asym_analysis.finetuning.sweep import results_table
+from asym_analysis.finetuning.sweep_prediction import advantages
 from asym_analysis.finetuning.variants import Variant
+from asym_analysis.prediction.moment_sums import loss_of
 from asym_analysis.prediction.weight_gradients import weight_gradients
 
 RESULTS = Path(__file__).parent / "results" / "asymmetry_cases.csv"
@@ -39,6 +46,11 @@ RATES, SEEDS = (3e-2, 1e-1), (0, 1)
 # Every map on the first text, queries and values on the second.
 TEXTS = {"dialogue": "_proj", "news": ("q_proj", "v_proj")}
 B_ONLY, A_ONLY, LORA = "hB_0 A_rand", "B_rand hA_0", "hB_0 hA_Km"
+STATED = {  # at which the theory has both factors lose the same
+    "index_both": ("index, from inputs and outputs", 1.0),
+    "index_gradient": ("index of the first gradient, both sides", 1.0),
+    "kept_difference": ("(random_A - random_B) x signal / loss", 0.0),
+}
 PREDICTORS = {
     "index_inputs": "index, from inputs",
     "index_both": "index, from inputs and outputs",
@@ -99,7 +111,7 @@ def measure(models: Path, texts: Path, out: Path) -> None:
     """All cases, one row each, those that the file lacks."""
     prepare_training()
     rows = pd.read_csv(out).to_dict(orient="records") if out.is_file() else []
-    known = {(row["text"], row["module"]) for row in rows}
+    known = {(row["task"], row["module"]) for row in rows}
     planned = read_sweep("language-modelling", data=texts, model=str(models / "stories260K"))
     for name, ends in TEXTS.items():
         config = next(run.config for run in planned if run.config.task.name == name)
@@ -113,9 +125,7 @@ def measure(models: Path, texts: Path, out: Path) -> None:
         if not modules:
             continue
         batches = [{"input_ids": part, "labels": part} for part in train[:64].split(16)]
-        covariances = input_covariances(model, batches, modules)
-        sensitivities = output_sensitivities(model, batches, modules)
-        gradients = weight_gradients(model, batches, modules)
+        moments = [m(model, batches, modules) for m in (input_covariances, output_sensitivities, weight_gradients)]
         before = losses(model, dev)[reported].mean()
         for module in modules:
             scores: dict[str, list[float]] = {}
@@ -126,60 +136,116 @@ def measure(models: Path, texts: Path, out: Path) -> None:
                 scores[variant] = [float(found[reported].mean()) for found in (searched[best], *others)]
             _, factors = trained(model, module, LORA, RATES[0], SEEDS[0], train, dev)
             A, B = (next(value for key, value in factors.items() if f"lora_{side}" in key) for side in "AB")
-            adapter = Adapter.from_factors({module: (A, B)})
-            U, S, Vh = torch.linalg.svd(gradients[module].double(), full_matrices=False)
-            gradient = Adapter.from_factors({module: ((S.sqrt()[:, None] * Vh).float(), (U * S.sqrt()).float())})
-            both = predict_asymmetry(adapter, covariances, sensitivities, rank=RANK).frame.iloc[0]
-            first = predict_asymmetry(gradient, covariances, sensitivities, rank=RANK).frame.iloc[0]
-            a_loss, b_loss = np.array(scores[A_ONLY]), np.array(scores[B_ONLY])
-            ratio = np.log(a_loss / b_loss)
-            d_out, d_in = gradients[module].shape
-            row = {"text": name, "module": module, "layer": int(module.split(".")[2]), "d_in": d_in, "d_out": d_out}
-            row |= {"before": before, "loss_a_only": a_loss.mean(), "loss_b_only": b_loss.mean()}
+            predictors = predicted([Adapter.from_factors({module: (A, B)})], module, *moments, before)
+            ratio = np.log(np.array(scores[A_ONLY]) / np.array(scores[B_ONLY]))
+            row = {"family": "decoder", "task": name, "module": module, "layer": layer_of(module)}
             row |= {"advantage": ratio.mean(), "advantage_error": stats.sem(ratio)}
-            row |= {
-                "index_inputs": predict_asymmetry(adapter, covariances, rank=RANK).frame["asymmetry_index"].iloc[0],
-                "index_both": both["asymmetry_index"],
-                "index_gradient": first["asymmetry_index"],
-                "kept_difference": (both["random_A"] - both["random_B"]) * both["signal"] / before,
-                "width": d_out / d_in,
-            }
-            rows.append(row)
+            rows.append(row | predictors)
             pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
 
 
-def judge(cases: pd.DataFrame, *, resamples: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Rank correlations of every predictor with the advantage of B alone, and signs of held-out groups."""
-    rng = np.random.default_rng(seed)
-    group = (cases["text"] + " " + cases["layer"].astype(str)).to_numpy()
-    members = [np.flatnonzero(group == name) for name in np.unique(group)]
-    rows = []
-    for name, label in PREDICTORS.items():
-        x, y = cases[name].to_numpy(), cases["advantage"].to_numpy()
-        drawn = [
-            stats.spearmanr(x[chosen], y[chosen]).statistic
-            for _ in range(resamples)
-            for chosen in [np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])]
-        ]
-        right = []
-        for held in members:
-            rest = np.setdiff1d(np.arange(len(cases)), held)
-            turned = np.sign(stats.spearmanr(x[rest], y[rest]).statistic)
-            # The others' median advantage is taken at their median predictor, and the sign is of what lies beyond.
-            right += ((turned * (x[held] - np.median(x[rest])) > 0) == (y[held] > np.median(y[rest]))).tolist()
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
-        rows.append(
+def predicted(
+    adapters: list[Adapter], module: str, covariances: Any, sensitivities: Any, gradients: Any, before: float
+) -> dict[str, float]:
+    """Everything that might say which factor of a module to train, means over adapters that were trained on it."""
+    d_out, d_in = gradients[module].shape
+    U, S, Vh = torch.linalg.svd(gradients[module].double(), full_matrices=False)
+    gradient = Adapter.from_factors({module: ((S.sqrt()[:, None] * Vh).float(), (U * S.sqrt()).float())})
+    first = predict_asymmetry(gradient, covariances, sensitivities, rank=RANK).frame.iloc[0]
+    found = []
+    for adapter in adapters:
+        both = predict_asymmetry(adapter, covariances, sensitivities, rank=RANK).frame.iloc[0]
+        found.append(
             {
-                "predictor": label,
-                "cases": len(cases),
-                "groups": len(members),
-                "rank_correlation": stats.spearmanr(x, y).statistic,
-                "low": low,
-                "high": high,
-                "right_side_held_out": np.mean(right),
+                "index_inputs": predict_asymmetry(adapter, covariances, rank=RANK).frame["asymmetry_index"].iloc[0],
+                "index_both": both["asymmetry_index"],
+                "kept_difference": (both["random_A"] - both["random_B"]) * both["signal"] / before,
             }
         )
-    return pd.DataFrame(rows)
+    means = pd.DataFrame(found).mean().to_dict()
+    return {"d_in": d_in, "d_out": d_out, "index_gradient": first["asymmetry_index"], "width": d_out / d_in} | means
+
+
+def layer_of(module: str) -> str:
+    """The stack and layer that a module is in."""
+    return re.sub(r"^(?:.*?\.)??((?:encoder|decoder)\.)?layers?\.(\d+)\..*", r"\1\2", module)
+
+
+def collect(options: argparse.Namespace) -> None:
+    """The cases of a finished sweep over single modules, put in place of those that the file has of its family."""
+    prepare_training()
+    runs = read_sweep(options.config, data=options.data, model=options.model)
+    table = results_table(runs, options.runs)
+    lora = table[(table["variant"] == LORA) & (table["stage"] == "final")]
+    rows = []
+    for (task, module), case in advantages(table).groupby(["task", "target_modules"], sort=False):
+        names = lora.loc[(lora["task"] == task) & (lora["target_modules"] == module), "name"]
+        adapters = [load_adapter(options.runs / name) for name in names]
+        config = next(run.config for run in runs if run.config.task.name == task)
+        batches = list(task_batches(config, rows=BATCH * BATCH, training=True))
+        # With the head that was trained beside the adapter: at a random one the loss says nothing of the task.
+        still = {name: replace(adapters[0][name], scaling=0.0) for name in adapters[0]}
+        with apply_to(adapters[0].with_updates(still), model := pretrained_model(config).eval()):
+            measures = (input_covariances, output_sensitivities, weight_gradients)
+            moments = [measured(model, batches, [module]) for measured in measures]
+            with torch.no_grad():
+                before = float(np.mean([float(loss_of(model, batch)) for batch in batches]))
+        row = {"family": options.family, "task": task, "module": module, "layer": layer_of(str(module))}
+        row |= case.iloc[0][["advantage", "advantage_error"]].to_dict()
+        rows.append(row | predicted(adapters, str(module), *moments, before))
+    old = pd.read_csv(options.out)
+    new = pd.concat([old[old["family"] != options.family], pd.DataFrame(rows)])
+    new.to_csv(options.out, index=False, float_format="%.6g")
+
+
+def judge(cases: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Rank correlation of every predictor with the advantage of B alone: in each family, and on average over them."""
+    rng = np.random.default_rng(seed)
+    families = [members for _, members in cases.groupby("family", sort=False)]
+    groups = [[group for _, group in members.groupby(["task", "layer"])] for members in families]
+
+    def correlations(parts: list[pd.DataFrame]) -> np.ndarray:
+        return np.array([[stats.spearmanr(part[n], part["advantage"]).statistic for n in PREDICTORS] for part in parts])
+
+    drawn = []
+    for _ in range(resamples):
+        chosen = rng.integers(len(groups), size=len(groups))
+        parts = [pd.concat([groups[i][k] for k in rng.integers(len(groups[i]), size=len(groups[i]))]) for i in chosen]
+        drawn.append(correlations(parts).mean(0))
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    each = correlations(families)
+    table = pd.DataFrame({"predictor": PREDICTORS.values(), "mean": each.mean(0), "low": low, "high": high})
+    names = cases["family"].unique()
+    return table.assign(**{f"{name} ({len(part)})": row for name, part, row in zip(names, families, each, strict=True)})
+
+
+def held_out(cases: pd.DataFrame) -> pd.DataFrame:
+    """What choosing a factor in each family would have saved against B alone, by thresholds found on the others.
+
+    Saved is the mean log loss; "always A" and "the better one" bound it.
+    """
+    rows = []
+    for family in cases["family"].unique():
+        held, rest = cases[cases["family"] == family], cases[cases["family"] != family]
+        rules = {label: held[name] < threshold(rest[name], rest["advantage"]) for name, label in PREDICTORS.items()}
+        rules |= {f"{label}, at {at:g}": held[name] < at for name, (label, at) in STATED.items()}
+        rules |= {"always A": held["advantage"] < np.inf, "the better one": held["advantage"] < 0}
+        for label, trains_A in rules.items():
+            saved = np.where(trains_A, -held["advantage"], 0.0)
+            side = float(np.mean(trains_A == (held["advantage"] < 0)))
+            rows.append({"rule": label, "family": family, "saved": saved.mean(), "right": side, "A": trains_A.mean()})
+    table = pd.DataFrame(rows).pivot_table(index="rule", columns="family", values=["saved", "right"], sort=False)
+    means = pd.concat({(kind, "mean"): table[kind].mean(axis=1) for kind in ("saved", "right")}, axis=1)
+    return pd.concat([table, means], axis=1)
+
+
+def threshold(values: pd.Series, advantage: pd.Series) -> float:
+    """Below which value A should have been trained: the cut that would have saved most."""
+    order = np.argsort(values.to_numpy(), kind="stable")
+    saved = np.concatenate([[0.0], np.cumsum(-advantage.to_numpy()[order])])
+    best = int(saved.argmax())
+    ordered = np.concatenate([[-np.inf], values.to_numpy()[order], [np.inf]])
+    return float(ordered[best : best + 2].mean()) if 0 < best < len(values) else float(ordered[best + (best > 0)])
 
 
 def main() -> None:
@@ -190,14 +256,27 @@ def main() -> None:
     one.add_argument("models", type=Path)
     one.add_argument("texts", type=Path)
     one.add_argument("--out", type=Path, default=RESULTS)
-    two = commands.add_parser("judge")
-    two.add_argument("file", type=Path, nargs="?", default=RESULTS)
+    two = commands.add_parser("collect")
+    two.add_argument("family")
+    two.add_argument("config")
+    two.add_argument("runs", type=Path)
+    two.add_argument("--data", type=Path, required=True)
+    two.add_argument("--model")
+    two.add_argument("--out", type=Path, default=RESULTS)
+    three = commands.add_parser("judge")
+    three.add_argument("file", type=Path, nargs="?", default=RESULTS)
     options = parser.parse_args()
     if options.command == "measure":
         torch.set_num_threads(1)
         measure(options.models, options.texts, options.out)
+    elif options.command == "collect":
+        torch.set_num_threads(1)
+        collect(options)
     else:
-        print(judge(pd.read_csv(options.file)).round(3).to_string(index=False))
+        cases = pd.read_csv(options.file)
+        print(judge(cases).round(3).to_string(index=False))
+        if len(cases["family"].unique()) > 1:
+            print(held_out(cases).round(3).to_string())
 
 
 if __name__ == "__main__":

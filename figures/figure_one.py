@@ -1,11 +1,10 @@
 """Draw figures/figure_one, the paper's Figure 1 and its reversal, and write the means as figures/figure_one.csv.
 
-    python figures/figure_one.py RUNS REVERSED [folder]
+    python figures/figure_one.py RUNS [folder] [--rate 4e-3]
 
-RUNS and REVERSED are the folders of `asym finetune minilm-glue` and `asym finetune minilm-reversed`. The runs of one
-seed start from one random factor on every task, so that all three panels of the paper (one task from several starts,
-several tasks from one start, and from several) are pairs of the same runs: with A random and B zero at first (LoRA),
-and the reverse.
+RUNS is the folder of `asym finetune figure-one-encoder`. The runs of one seed start from one random factor on every
+task, so that all three panels of the paper (one task from several seeds, several tasks from one seed, and from several)
+are pairs of the same runs: with A random and B zero at first (LoRA), and the reverse.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ import numpy as np
 import pandas as pd
 
 from asym_analysis import AdapterSet, SubspaceComparison, compare_subspaces, load_adapter
-from asym_analysis.finetuning.results import longest_runs
 from asym_analysis.plots.heatmap import plot_figure_one
 from asym_analysis.plots.style import save_figure
 
 DIRECTIONS = {"hB_0 hA_Km": "A random, B zero at first", "hB_rand hA_0": "A zero, B random at first"}
-RANK = 8
+KINDS = ("one task, several seeds", "several tasks, one seed", "several tasks, several seeds")
 
 
-def best_runs(folder: Path, variant: str) -> AdapterSet:
-    """The runs of a variant at its best learning rate, seed by seed on the tasks that have it, in order of task."""
-    table = longest_runs(pd.read_csv(folder / "runs.csv")).query("variant == @variant and rank == @RANK")
+def runs_of(folder: Path, variant: str, rate: float) -> AdapterSet:
+    """The runs of a variant at one learning rate, seed by seed, in order of task."""
+    table = pd.read_csv(folder / "runs.csv").query("variant == @variant and learning_rate == @rate")
     table = table.sort_values(["task", "seed"], ignore_index=True)
     adapters = [load_adapter(folder / name) for name in table["name"]]
     names = [f"{task} {seed}" for task, seed in zip(table["task"], table["seed"], strict=True)]
@@ -37,11 +35,8 @@ def best_runs(folder: Path, variant: str) -> AdapterSet:
 def means(comparison: SubspaceComparison, direction: str) -> pd.DataFrame:
     """Mean overlap of A and of B for each kind of pair, with chance."""
     same_task, same_start = comparison.same("task"), comparison.same("seed")
-    kinds = {
-        "one task, several starts": same_task & ~same_start,
-        "several tasks, one start": ~same_task & same_start,
-        "several tasks, several starts": ~same_task & ~same_start,
-    }
+    masks = (same_task & ~same_start, ~same_task & same_start, ~same_task & ~same_start)
+    kinds = dict(zip(KINDS, masks, strict=True))
     rows = []
     for index, factor in enumerate(comparison.factors):
         values = comparison.values[:, index]  # noqa: PD011  (an array of ours, not pandas)
@@ -56,16 +51,12 @@ def main() -> None:
     """Compare, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("reversed", type=Path)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--rate", type=float, default=4e-3)
     options = parser.parse_args()
-    folders = (options.runs, options.reversed)
-    chosen = zip(DIRECTIONS.items(), folders, strict=True)
-    runs = {direction: best_runs(folder, variant) for (variant, direction), folder in chosen}
-    common = set.intersection(*({*each.table["task"]} for each in runs.values()))
     comparisons, tables = {}, []
-    for direction, each in runs.items():
-        chosen = each.select(each.table["task"].isin(common))
+    for variant, direction in DIRECTIONS.items():
+        chosen = runs_of(options.runs, variant, options.rate)
         comparisons[direction] = compare_subspaces(chosen)
         tables.append(means(comparisons[direction], direction))
         moved = compare_subspaces(chosen, subtract_initial=True)

@@ -9,17 +9,15 @@ The runs are those of `asym finetune` with the configs minilm-glue, pronunciatio
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+from sweep_sections import markdown, sections, verdicts
 
-from asym_analysis import check_claims, kept_gains, paper_results, sample_runs, score_variants
+from asym_analysis import kept_gains, paper_results, sample_runs, score_variants
 from asym_analysis.atomic import replacing
-from asym_analysis.finetuning.plan import read_sweep
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 from asym_analysis.plots.variants import plot_kept_gains, plot_learning_rates, plot_variants
 from asym_analysis.samples import sample_sweep
@@ -75,120 +73,11 @@ def printed(table: int, metric: str | None = None) -> pd.DataFrame:
     return wide.reindex(index=rows["run"].unique(), columns=rows["column"].unique()).fillna("")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, index first."""
-    whole = table.rename_axis(columns=None).reset_index()
-
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-    return "\n".join(
-        [line(whole.columns), line("---" for _ in whole), *(line(row) for row in whole.to_numpy().tolist())]
-    )
-
-
-def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every claim on every family, with what the paper's own rows say."""
-    table = check_claims(score_variants(runs)).frame
-
-    def interval(row: pd.Series) -> str:
-        return (
-            "" if pd.isna(row["difference"]) else f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-        )
-
-    table["difference"] = table.apply(interval, axis=1)
-    table["paper"] = table["paper"].replace("", "not reported")
-    columns = {"family": "on", "difference": "difference (95 %)", "tasks": "tasks", "seeds": "seeds"}
-    columns |= {"verdict": "verdict", "reason": "why", "paper": "the paper's own rows", "agrees_with_paper": "agrees"}
-    return table.sort_values("claim", kind="stable").set_index("claim")[list(columns)].rename(columns=columns)
-
-
 def counted(runs: pd.DataFrame) -> pd.DataFrame:
     """How many numbers each run trains, head included."""
     frame = score_variants(runs).frame.assign(cell=lambda table: table["trainable_parameters"].map("{:,.0f}".format))
     wide = frame.pivot_table(index="run", columns="task", values="cell", aggfunc="first")
     return wide.reindex(index=frame["run"].unique(), columns=frame["task"].unique()).fillna("")
-
-
-def regime() -> list[str]:
-    """The finished part of the regime map: what one trained factor keeps of LoRA's gain, and what is still missing."""
-    text = (
-        "stories260K learns dialogue with adapters on q and v, three paired seeds. Gains count from the pretrained "
-        "model. Ranks 2 (250 windows) and 8 (60, 250 and 1,000) are finished; the three sizes are of one text, so that "
-        "pooling them is no statement about other texts."
-    )
-    command = "--model MODELS/stories260K --data TEXTS --runs RUNS --only r8-"
-    return finished("regime-map", "Regime map, as far as it was run", text, command, data_per_row=WINDOW)
-
-
-def encoder() -> list[str]:
-    """The finished part of the encoder's block."""
-    text = (
-        "MiniLM learns from 1,500 rows a task with adapters in its upper three layers (queries and values for STS-B, "
-        "all linear maps for the others), five paired seeds, products with frozen weights in bfloat16. Gains count "
-        "from the frozen model with a trained head."
-    )
-    command = "--data GLUE --runs RUNS"
-    parts = finished("minilm-upper-layers", "Encoder, by the new design", text, command, data_per_row=1)
-    return [
-        *parts,
-        "A frozen where it is placed, less a trained or a random A; intervals over seeds and rows:",
-        placed(),
-    ]
-
-
-def placed() -> str:
-    """Contrasts of a frozen A that is placed by the data."""
-    runs, outcomes = sample_sweep("minilm-upper-layers")
-    scores = score_variants(runs, outcomes=outcomes)
-    parts = [scores.contrast("b-only-X", other) for other in ("lora-r8", "b-only-r8")]
-    table = pd.concat(parts)
-    cells = [f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" for row in table.itertuples(index=False)]
-    table = table.assign(difference=cells).set_index("task")
-    return markdown(table[["length", "first", "second", "seeds", "difference", "metric"]])
-
-
-def finished(config: str, title: str, text: str, command: str, *, data_per_row: int) -> list[str]:
-    """What a shipped sweep says: kept gains, verdicts, and which part of the plan it is."""
-    runs, outcomes = sample_sweep(config)
-    scores = score_variants(runs, outcomes=outcomes)
-    frame = kept_gains(scores, data_per_row=data_per_row).frame
-    cells = [f"{row.kept:.3f} ({row.low:.3f} to {row.high:.3f})" for row in frame.itertuples(index=False)]
-    shown = frame.assign(kept=cells, numbers=frame["numbers_per_datum"].map("{:.3g}".format))
-    shown = shown.sort_values(["rank", "task", "length", "variant"], ascending=[True, False, True, False])
-    columns = {"task": "task", "length": "length", "variant": "variant", "rank": "rank", "numbers": "numbers a datum"}
-    columns |= {"kept": "kept of LoRA's gain (95 %)", "seeds": "seeds"}
-    claims = judged(runs, outcomes)
-    final = runs[runs["stage"] == "final"]
-    at_edge = final[final["rate_at_edge"].astype(bool)]["run"].unique()
-    edges = f"The best rate of {', '.join(at_edge)} lay at an end of its grid." if len(at_edge) else ""
-    parts = [
-        f"## {title}",
-        f"{len(runs)} of {len(read_sweep(config))} planned runs: {text} Two lengths, each variant at its own rate "
-        "(searched on a seed that is not reported), rows split into halves that tune and are reported, intervals over "
-        "seeds and rows.",
-        markdown(shown[list(columns)].rename(columns=columns).set_index("task")),
-        "Verdicts at the greater length, each task for itself and all by random effects; p-values are adjusted over "
-        "the claims of a row's tasks. `change` is by how much the difference rose from the shorter one, in parts of "
-        "LoRA's gain:",
-        markdown(claims),
-        edges,
-        f"    asym finetune {config} {command}",
-    ]
-    return [part for part in parts if part]
-
-
-def judged(runs: pd.DataFrame, outcomes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """The verdict of every claim, on each task and on all of them."""
-    tasks = list(runs["task"].unique())
-    groups = {task: runs[runs["task"] == task] for task in tasks} | ({"all": runs} if len(tasks) > 1 else {})
-    parts = [
-        check_claims(score_variants(members, outcomes=outcomes)).frame.assign(on=name)
-        for name, members in groups.items()
-    ]
-    table = pd.concat(parts).assign(rank=lambda table: table["first"].str.rsplit(" ", n=1).str[-1])
-    table = table.sort_values("claim", kind="stable").set_index("claim")
-    return table[["rank", "on", "verdict", "statement", "change"]].round({"change": 3})
 
 
 def tables(runs: pd.DataFrame) -> str:
@@ -203,7 +92,7 @@ def tables(runs: pd.DataFrame) -> str:
         ]
     ).pivot_table(index="run", columns="task", values="rate", aggfunc="first")
     rates = rates.reindex(index=best["run"].unique(), columns=best["task"].unique()).fillna("")
-    sections = [
+    parts = [
         "# The paper's tables, and ours beside them",
         "Written by `python figures/variants.py` from the runs that ship with the package. Means ± standard errors "
         "over the two seeds that tuned nothing, each variant at its best learning rate of a grid, searched on a third. "
@@ -211,10 +100,13 @@ def tables(runs: pd.DataFrame) -> str:
         "is compared is the order.",
         "## Withdrawn\n" + WITHDRAWN.rstrip(),
         "## Claims",
-        "Differences are in parts of LoRA's gain over the frozen model, pooled over tasks by random effects.",
-        markdown(verdicts(runs)),
-        *encoder(),
-        *regime(),
+        "By the runs of the present design, one sweep a family. Differences are in parts of LoRA's gain over the "
+        "frozen model, pooled over tasks by random effects, p-values adjusted over all families (Holm). A task speaks "
+        "only if LoRA beats the frozen model there by more than four standard errors.",
+        verdicts(),
+        *sections(),
+        "# Earlier runs",
+        "One training length, two seeds that tuned nothing: they decide nothing (above), and stand here as a record.",
         "## Trained numbers",
         markdown(counted(runs)),
         "## Table 1: encoder",
@@ -252,7 +144,7 @@ def tables(runs: pd.DataFrame) -> str:
         "## Best learning rates",
         markdown(rates),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def draw_kept(folder: Path) -> None:

@@ -13,7 +13,7 @@ from asym_analysis.vocabulary import choose
 if TYPE_CHECKING:
     from asym_analysis.adapters.adapter_set import AdapterSet
 
-__all__ = ["sample_adapters", "sample_predictions", "sample_runs", "sample_sweep"]
+__all__ = ["sample_adapters", "sample_predictions", "sample_runs", "sample_sweep", "sample_sweeps"]
 
 _FOLDER = Path(__file__).parent
 
@@ -117,13 +117,29 @@ def sample_sweep(name: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarra
     (True, ['score', 'tuning'])
     """
     folder = _FOLDER / "sweeps"
-    choose(name, sorted(path.name for path in folder.glob("*") if path.is_dir()), "name")
+    choose(name, sample_sweeps(), "name")
     outcomes: dict[str, dict[str, np.ndarray]] = {}
     with np.load(folder / name / "rows.npz") as stored:
         for key in stored.files:
             run, array = key.rsplit("/", 1)
             outcomes.setdefault(run, {})[array] = stored[key]
     return pd.read_csv(folder / name / "runs.csv"), outcomes
+
+
+def sample_sweeps() -> list[str]:
+    """Name the sweeps that ship with the package.
+
+    Returns
+    -------
+    list of str
+        Each the name of a shipped config.
+
+    Examples
+    --------
+    >>> "regime-map" in sample_sweeps()
+    True
+    """
+    return sorted(path.name for path in (_FOLDER / "sweeps").glob("*") if path.is_dir())
 
 
 def _tables(folder: str, family: str | None = None) -> dict[str, Path]:
