@@ -166,45 +166,26 @@ def certify(
     examined = examine(
         losses, adapter, own, head=head, whole=set(methods) != {"gaussian"} or bool(prior or subspace), seed=seed
     )
-    reasons = doubts(adapter if prior is None else adapter.without_initial(), own)
-    reasons += losses.doubts + examined.doubts + _repeated(repeats, losses.n_samples, groups)
+    reasons = doubts(adapter if prior is None else adapter.without_initial(), own) + losses.doubts + examined.doubts
+    reasons += _repeated(repeats, losses.n_samples, groups)
     if prior is not None and prior_samples is None and same_trained(adapter, prior, own):
         reasons += ("the prior is the checkpoint itself: was it trained on these samples? (samples=, prior_samples=)",)
     work = Certification(
-        adapter=adapter,
-        prior=prior,
-        losses=losses,
-        tuned=own,
-        include_head=include_head,
-        delta=(1.0 - confidence) / (len(methods) + (prior is not None) + bool(subspace)),
-        confidence=confidence,
-        tried=tried,
-        doubts=reasons,
-        copies=losses.repeated if repeats is None else 0.0,
-        seed=seed,
-        progress=progress,
-    )
+        adapter=adapter, prior=prior, losses=losses, tuned=own, include_head=include_head,
+        delta=(1.0 - confidence) / (len(methods) + (prior is not None) + bool(subspace)), confidence=confidence,
+        tried=tried, doubts=reasons, copies=losses.repeated if repeats is None else 0.0, seed=seed, progress=progress,
+    )  # fmt: skip
     if subspace:
         check_codes(subspace, adapter, own, head=head, prior=prior, tried=tried)
     rows = _rows(work, methods, levels, relative_noise, Margin(draws), posterior, subspace)
     examined.refuse_changes()
     settings = settings_of(
-        checkpoint=adapter.name,
-        fingerprint=fingerprint(adapter),
-        n_samples=losses.n_samples,
-        units=losses.count,
-        tuned=own,
-        tuned_known_from=evidence,
-        methods=methods,
-        confidence=confidence,
-        headline=HEADLINE,
-        draws=draws,
-        tried=tried,
-        prior=None if prior is None else prior.name,
+        checkpoint=adapter.name, fingerprint=fingerprint(adapter), n_samples=losses.n_samples, units=losses.count,
+        tuned=own, tuned_known_from=evidence, methods=methods, confidence=confidence, headline=HEADLINE, draws=draws,
+        tried=tried, prior=None if prior is None else prior.name,
         repeated_within=losses.repeated if repeats is None else repeats.within,
-        repeated_across=None if repeats is None else repeats.across,
-        seed=seed,
-    )
+        repeated_across=None if repeats is None else repeats.across, seed=seed,
+    )  # fmt: skip
     return BoundReport(rows, settings)
 
 

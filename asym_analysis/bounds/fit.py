@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from asym_analysis.vocabulary import Tuned, choose, finite, whole
 __all__ = ["fit_posterior"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+Make = Callable[[Adapter, Mapping[TensorKey, float | Tensor]], GaussianPosterior]
 
 SIZES = (0.25, 0.5, 1.0, 2.0)  # of the noise to begin with, as shares of the update's norm
 LIFTED = (1 / 64, 1 / 16)  # further sizes, for factors that join a trained posterior
@@ -149,42 +151,47 @@ def fit_posterior(
     if prior is not None:
         refuse_other_shapes(adapter, prior, "the prior")
     choose(scales, ("group", "tensor"), "scales")
-    for weight in weights:
-        finite(weight, "weights", above=0)
-    if not weights:
-        raise ValueError("weights needs at least one value")
-    finite(epochs, "epochs", above=0)
-    finite(rate, "rate", above=0)
+    weights = _positive(weights, "weights")
+    (epochs,), (rate,) = _positive([epochs], "epochs"), _positive([rate], "rate")
     losses = ModelLosses(adapter, model, data, loss=loss, batch_size=whole(batch_size, "batch_size", least=1))
-    pilot = _Pilot(losses, seed)
-    charged: dict[str, Any] = {"include_head": include_head, "prior": prior}
+    pilot, made = _Pilot(losses, seed), partial(_made, own, include_head=include_head, prior=prior, scales=scales)
     stds = _stds(prior_std)
-    begun = _begun(adapter, own, begin, stds, scales=scales, **charged)
-    best = pilot.best(begun)
+    best = pilot.best(_begun(adapter, own, begin, stds, made, include_head=include_head, prior=prior))
     training = _Training(losses, best, objective or losses.cross_entropy, rate, seed)
     if stds is not None:
         training.scales = {key: stds.get(group_of(adapter, key), scale) for key, scale in training.scales.items()}
     steps = max(1, round(epochs * len(losses) / batch_size))
-    candidates = [best] if select else []
+    candidates = [best]
     for number, weight in enumerate(weights):
-        posterior = training.run(weight, steps, number, progress=progress)
-        fitted = fitted_posterior(
-            with_tensors(best.adapter, posterior[0], name=adapter.name), posterior[1], own, scales=scales, **charged
-        )
+        means, widths = training.run(weight, steps, number, progress=progress)
+        fitted = made(with_tensors(best.adapter, means, name=adapter.name), widths)
         candidates.append(fitted)
         if stds is None:
             training.scales = dict(fitted.prior_stds)
         if select:
-            candidates.append(fitted_posterior(fitted.adapter, fitted.prior_stds, own, scales=scales, **charged))
-            for share in SHRUNK:
-                nearer = {
-                    key: training.origin[key] + share * (mean - training.origin[key])
-                    for key, mean in posterior[0].items()
-                }
-                candidates.append(
-                    fitted_posterior(with_tensors(fitted.adapter, nearer), posterior[1], own, scales=scales, **charged)
-                )
+            candidates += _simpler(fitted, made)
     return pilot.best(candidates) if select else candidates[-1]
+
+
+def _positive(values: Sequence[float | int], name: str) -> list[float]:
+    if not values:
+        raise ValueError(f"{name} needs at least one value")
+    return [finite(value, name, above=0) for value in values]
+
+
+def _made(own: Tuned, adapter: Adapter, stds: Mapping[TensorKey, float | Tensor], **charged: Any) -> GaussianPosterior:
+    return fitted_posterior(adapter, stds, own, **charged)
+
+
+def _simpler(fitted: GaussianPosterior, made: Make) -> Iterator[GaussianPosterior]:
+    """Posteriors of smaller KL, without further training: the prior's noise, or means nearer to the prior's."""
+    yield made(fitted.adapter, fitted.prior_stds)
+    for share in SHRUNK:
+        nearer = {
+            key: fitted.prior_centre[key] + share * (mean - fitted.prior_centre[key])
+            for key, mean in fitted.centre.items()
+        }
+        yield made(with_tensors(fitted.adapter, nearer), fitted.stds)
 
 
 def _stds(given: float | int | Mapping[str, float] | None) -> dict[str, float] | None:
@@ -199,11 +206,11 @@ def _stds(given: float | int | Mapping[str, float] | None) -> dict[str, float] |
 
 
 def _begun(
-    adapter: Adapter, own: Tuned, begin: GaussianPosterior | None, stds: dict[str, float] | None,
+    adapter: Adapter, own: Tuned, begin: GaussianPosterior | None, stds: dict[str, float] | None, made: Make,
     **charged: Any,
 ) -> list[GaussianPosterior]:  # fmt: skip
     """Posteriors to begin at, of which a pilot takes the best."""
-    scales, given = charged.pop("scales"), {} if begin is None else dict(begin.stds)
+    given = {} if begin is None else dict(begin.stds)
     moved = adapter
     if begin is not None:
         origin = gaussian_posterior(adapter, own, **charged).prior_centre
@@ -218,7 +225,7 @@ def _begun(
             dict(one.stds) if stds is None else {key: stds.get(group_of(moved, key), one.stds[key]) for key in one.stds}
         )
         noise |= {key: given[key] for key in noise.keys() & given.keys()}
-        found.append(fitted_posterior(moved, noise, own, scales=scales, **charged))
+        found.append(made(moved, noise))
         if stds is not None or noise.keys() <= given.keys():
             break
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,7 +19,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned, doubts
 from asym_analysis.bounds.description import PLACEMENTS, encode_adapter
-from asym_analysis.bounds.duplicates import find_duplicates
+from asym_analysis.bounds.duplicates import Duplicates, find_duplicates
 from asym_analysis.bounds.losses import generator_for
 from asym_analysis.bounds.model_losses import logits_of, tied_doubts
 from asym_analysis.bounds.risk import chernoff_risk
@@ -202,6 +202,36 @@ def language_model_bound(
     """
     adapter = as_adapter(checkpoint)
     own, evidence = checked_tuned(adapter, tuned)
+    _check_choices(smoothing, levels, confidence, tried, batch_size)
+    texts = _tokens(documents, tokenizer, whole(max_length, "max_length", least=2))
+    n = len(texts)
+    evaluated = n if subsample is None else whole(subsample, "subsample", least=1, most=n)
+    chosen = np.arange(n)
+    if evaluated < n:
+        chosen = torch.randperm(n, generator=generator_for(seed, "documents"))[:evaluated].numpy()
+    reading = _Reading(adapter, model.eval(), [texts[int(i)] for i in chosen], batch_size, progress)
+    reading.refuse_later_tokens()
+    reasons = [*doubts(adapter, own), *reading.doubts(adapter)]
+    if adapter.extras and not include_head:
+        reasons.append("the head was fixed beforehand, which cannot be seen")
+    predictors = list(_predictors(adapter, own, levels, include_head=include_head))
+    # Half of delta for each level; in each, a share for the sampling, divided among all that is evaluated on it.
+    shares = _Shares((1.0 - confidence) / 2, len(predictors) * len(smoothing) if evaluated < n else 0)
+    repeats = find_duplicates([" ".join(map(str, text.tolist())) for text in texts])
+    lengths = np.array([len(text) - 1 for text in texts])
+    bounds = _Bounds(reading, lengths, smoothing, shares, math.log(tried * len(smoothing) * 2), own, reasons, repeats)
+    rows = [row for predictor in predictors for row in bounds.of(predictor)]
+    settings = settings_of(
+        checkpoint=adapter.name, documents=n, evaluated=evaluated, tokens=int(lengths.sum()), max_length=max_length,
+        tuned=own, tuned_known_from=evidence, smoothing=tuple(smoothing), levels=tuple(levels), confidence=confidence,
+        tried=tried, repeated_within=repeats.within, seed=seed,
+    )  # fmt: skip
+    return LanguageModelBound(pd.DataFrame(rows), settings)
+
+
+def _check_choices(
+    smoothing: Sequence[float], levels: Sequence[int], confidence: float, tried: int, batch_size: int
+) -> None:
     for alpha in smoothing:
         finite(alpha, "smoothing", above=0, below=1)
     if not smoothing or not levels:
@@ -209,58 +239,65 @@ def language_model_bound(
     finite(confidence, "confidence", above=0, below=1)
     whole(tried, "tried", least=1)
     whole(batch_size, "batch_size", least=1)
-    texts = _tokens(documents, tokenizer, whole(max_length, "max_length", least=2))
-    n = len(texts)
-    evaluated = n if subsample is None else whole(subsample, "subsample", least=1, most=n)
-    chosen = np.arange(n)
-    if evaluated < n:
-        chosen = torch.randperm(n, generator=generator_for(seed, "documents"))[:evaluated].numpy()
-    candidates = [(count, placement) for count in levels for placement in PLACEMENTS]
-    reading = _Reading(adapter, model.eval(), [texts[int(i)] for i in chosen], batch_size, progress)
-    reading.refuse_later_tokens()
-    reasons = [*doubts(adapter, own), *reading.doubts(adapter)]
-    if adapter.extras and not include_head:
-        reasons.append("the head was fixed beforehand, which cannot be seen")
-    repeats = find_duplicates([" ".join(map(str, text.tolist())) for text in texts])
-    lengths = np.array([len(text) - 1 for text in texts])
-    # Half of delta for each level; in each, a share for the sampling, divided among all that is evaluated on it.
-    sampled = len(candidates) * len(smoothing) + len(smoothing)
-    shares = _Shares((1.0 - confidence) / 2, sampled if evaluated < n else 0)
-    rows: list[dict[str, Any]] = []
-    predictors: list[tuple[dict[str, Any], float, Adapter | None]] = [
-        ({"predictor": "base model", "levels": None, "placement": ""}, 0.0, None)
-    ]
-    for count, placement in candidates:
-        coded = encode_adapter(adapter, tuned=own, include_head=include_head, levels=count, placement=placement)
-        facts = {"predictor": "coded adapter", "levels": count, "placement": placement}
-        predictors.append((facts, coded.nats, coded.adapter))
-    for facts, nats, candidate in predictors:
-        chances = reading.probabilities(candidate)
-        paid = nats + math.log(tried * len(smoothing) * 2)  # base model or coded adapter: ln 2
-        vocabulary = reading.vocabulary
-        for alpha in smoothing:
+
+
+class _Predictor(NamedTuple):
+    """The base model, or a coded adapter in it."""
+
+    name: str
+    levels: int | None
+    placement: str
+    nats: float
+    adapter: Adapter | None
+
+
+def _predictors(adapter: Adapter, own: Tuned, levels: Sequence[int], *, include_head: bool) -> Iterator[_Predictor]:
+    yield _Predictor("base model", None, "", 0.0, None)
+    for count in levels:
+        for placement in PLACEMENTS:
+            coded = encode_adapter(adapter, tuned=own, include_head=include_head, levels=count, placement=placement)
+            yield _Predictor("coded adapter", count, placement, coded.nats, coded.adapter)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """The rows of a predictor, from its probabilities of the documents that are evaluated.
+
+    Attributes
+    ----------
+    choice
+        Nats for the choice of smoothing, for what was tried, and for base model or coded adapter.
+    """
+
+    reading: _Reading
+    lengths: Int[np.ndarray, "n"]
+    smoothing: Sequence[float]
+    shares: _Shares
+    choice: float
+    tuned: Tuned
+    reasons: Sequence[str]
+    repeats: Duplicates
+
+    def of(self, predictor: _Predictor) -> Iterator[dict[str, Any]]:
+        """One row for each smoothing and level."""
+        chances = self.reading.probabilities(predictor.adapter)
+        paid, vocabulary = predictor.nats + self.choice, self.reading.vocabulary
+        adapted, repeated = predictor.adapter is not None, self.repeats.within
+        # A copy's tokens follow from those of the first: they are drawn anew at neither level.
+        doubtful = repeated > MOST_REPEATED or (bool(self.reasons) and adapted)
+        for alpha in self.smoothing:
             loss = [-np.log2((1 - alpha) * p + alpha / vocabulary) for p in chances]
             range_ = _Range(alpha, vocabulary)
             for level, bound in (("document", _document_bound), ("token", _token_bound)):
-                mean, upper, value = bound(loss, lengths, paid, range_, shares)
-                text = _assumptions(level, own, candidate is not None, reasons, repeats.within)
-                # A copy's tokens follow from those of the first: they are drawn anew at neither level.
-                repeated = repeats.within > MOST_REPEATED
-                rows.append(
-                    {
-                        "level": level, **facts, "smoothing": alpha, "nats": paid, "training_bits": mean,
-                        "sampled_bits": upper, "bits": value, "uniform_bits": math.log2(vocabulary),
-                        "vacuous": value >= math.log2(vocabulary),
-                        "kind": "diagnostic" if repeated or (reasons and candidate is not None) else "certificate",
-                        "assumptions": text,
-                    }
-                )  # fmt: skip
-    settings = settings_of(
-        checkpoint=adapter.name, documents=n, evaluated=evaluated, tokens=int(lengths.sum()), max_length=max_length,
-        tuned=own, tuned_known_from=evidence, smoothing=tuple(smoothing), levels=tuple(levels), confidence=confidence,
-        tried=tried, repeated_within=repeats.within, seed=seed,
-    )  # fmt: skip
-    return LanguageModelBound(pd.DataFrame(rows), settings)
+                mean, upper, value = bound(loss, self.lengths, paid, range_, self.shares)
+                yield {
+                    "level": level, "predictor": predictor.name, "levels": predictor.levels,
+                    "placement": predictor.placement, "smoothing": alpha, "nats": paid, "training_bits": mean,
+                    "sampled_bits": upper, "bits": value, "uniform_bits": math.log2(vocabulary),
+                    "vacuous": value >= math.log2(vocabulary),
+                    "kind": "diagnostic" if doubtful else "certificate",
+                    "assumptions": _assumptions(level, self.tuned, adapted, self.reasons, repeated),
+                }  # fmt: skip
 
 
 @dataclass(frozen=True)

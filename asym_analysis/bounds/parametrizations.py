@@ -50,8 +50,8 @@ def _super(shapes: Sequence[Shape], rank: int) -> int:
 
 def _quantum(d_out: int, d_in: int, rank: int) -> int:
     """Pauli parametrization of two orthonormal factors with one layer of entanglement, and the r singular values."""
-    qubits = (math.ceil(math.log2(d)) for d in (d_out, d_in))
-    return sum(3 * q - 2 for q in qubits) + rank
+    qubits = ((d - 1).bit_length() for d in (d_out, d_in))
+    return sum(3 * q - 2 for q in qubits if q) + min(rank, d_out, d_in)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ PARAMETRIZATIONS: Mapping[str, Parametrization] = MappingProxyType(
         "DoRA": Parametrization(_each(lambda o, i, r: r * (o + i) + o), "r (d_in + d_out) + d_out", "arXiv 2402.09353"),
         "AdaLoRA": Parametrization(_each(lambda o, i, r: r * (o + i + 1)), "r (d_in + d_out + 1)", "arXiv 2303.10512"),
         "VeRA": Parametrization(_each(lambda o, i, r: o + r), "d_out + r", "arXiv 2310.11454"),
-        "LoRA-XS": Parametrization(_each(lambda o, i, r: r * r), "r^2", "arXiv 2405.17604"),
+        "LoRA-XS": Parametrization(_each(lambda o, i, r: min(r, o, i) ** 2), "r^2 (r <= d)", "arXiv 2405.17604"),
         "LoHa": Parametrization(_each(lambda o, i, r: 2 * r * (o + i)), "2 r (d_in + d_out)", "arXiv 2108.06098"),
         "LoKr": Parametrization(
             _each(_lokr), "a_out a_in + r (d_out/a_out + d_in/a_in), a the factors nearest the root", "arXiv 2309.14859"
