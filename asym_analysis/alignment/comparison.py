@@ -345,7 +345,7 @@ class SubspaceComparison(Result):
         DataFrame
             Columns:
 
-            - factor, pairs (which) and count (of pairs)
+            - factor, pairs (which) and count (of pairs that have a module in common)
             - value, null_mean, null_std: means over pairs and modules of the frame's columns; an infinite value, which
               "martin" can have, makes the mean infinite
             - times_null: value over null_mean, missing where that mean is as good as zero
@@ -365,23 +365,27 @@ class SubspaceComparison(Result):
         masks = [np.broadcast_to(chosen, shape) for _, chosen in groups]
         records = []
         for row, factor in enumerate(self.factors):
-            for (group, _), mask, total in zip(groups, masks, self._totals(row, masks), strict=True):
-                records.append((factor, group, int(mask.any(0).sum()), *_averages(total)))
+            for (group, _), count, total in zip(groups, *self._totals(row, masks), strict=True):
+                records.append((factor, group, count, *_averages(total)))
         columns = ["factor", "pairs", "count", "value", "null_mean", "null_std", "times_null", "significant"]
         return pd.DataFrame(records, columns=columns)
 
-    def _totals(self, row: int, groups: list[Bool[np.ndarray, "modules pairs"]]) -> Float[np.ndarray, "groups 5"]:
-        """Number of values, and sums of value, null mean, null deviation and significance, over the modules."""
+    def _totals(
+        self, row: int, groups: list[Bool[np.ndarray, "modules pairs"]]
+    ) -> tuple[list[int], Float[np.ndarray, "groups 5"]]:
+        """Number of pairs with a value; number of values and sums of value, null mean, null deviation, significance."""
         totals = np.zeros((len(groups), 5))
+        compared = np.zeros((len(groups), len(self.pairs[0])), dtype=bool)
         for index in range(len(self.modules)):
             values = np.asarray(self.values[index, row], dtype=np.float64)
             null = self.nulls.columns(index, row, values)
             stacked = np.stack([values, null["null_mean"], null["null_std"], null["p_value"] < LEVEL])
             known = ~np.isnan(values)
-            for total, chosen in zip(totals, groups, strict=True):
+            for total, pairs, chosen in zip(totals, compared, groups, strict=True):
+                pairs |= known & chosen[index]
                 kept = stacked[:, known & chosen[index]]
                 total += [kept.shape[1], *kept.sum(1)]
-        return totals
+        return [int(count) for count in compared.sum(1)], totals
 
     def chance(self, factor: str) -> float:
         """Mean of the null distribution over all modules and pairs of one factor: what a picture marks as chance.

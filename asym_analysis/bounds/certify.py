@@ -182,7 +182,7 @@ def certify(
     settings = settings_of(
         checkpoint=adapter.name, fingerprint=fingerprint(adapter), n_samples=losses.n_samples, units=losses.count,
         tuned=own, tuned_known_from=evidence, methods=methods, confidence=confidence, headline=HEADLINE, draws=draws,
-        tried=tried, prior=None if prior is None else prior.name,
+        tried=tried, doubts=list(reasons), prior=None if prior is None else prior.name,
         repeated_within=losses.repeated if repeats is None else repeats.within,
         repeated_across=None if repeats is None else repeats.across, seed=seed,
     )  # fmt: skip

@@ -45,6 +45,13 @@ def certify(
     ] = None,
     text: Annotated[str, typer.Option(help="Column of texts; two, apart by a comma, make pairs.")] = "text",
     label: Annotated[str, typer.Option(help="Column of labels.")] = "label",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the labels in the order of their numbers, apart by commas; a run of asym finetune knows "
+            "them."
+        ),
+    ] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Longer texts are cut, in tokens.")] = 256,
     evaluate: Annotated[
         str | None,
@@ -86,7 +93,7 @@ def certify(
     losses: dict[str, Any]
     rows: list[dict[str, Any]] = []
     if model is not None and data is not None:
-        losses, rows = _by_model(call, read, model, data, text, label, max_length)
+        losses, rows = _by_model(call, read, model, data, text, label, classes, max_length)
     else:
         losses = {"n_samples": n, **_by_function(evaluate, evaluate_some, n or 0)}
     if groups is not None:
@@ -107,7 +114,8 @@ def certify(
     frame = report.frame
     best = report.best()
     if best is None:
-        call.note(f"nothing is certified: {frame['assumptions'].iloc[0]}")
+        why = "; ".join(report.settings["doubts"]) or frame["assumptions"].iloc[0]
+        call.note(f"nothing is certified: {in_options(why)}")
     else:
         vacuous = " (vacuous: no better than the largest loss)" if best.vacuous else ""
         call.note(
@@ -123,24 +131,42 @@ def certify(
 
 
 def _by_model(
-    call: Call, adapter: Adapter, model: str, data: Path, text: str, label: str, max_length: int
+    call: Call,
+    adapter: Adapter,
+    model: str,
+    data: Path,
+    text: str,
+    label: str,
+    classes: str | None,
+    max_length: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Arguments of `certify` from a classifier and a file of labelled texts, and the file's rows."""
     from asym_analysis.errors import AdapterError
     from asym_analysis.finetuning.inputs import load_classifier, read_labelled
 
     try:
-        found = read_labelled(data, model, column=text, label=label, max_length=max_length)
+        names = [name.strip() for name in classes.split(",")] if classes else _classes_of(adapter)
+        found = read_labelled(data, model, column=text, label=label, max_length=max_length, classes=names)
         heads = [extra.shape[0] for extra in adapter.extras.values() if len(extra.shape) == 2]
-        classes = heads[-1] if heads else max(found.labels) + 1
-        if max(found.labels) >= classes:
-            fail(f"{data} has the label {max(found.labels)}, and the adapter's head has {classes} classes")
-        network = load_classifier(model, classes)
+        outputs = heads[-1] if heads else max(found.labels) + 1
+        if max(found.labels) >= outputs:
+            fail(f"{data} has the label {max(found.labels)}, and the adapter's head has {outputs} classes")
+        network = load_classifier(model, outputs)
     except AdapterError as problem:
         fail(str(problem))
     if not adapter.extras:
         call.note("the adapter has no trained head: the model's own head is used, as fixed before these data")
     return {"model": network, "data": [found.batch], "samples": found.texts}, found.rows
+
+
+def _classes_of(adapter: Adapter) -> list[str]:
+    """Names of the classes, where a run of `asym finetune` on the user's own texts left them beside the adapter."""
+    import json
+
+    metrics = Path(str(adapter.metadata.get("source", ""))).parent / "metrics.json"
+    if not metrics.is_file():
+        return []
+    return [str(name) for name in json.loads(metrics.read_text(encoding="utf-8")).get("classes", [])]
 
 
 def _by_function(evaluate: str | None, evaluate_some: str | None, n: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "error",
     "fail",
     "headings",
+    "in_options",
     "output",
     "progress_wanted",
     "say",
@@ -103,11 +104,17 @@ def error(message: str) -> None:
     """One sentence on standard error, marked as the reason why the command ended."""
     from rich.markup import escape
 
-    # What a message tells to write has to work here: "component=" and "overwrite=True" are options.
     words = re.sub(r"^Invalid value for '?([\w-]+)'?: (?:Value error, )?", r"\1: ", message)
-    words = words.replace("without_extras()", "--without-heads")
-    words = re.sub(r"\b([a-z]+(?:_[a-z]+)*)=(?:True)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", words)
+    words = in_options(words)
     _errors().print(f"[bold red]asym:[/] {escape(words)}", soft_wrap=not sys.stderr.isatty())
+
+
+def in_options(words: str) -> str:
+    """A message of a function, with options where it names arguments: "overwrite=True" is --overwrite here."""
+    words = words.replace("without_extras()", "--without-heads")
+    return re.sub(
+        r"\b([a-z]+(?:_[a-z]+)*)=(?:True|\.\.\.)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", words
+    )
 
 
 def fail(message: str) -> NoReturn:
@@ -158,10 +165,10 @@ def show_table(table: Table, digits: int = 4) -> None:
     if prefix:
         cells[key] = [text.removeprefix(prefix) for text in cells[key]]
         lines.append(f"{headings[key]} below {prefix.rstrip('./')}")
-    for name in names[1:]:
-        if len(frame) > 1 and not _numeric(frame[name]) and len(set(cells[name])) == 1:
-            text = cells.pop(name)[0]
-            lines += [f"{headings[name]}: {text}"] if text != "-" else []
+    alike = [name for name in names[1:] if not _numeric(frame[name]) and len(set(cells[name])) == 1]
+    for name in alike if len(frame) > 1 and len(alike) < len(names) - 1 else ():
+        text = cells.pop(name)[0]
+        lines += [f"{headings[name]}: {text}"] if text != "-" else []
     numbers = _footnotes(frame, cells)
     widths = _fitting(cells, headings, console.width)
     if len(widths) < len(cells):  # columns without a value give way first

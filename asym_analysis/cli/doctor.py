@@ -51,10 +51,21 @@ def doctor(
     named = found.frame["next"].str.replace(source, adapter, regex=False)
     frame = found.frame.assign(next=named.str.replace("BASE", str(base), regex=False))
     if frame.empty:
-        call.note(f"{read.name}: nothing to say")
+        call.note(f"{read.name}: no finding in {len(read)} modules{_not_asked(base, data, sibling)}")
     elif not call.as_json:
         _show(read.name, frame)
     return call.deliver(found, Table("findings", frame, shown=False))
+
+
+def _not_asked(base: str | None, data: Path | None, sibling: list[str] | None) -> str:
+    """What was not looked at, since nothing was given to look at it with."""
+    asked = {
+        "--base intruders": base,
+        "--data an effect on general inputs": data,
+        "--sibling a shared initialization": sibling,
+    }
+    absent = [words.split(" ", 1) for words, given in asked.items() if not given]
+    return ("; not looked for: " if absent else "") + ", ".join(f"{what} ({option})" for option, what in absent)
 
 
 def _show(name: str, findings: pd.DataFrame) -> None:

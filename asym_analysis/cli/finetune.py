@@ -83,7 +83,8 @@ def finetune(
             found = estimate_sweep([run for run in planned if only in run.name], runs)
             hours = found.frame.loc[~found.frame["finished"], "hours"].sum()
             title = f"{len(found.frame)} planned runs, {found.frame['finished'].sum()} of them finished"
-            below = f"About {hours:.2g} hours are left, at the pace of a few steps made just now."
+            left = f"{hours:.2g} hours are" if hours >= 1 else f"{max(1, round(60 * hours))} min are"
+            below = f"About {left} left, at the pace of a few steps made just now."
             summary = Table("summary", found.summary(), "What is left", below=below)
             return call.deliver(found, Table("plan", found.frame, title, _PLAN), summary)
         chosen = [run for run in planned if only in run.name]

@@ -83,6 +83,8 @@ def read_adapters(call: Call, paths: Sequence[str] | None, *, least: int = 1, he
 
         adapters = adapters.select(last_of_runs(adapters))
         adapters = AdapterSet([*adapters], table) if later else adapters
+    elif call.command in ("compare", "share"):
+        _note_checkpoints(call, adapters)
     if len(adapters) < least:
         for refused in call.refused:
             call.tell(f"refused: {refused['reason']}")
@@ -114,6 +116,19 @@ def _last(adapters: Sequence[Adapter]) -> list[Adapter]:
     from asym_analysis.adapters.runs import last_of_runs
 
     return [adapter for adapter, last in zip(adapters, last_of_runs(adapters), strict=True) if last]
+
+
+def _note_checkpoints(call: Call, adapters: AdapterSet) -> None:
+    """Say that checkpoints of one run are compared as if they were runs."""
+    from asym_analysis.adapters.runs import runs_of
+
+    runs = [run for run in runs_of(adapters) if run is not None]
+    if runs:
+        count = len(set(runs))
+        call.note(
+            f"{len(runs)} of these are checkpoints of {count} training run{'s' if count > 1 else ''}: the past of a "
+            "run, and no further runs; --last reads only the last of each"
+        )
 
 
 def _account(call: Call, adapters: Sequence[Adapter]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,13 @@ class LabelledTexts(NamedTuple):
 
 
 def read_labelled(
-    data: Path, model: str, *, column: str = "text", label: str = "label", max_length: int = 256
+    data: Path,
+    model: str,
+    *,
+    column: str = "text",
+    label: str = "label",
+    max_length: int = 256,
+    classes: Sequence[str] = (),
 ) -> LabelledTexts:
     """Labelled texts of a table, tokenized for a classifier.
 
@@ -92,6 +98,8 @@ def read_labelled(
         The column of labels.
     max_length
         Longer texts are cut, in tokens.
+    classes
+        Names of the labels in the order of their numbers; those of the model's config by default.
 
     Returns
     -------
@@ -111,7 +119,9 @@ def read_labelled(
     if label not in rows[0]:
         raise AdapterError(f"{data} has no column {label}; it has {', '.join(rows[0])}")
     source, options = model_source(model)
-    numbers = getattr(AutoConfig.from_pretrained(source, **options), "label2id", None) or {}
+    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = numbers or getattr(AutoConfig.from_pretrained(source, **options), "label2id", None) or {}
+    known = "the classes that training used" if classes else f"{model}'s config"
     labels = []
     for row in rows:
         value = str(row[label]).strip()
@@ -121,8 +131,9 @@ def read_labelled(
             labels.append(int(value.removesuffix(".0")))
         else:
             raise AdapterError(
-                f"{data} has the label {value!r}, which is neither a class number nor a name in {model}'s config "
-                f"({', '.join(map(str, numbers)) or 'which names none'}): give the numbers that training used"
+                f"{data} has the label {value!r}, which is neither a class number nor a name in {known} "
+                f"({', '.join(map(str, numbers)) or 'which names none'}): name the classes in the order of the numbers "
+                "that training gave them, classes=..."
             )
     batch = next(_text_batches(texts, model, max_length, len(texts)))
     return LabelledTexts([" ".join(text) for text in texts], labels, rows, {**batch, "labels": torch.tensor(labels)})

@@ -99,6 +99,7 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
         "metric": config.task.metric,
         "baseline": baseline,
         "baseline_of": baseline_of,
+        **_classes(config, model),
         "train_loss": train_loss,
         "steps": trainer.state.global_step,
         "train_rows": len(data.train),
@@ -112,6 +113,14 @@ def finetune(config: FinetuneConfig, folder: str | Path, *, progress: bool | Rep
     heads = {name: parameter.detach() for name, parameter in head_parameters(model, config)}
     write_run(folder, config, model, prepared.initial, heads, metrics, outcomes)
     return FinetuneRun(folder, metrics, inputs)
+
+
+def _classes(config: FinetuneConfig, model: Any) -> dict[str, list[str]]:
+    """Names of the user's own classes in the order of their numbers, which whoever uses the head needs."""
+    if config.task.kind != "classification":
+        return {}
+    names = model.config.id2label
+    return {"classes": [str(names[number]) for number in sorted(names)]}
 
 
 def _trained_numbers(config: FinetuneConfig, model: Any) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,27 @@ def test_wrong_options_are_one_sentence(
     code, _, err = run(capsys, "certify", str(files["adapter"]), *filled)
     assert code == 1
     assert message in " ".join(err.split())
+
+
+def test_names_that_only_training_numbered_are_taken_from_the_run_or_the_option(
+    files: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = files["data"].read_text().replace("negative", "bad").replace("positive", "good")
+    data = tmp_path / "words.csv"
+    data.write_text(words)
+    adapter = tmp_path / "run"
+    shutil.copytree(files["adapter"], adapter)
+    shared = ["--model", str(files["model"]), "--data", str(data), "--methods", "coded", "--json"]
+    code, _, said = run(capsys, "certify", str(adapter), *shared)
+    assert code == 1
+    assert "name the classes in the order of the numbers that training gave them, --classes" in " ".join(said.split())
+    code, named, _ = run(capsys, "certify", str(adapter), *shared, "--classes", "bad, good")
+    assert code == 0
+    (adapter / "metrics.json").write_text(json.dumps({"classes": ["bad", "good"]}))
+    code, recorded, _ = run(capsys, "certify", str(adapter), *shared)
+    assert code == 0
+    _, reference, _ = run(capsys, "certify", str(files["adapter"]), *shared[:3], str(files["data"]), *shared[4:])
+    tables = [json.loads(text)["tables"]["certificates"] for text in (named, recorded, reference)]
+    assert tables[0] == tables[1] == tables[2]
+    code, swapped, _ = run(capsys, "certify", str(adapter), *shared, "--classes", "good,bad")
+    assert json.loads(swapped)["tables"]["certificates"] != tables[0]

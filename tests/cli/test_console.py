@@ -243,6 +243,11 @@ def test_one_adapter_alone_has_a_report(runs: Path, asym) -> None:
     assert "90 % of the update's energy" in " ".join(done.out.split())
 
 
+def test_checkpoints_that_are_compared_as_runs_are_named(training_run: Path, asym) -> None:
+    said = " ".join(asym("compare", training_run).err.split())
+    assert "are checkpoints of 1 training run: the past of a run, and no further runs; --last reads" in said
+
+
 def test_a_table_of_metadata_goes_with_the_last_checkpoints(training_run: Path, asym) -> None:
     (training_run / "checkpoint-20" / "adapter_model.safetensors").unlink()
     table = training_run.parent / "labels.csv"

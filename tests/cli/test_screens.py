@@ -176,3 +176,9 @@ def test_help_starts_about_as_fast_as_typer() -> None:
 
     # 1.5 on a quiet machine; twice leaves room for busy ones and still fails if pandas (6 times) comes in.
     assert seconds("-m", "asym_analysis", "--help") < 2.0 * seconds("-c", "import typer") + 0.05
+
+
+def test_a_table_whose_columns_are_all_alike_keeps_them(narrow: int, capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Table("scores", pd.DataFrame({"run": ["lora", "b-only"], "first": ["1.000 ± 0.000"] * 2})))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [["run", "first"], ["lora", "1.000", "±", "0.000"], ["b-only", "1.000", "±", "0.000"]]

@@ -63,6 +63,7 @@ def test_a_table_of_texts_trains_an_encoder(name: str, tiny_roberta: Path, tmp_p
     row = done.records("runs")[0]
     assert (row["task"], row["metric"], row["steps"], row["baseline"]) == ("mine", "accuracy", 3, 0.5)
     assert row["train_rows"] == 20  # of 12 rows of each class 2 are held out
+    assert read_run(tmp_path / "runs" / "run").metrics["classes"] == ["animal", "none"]
     adapter = load_adapter(tmp_path / "runs" / "run")
     assert {"classifier.dense.weight", "classifier.out_proj.weight"} <= {
         key.split("model.")[-1] for key in adapter.extras
