@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from asym_analysis.cli.console import Table, fail
+from asym_analysis.cli.console import DONE, Table, define, fail
 from asym_analysis.cli.deliver import Call
 from asym_analysis.cli.inputs import arguments_checked, base_source, read_adapters
 from asym_analysis.cli.options import command
@@ -169,7 +169,9 @@ _ASKED = {
 @command("ask", draws=True)
 def ask(
     call: Call,
-    question: Annotated[Question, typer.Argument(help="What to ask.", show_default=False)],
+    question: Annotated[
+        Question | None, typer.Argument(help="What to ask; without it, the questions.", show_default=False)
+    ] = None,
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="One adapter, or several where the question needs them.", show_default=False),
@@ -190,6 +192,9 @@ def ask(
     ] = None,
 ) -> int:
     """Ask one question of adapters: will it forget, new directions or old, will a merge hurt, ... with its null."""
+    if question is None:
+        define({each.value: _ASKED[each].title for each in Question})
+        return DONE
     from asym_analysis import questions
 
     asked = _ASKED[question]

@@ -287,6 +287,8 @@ def test_a_measure_near_its_end_still_sees_what_is_shared() -> None:
 
 
 def test_pairs_without_a_common_module_are_not_counted() -> None:
-    runs = [adapter(f"{modules[0]}-{seed}", 2, seed, modules=modules) for modules in (("q",), ("v",)) for seed in (1, 2)]
+    runs = [
+        adapter(f"{modules[0]}-{seed}", 2, seed, modules=modules) for modules in (("q",), ("v",)) for seed in (1, 2)
+    ]
     summary = compare_subspaces(AdapterSet(runs)).summary()
     assert set(summary["count"]) == {2}  # of the six pairs

@@ -125,6 +125,13 @@ def test_each_command_has_one_sentence_in_the_list_and_its_own_help(asym) -> Non
     assert build_app().info.name == "asym"
 
 
+def test_ask_alone_lists_its_questions(asym) -> None:
+    done = asym("ask")
+    assert done.code == 0
+    assert "null-space" in done.out
+    assert "Will it forget?" in done.out
+
+
 def test_options_have_the_same_names_everywhere(asym) -> None:
     drawing = {"ask", "compare", "drift", "share", "intruders", "report", "bound", "simulate", "finetune"}
     for names in COMMANDS.values():
