@@ -86,6 +86,6 @@ def variants(
     families = list(claims.groupby("family", sort=False)) if len(claims) else []
     for family, part in families:
         last = below if family == families[-1][0] else ""
-        title = "The paper's claims on these runs" + (f": {family}" if family else "")
+        title = "The paper's claims on these runs" + (f": {family!s}" if family else "")
         tables.append(Table(f"claims: {family}", part, title, _CLAIMS, last))
     return call.deliver(scores, *tables)
