@@ -1,9 +1,10 @@
 """Make the finished table of a sweep the one that ships with the package.
 
-    python figures/ship_runs.py CONFIG RUNS [--data DATA] [--model MODEL] [--only TEXT ...]
+    python figures/ship_runs.py CONFIG RUNS [--data DATA] [--model MODEL] [--only TEXT ...] [--complete]
 
 RUNS is the folder of `asym finetune CONFIG --runs RUNS`. Every chosen run has to be finished, from the settings, data
-and model that it would have now. Writes to asym_analysis/samples/sweeps/CONFIG: runs.csv, the table; curves.csv, the
+and model that it would have now; with --complete those variants on a task are chosen whose runs are all finished.
+Writes to asym_analysis/samples/sweeps/CONFIG: runs.csv, the table; curves.csv, the
 scores in the course of each run; and rows.npz, what every development row of the final runs got.
 """
 
@@ -66,6 +67,25 @@ def ship(runs: list[PlannedRun], folder: Path, target: Path) -> pd.DataFrame:
     return table
 
 
+def complete(runs: list[PlannedRun], folder: Path) -> list[PlannedRun]:
+    """The runs of the groups, a variant on a task each, that are finished whole: searches and reported seeds.
+
+    Parameters
+    ----------
+    runs
+        Of a sweep.
+    folder
+        Where they are.
+
+    Returns
+    -------
+    list of PlannedRun
+        In their order.
+    """
+    unfinished = {run.group or run.name for run in runs if not is_finished(folder / run.name)}
+    return [run for run in runs if (run.group or run.name) not in unfinished]
+
+
 def main() -> None:
     """Read the plan, choose and ship."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,9 +94,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--complete", action="store_true")
     options = parser.parse_args()
     planned = read_sweep(options.config, data=options.data, model=options.model)
     chosen = [run for run in planned if any(text in run.name for text in options.only)]
+    chosen = complete(chosen, options.runs) if options.complete else chosen
     target = Path(asym_analysis.__file__).parent / "samples" / "sweeps" / Path(options.config).stem
     table = ship(chosen, options.runs, target)
     sys.stdout.write(f"wrote {len(table)} runs to {target}\n")

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # Figure 1 and its reversal: is it A and B, or the factor that began at zero?
+# # Figure 1 and its reversal: is it A and B, or the factor that was zero at first?
 #
 # The paper's Figure 1 shows that A is similar between runs that share a random initialization and B between runs that share a task. LoRA initializes A at random and B at zero, so two explanations are possible: what A and B *are*, or how they were *initialized*. Reverse the initialization and see. The answer: **the picture goes with the initialization. Whichever factor is random at first shows the seed, whichever is zero at first shows the task.** What is left for A and B themselves is smaller, and this notebook shows that too.
 
@@ -27,6 +27,7 @@ import torch
 from asym_analysis import Adapter, AdapterSet, compare_subspaces, plot_figure_one, sample_adapters
 
 RANK, D_IN, D_OUT, MODULES = 4, 96, 64, 6
+COURSES = {"decoder": "figure_one_course", "encoder": "figure_one_encoder"}
 torch.set_num_threads(1)
 
 # %% [markdown]
@@ -125,8 +126,21 @@ axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
+# ## Pretrained models, step by step
+#
+# `asym finetune figure-one` trains a small Llama on two texts and keeps the adapters on the way; `figure-one-encoder` does the same on MiniLM with two GLUE tasks. Overlaps after the last step, at three learning rates, with how far the factor that was random at first moved, in parts of its own length.
+
+# %%
+course = pd.concat(
+    {model: pd.read_csv(f"../figures/{file}.csv") for model, file in COURSES.items()}, names=["model"]
+).reset_index("model")
+last = course[course["step"] == course.groupby("model")["step"].transform("max")]
+last = last[last["direction"].isin(directions)]
+last.pivot_table(index=["model", "direction", "learning_rate"], columns=["factor", "pairs"], values="mean").round(2)
+
+# %% [markdown]
 # ## The answer
 #
-# Is it A and B, or the factor that began at zero? Mostly the latter. With A random, A shows the seed (.46 where it is shared, .04 where nothing is) and B the task (.66); with B random it is B that shows the seed (.80) and A the task (.52). So a picture like Figure 1 cannot by itself show that A and B play different parts. The same reversal on MiniLM with GLUE tasks, `figures/figure_one`, turns the same way.
+# Is it A and B, or the factor that was zero at first? Mostly the latter. With A random, A shows the seed (.46 where it is shared, .04 where nothing is) and B the task (.66); with B random it is B that shows the seed (.80) and A the task (.52). So a picture like Figure 1 cannot by itself show that A and B play different parts. The same reversal on MiniLM with GLUE tasks, `figures/figure_one`, turns the same way.
 #
 # Take the initial factors away and compare what training *added*: then A of one task agrees although it was random (.46), and so does B when it was random (.29). In these linear models, where inputs have a falling spectrum, both factors find the task from either side. Whether A *needed* to be trained is the next question (03).

@@ -485,7 +485,9 @@ def test_a_finished_table_ships_as_it_is_and_no_other(config_file: Path, tmp_pat
     run_sweep(runs, tmp_path / "out", only="rate")
     with pytest.raises(SystemExit, match="2 of 4 runs are not finished, run-best-seed-0 among them"):
         ship_runs.ship(runs, tmp_path / "out", tmp_path / "shipped")
+    assert ship_runs.complete(runs, tmp_path / "out") == []
     table = run_sweep(runs, tmp_path / "out")
+    assert ship_runs.complete(runs, tmp_path / "out") == runs
     ship_runs.ship(runs, tmp_path / "out", tmp_path / "shipped")
     shipped = pd.read_csv(tmp_path / "shipped" / "runs.csv")
     assert shipped["name"].tolist() == table["name"].tolist()
