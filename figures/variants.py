@@ -18,12 +18,15 @@ from sweep_sections import markdown, sections, verdicts
 
 from asym_analysis import kept_gains, paper_results, sample_runs, score_variants
 from asym_analysis.atomic import replacing
+from asym_analysis.finetuning.results.kept import KeptGains
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 from asym_analysis.plots.variants import plot_kept_gains, plot_learning_rates, plot_variants
-from asym_analysis.samples import sample_sweep
+from asym_analysis.samples import sample_sweep, sample_sweeps
 
 WINDOW = 64  # tokens in a row of the regime map
+PHONEMES = 8  # in a word, about
 MAPPED_RANK = 8
+RANDOM = ("hB_0 A_rand", "B_rand hA_0")
 MAIN = ("lora-r8", "b-only-r8", "b-only-r16", "a-only-r8", "a-only-r16")
 WITHDRAWN = """
 The shipped runs were made before the design that the verdicts now follow, and these claims that were made from them
@@ -148,20 +151,35 @@ def tables(runs: pd.DataFrame) -> str:
 
 
 def draw_kept(folder: Path) -> None:
-    """What one trained factor keeps of the gain of LoRA at rank 8, on the decoder and on the encoder."""
-    panels = {"decoder, rank 8": ("regime-map", WINDOW), "encoder, ranks 8 and 16": ("minilm-upper-layers", 1)}
+    """What one trained factor keeps of LoRA's gain: the decoder's map, and the other families beside it."""
+    decoder = kept_of("regime-map", WINDOW)
+    others = {"minilm-upper-layers": 1, "minilm-all-layers": 1, "dinov2-domains": 1, "pronunciation": PHONEMES}
+    parts = [kept_of(config, size, reference_rank=MAPPED_RANK) for config, size in others.items() if shipped(config)]
+    # Placed factors stand in figures/placed_starts; here both are drawn at random.
+    frames = [part.frame[part.frame["variant"].isin(RANDOM)] for part in parts]
+    panels = {
+        f"decoder, ranks {decoder.frame['rank'].min()} to {decoder.frame['rank'].max()}": decoder,
+        "encoder, vision, sequence to sequence": replace(decoder, frame=pd.concat(frames, ignore_index=True)),
+    }
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 3.6))
-        for ax, (title, (config, data_per_row)) in zip(axes, panels.items(), strict=True):
-            runs, outcomes = sample_sweep(config)
-            scores = score_variants(runs, outcomes=outcomes)
-            kept = kept_gains(scores, reference_rank=MAPPED_RANK, data_per_row=data_per_row)
-            # Rank 2 of the decoder has one size of data; its numbers stand in the table.
-            kept = replace(kept, frame=kept.frame[kept.frame["rank"] >= MAPPED_RANK])
+        for ax, (title, kept) in zip(axes, panels.items(), strict=True):
             plot_kept_gains(kept, ax)
             ax.set_title(title, loc="left")
         axes[1].set_ylabel("")
     save_figure(figure, folder / "kept_gains")
+
+
+def kept_of(config: str, data_per_row: int, *, reference_rank: int | None = None) -> KeptGains:
+    """What every variant of a shipped sweep keeps of LoRA's gain, at its own rank or at one."""
+    runs, outcomes = sample_sweep(config)
+    kept = kept_gains(score_variants(runs, outcomes=outcomes), reference_rank=reference_rank, data_per_row=data_per_row)
+    return replace(kept, frame=kept.frame.assign(task=config + " " + kept.frame["task"]))
+
+
+def shipped(config: str) -> bool:
+    """Whether a sweep ships with the package."""
+    return config in sample_sweeps()
 
 
 def draw(runs: pd.DataFrame, folder: Path) -> None:

@@ -27,7 +27,7 @@ import torch
 from asym_analysis import Adapter, AdapterSet, compare_subspaces, plot_figure_one, sample_adapters
 
 RANK, D_IN, D_OUT, MODULES = 4, 96, 64, 6
-COURSES = {"decoder": "figure_one_course", "encoder": "figure_one_encoder"}
+COURSES = {"decoder": "figure_one_course"}
 torch.set_num_threads(1)
 
 # %% [markdown]
@@ -128,7 +128,7 @@ plt.show()
 # %% [markdown]
 # ## Pretrained models, step by step
 #
-# `asym finetune figure-one` trains a small Llama on two texts and keeps the adapters on the way; `figure-one-encoder` does the same on MiniLM with two GLUE tasks. Overlaps after the last step, at three learning rates, with how far the factor that was random at first moved, in parts of its own length.
+# `asym finetune figure-one` trains a small Llama on two texts and keeps the adapters on the way. Overlaps after the last step, at three learning rates, with how far the factor that was random at first moved, in parts of its own length.
 
 # %%
 course = pd.concat(

@@ -310,7 +310,7 @@ def _completed(runs: pd.DataFrame) -> pd.DataFrame:
     """With the columns that older or single tables lack."""
     added: dict[str, Any] = {}
     for name, default in (("length", ""), ("target_modules", ""), ("baseline_of", "unknown")):
-        added[name] = runs[name].fillna(default) if name in runs else default
+        added[name] = runs[name].astype(object).fillna(default) if name in runs else default
     table = runs.assign(**added)
     names = [str(Arm(variant, rank)) for variant, rank in zip(table["variant"], table["rank"], strict=True)]
     table["run"] = table["run"].fillna(pd.Series(names, index=table.index)) if "run" in table else names
