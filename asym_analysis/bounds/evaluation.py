@@ -19,10 +19,11 @@ from torch import Tensor
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.losses import Losses, generator_for
+from asym_analysis.bounds.parts_used import Measured, ignored_parts
 from asym_analysis.bounds.trained import trained_tensors, with_tensors
 from asym_analysis.vocabulary import Tuned
 
-__all__ = ["Examination", "examine", "neighbours_alike"]
+__all__ = ["Examination", "examine", "neighbours_alike", "repeated_after"]
 
 PROBED = 2000  # samples of a probe
 SAME = 0.01  # losses closer than this are equal up to the arithmetic of another batch
@@ -32,8 +33,9 @@ PROBES = (
     16  # random factors to try before an evaluation is said to ignore them: few numbers may order the classes alike
 )
 LEAST_EXCESS, LEAST_DEVIATIONS = 10.0, 5.0  # of neighbours that are both wrong, before the order is said to matter
+LEAST_REPEATED, REPEATED_DEVIATIONS = 20.0, 8.0  # the same of samples at any other distance, of which there are many
 
-Measured = Callable[[Adapter], Float[np.ndarray, "some"]]
+SAME_SUM = 1e-6  # relative: sums of losses that are closer were made so
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,22 @@ def examine(losses: Losses, adapter: Adapter, tuned: Tuned, *, head: bool, whole
                 f"{name} gives exactly one loss of 1 for each adapter: losses divided by the largest of these samples "
                 "have no range fixed before the data"
             )
+        elif _scaled_within_sample(before, noisy):
+            found.append(
+                f"{name} gives losses of the same sum, squared sum or number of ones for different adapters: they are "
+                "scaled within these samples, and have no range fixed before the data"
+            )
+        if not losses.by_model:
+            found += ignored_parts(name, function, adapter, tuned, before, head=head, seed=seed)
     if losses.evaluate_some is not None:
         _refuse_dependence(losses, adapter, some, measured, seed)
-    correlation = neighbours_alike(losses.grouped(measured[0][2]))
+    grouped = losses.grouped(measured[0][2])
+    correlation, period = neighbours_alike(grouped), repeated_after(grouped)
+    if correlation is None and period is not None:
+        found.append(
+            f"losses repeat after {period} samples: the same samples stand in the data several times, or in a periodic "
+            "order; give each once, or groups="
+        )
     if correlation is not None:
         found.append(
             f"neighbouring samples have like losses (correlation {correlation:.2f}): they share sources (give groups=) "
@@ -154,15 +169,51 @@ def neighbours_alike(losses: Float[np.ndarray, "n"]) -> float | None:
     >>> neighbours_alike(np.random.default_rng(0).integers(0, 2, 2000).astype(float)) is None
     True
     """
-    centred = losses - losses.mean()
-    variance = float(np.mean(centred**2))
-    if len(losses) < 3 or variance == 0.0:
-        return None
-    excess = float(centred[1:] @ centred[:-1])
-    deviation = variance * math.sqrt(len(losses))
-    if excess < LEAST_EXCESS or excess < LEAST_DEVIATIONS * deviation:
-        return None
-    return excess / (variance * (len(losses) - 1))
+    for values in (losses, losses > np.median(losses)):  # halves too: losses that are all near each other
+        centred = values - values.mean()
+        variance = float(np.mean(centred**2))
+        if len(losses) < 3 or variance == 0.0:
+            continue
+        excess = float(centred[1:] @ centred[:-1])
+        if excess >= max(LEAST_EXCESS, LEAST_DEVIATIONS * variance * math.sqrt(len(losses))):
+            return excess / (variance * (len(losses) - 1))
+    return None
+
+
+def repeated_after(losses: Float[np.ndarray, "n"]) -> int | None:
+    """The number of samples after which losses repeat, where this is beyond what independent samples give.
+
+    Parameters
+    ----------
+    losses
+        In the order of the samples.
+
+    Returns
+    -------
+    int or None
+        The lag of largest correlation, from 2 to half of the samples; None where it is below eight standard
+        deviations, or an excess of twenty samples that are wrong at both places.
+
+    Examples
+    --------
+    >>> repeated_after(np.tile(np.random.default_rng(0).integers(0, 2, 300), 4).astype(float))
+    300
+    >>> repeated_after(np.random.default_rng(0).integers(0, 2, 2000).astype(float)) is None
+    True
+    """
+    count = len(losses)
+    for values in (losses, losses > np.median(losses)):
+        centred = values - values.mean()
+        variance = float(np.mean(centred**2))
+        if count < 4 or variance == 0.0:
+            continue
+        transformed = np.fft.rfft(centred, 2 * count)
+        excess = np.fft.irfft(np.abs(transformed) ** 2, 2 * count)[2 : count // 2 + 1]
+        deviation = variance * np.sqrt(count - np.arange(2, count // 2 + 1))
+        seen = excess >= np.maximum(LEAST_REPEATED, REPEATED_DEVIATIONS * deviation)
+        if seen.any():
+            return 2 + int(np.argmax(np.where(seen, excess, -np.inf)))
+    return None
 
 
 def _with_noise_losses(
@@ -242,6 +293,20 @@ def _refuse_ignored_head(name: str, function: Measured, adapter: Adapter, before
 def _divided_by_largest(losses: Float[np.ndarray, "some"]) -> bool:
     """Whether one loss is exactly 1 and most others lie strictly between 0 and 1."""
     return bool((losses == 1.0).sum() == 1 and ((losses > 0) & (losses < 1)).mean() > 0.5 and len(losses) > 2)
+
+
+def _scaled_within_sample(before: Float[np.ndarray, "some"], noisy: Float[np.ndarray, "some"]) -> bool:
+    """Whether losses of two adapters agree in what a scaling by the sample itself would fix."""
+    if len(before) < 3 or np.isnan(noisy).any() or (before == noisy).all():
+        return False
+    if any(((one > 0) & (one < 1)).mean() <= 0.5 for one in (before, noisy)):
+        return False
+    ones = before == 1.0, noisy == 1.0
+    return bool(
+        math.isclose(before.sum(), noisy.sum(), rel_tol=SAME_SUM)
+        or math.isclose((before**2).sum(), (noisy**2).sum(), rel_tol=SAME_SUM)
+        or (ones[0].sum() == ones[1].sum() > 0 and (ones[0] != ones[1]).any())
+    )
 
 
 def _head_times(adapter: Adapter, factor: float) -> Adapter:

@@ -221,6 +221,7 @@ def language_model_bound(
     lengths = np.array([len(text) - 1 for text in texts])
     bounds = _Bounds(reading, lengths, smoothing, shares, math.log(tried * len(smoothing) * 2), own, reasons, repeats)
     rows = [row for predictor in predictors for row in bounds.of(predictor)]
+    reading.refuse_changes()
     settings = settings_of(
         checkpoint=adapter.name, documents=n, evaluated=evaluated, tokens=int(lengths.sum()), max_length=max_length,
         tuned=own, tuned_known_from=evidence, smoothing=tuple(smoothing), levels=tuple(levels), confidence=confidence,
@@ -369,6 +370,7 @@ class _Reading:
         self.adapter, self.model, self.texts = adapter, model, texts
         self.batch_size, self.progress = batch_size, progress
         self.vocabulary = 0
+        self.first: list[tuple[int, np.ndarray]] = []  # some documents, as the base model gave them at first
         known = getattr(getattr(model, "config", None), "vocab_size", None)
         if known is not None and max(int(text.max()) for text in texts) >= known:
             raise ValueError(f"a document holds a token beyond the model's vocabulary of {known}: wrong tokenizer?")
@@ -376,9 +378,27 @@ class _Reading:
     def probabilities(self, candidate: Adapter | None) -> list[Float[np.ndarray, "_"]]:
         """One array a document; without a candidate those of the base model."""
         if candidate is None:
-            return self._read()
+            found = self._read()
+            self.first = [(index, found[index]) for index in next(self._batches())[0]]
+            return found
         with AppliedAdapter(candidate, self.model, head=bool(candidate.extras)):
             return self._read()
+
+    def refuse_changes(self) -> None:
+        """Refuse a model that has come to give other probabilities for the same documents.
+
+        Raises
+        ------
+        ValueError
+            If it remembers what it read, has random numbers in it, or was changed.
+        """
+        batch, tokens, mask = next(self._batches())
+        again = self._chances(batch, tokens, mask)
+        if any(np.abs(again[index] - before).max() > SAME_LOGITS for index, before in self.first):
+            raise ValueError(
+                "the base model gives other probabilities for the same documents at the end of the work: it remembers "
+                "what it read, or has random numbers in it; each document must be read alone and in evaluation mode"
+            )
 
     def doubts(self, adapter: Adapter) -> tuple[str, ...]:
         """What is known against losses in this model."""
@@ -425,12 +445,14 @@ class _Reading:
     def _read(self) -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
         for batch, tokens, mask in self._batches():
-            logits = self._logits(tokens, mask)
-            self.vocabulary = logits.shape[-1]
-            chances = logits[:, :-1].double().softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
-            for row, index in enumerate(batch):
-                found[index] = chances[row, : len(self.texts[index]) - 1]
+            found |= self._chances(batch, tokens, mask)
         return [found[index] for index in range(len(self.texts))]
+
+    def _chances(self, batch: list[int], tokens: Tensor, mask: Tensor) -> dict[int, np.ndarray]:
+        logits = self._logits(tokens, mask)
+        self.vocabulary = logits.shape[-1]
+        chances = logits[:, :-1].double().softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
+        return {index: chances[row, : len(self.texts[index]) - 1] for row, index in enumerate(batch)}
 
     def _batches(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Documents of like lengths together, filled up at their ends, which no earlier token sees."""

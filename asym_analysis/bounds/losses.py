@@ -63,7 +63,7 @@ def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarr
     Raises
     ------
     ValueError
-        If there is not one label for each sample.
+        If there is not one label for each sample, or two differ in the spaces round them only.
 
     Examples
     --------
@@ -77,6 +77,10 @@ def group_members(groups: ArrayLike | None, n_samples: int) -> list[Int[np.ndarr
         raise ValueError(f"groups has no label for {int(pd.isna(labels).sum())} samples")
     if labels.shape != (n_samples,):
         raise ValueError(f"groups has shape {labels.shape}: give one label for each of the {n_samples} samples")
+    names = {name for name in labels.tolist() if isinstance(name, str)}
+    apart = sorted(name for name in names if name != name.strip() and name.strip() in names)
+    if apart:
+        raise ValueError(f"groups has the label {apart[0]!r} with and without spaces: write it in one way")
     _, first, index = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))
     sorted_index = order[index.reshape(-1)]

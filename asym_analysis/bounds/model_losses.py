@@ -192,6 +192,11 @@ class ModelLosses:
         return pd.factorize(np.array([_digest(inputs) for inputs in each], dtype=object))[0]
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.ndim != 2 or len(logits) != len(labels):
+            raise AdapterError(
+                f"the model gives logits of shape {tuple(logits.shape)} for {len(labels)} samples: a classifier's have "
+                "shape (samples, classes)"
+            )
         _refuse_unknown_classes(logits, self._most)
         if self.loss == "zero-one":
             found = (logits.argmax(-1) != labels).float()
@@ -215,8 +220,10 @@ def tied_doubts(applied: AppliedAdapter) -> tuple[str, ...]:
 
 def logits_of(output: Any) -> Tensor:
     """The logits of a model's output, in float32."""
-    logits: Tensor = output["logits"] if isinstance(output, Mapping) else output.logits
-    return logits.float()
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise AdapterError(f"the model gives {type(output).__name__} without logits: wrap it so that it gives them")
+    return found.float()
 
 
 def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -285,7 +285,7 @@ def divergence(posterior: GaussianPosterior) -> tuple[float, float]:
         scale = posterior.prior_stds[key]
         total += _entrywise_kl(value.double() - posterior.prior_centre[key].double(), std.square(), scale)
         groups.setdefault(group_of(posterior.adapter, key), []).append(scale)
-    price = sum(sum(map(scale_price, [s[0]] if len(set(s)) == 1 else s)) for s in groups.values())
+    price = sum((sum(map(scale_price, [s[0]] if len(set(s)) == 1 else s)) for s in groups.values()), 0.0)
     return total + price, price
 
 

@@ -8,7 +8,7 @@ import torch
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.bounds.posterior import GaussianPosterior, divergence
-from asym_analysis.bounds.trained import is_plain, trained_tensors
+from asym_analysis.bounds.trained import TensorKey, TrainedTensor, is_plain, trained_tensors
 from asym_analysis.vocabulary import FACTORS, Tuned
 
 __all__ = ["check_posterior"]
@@ -72,17 +72,19 @@ def check_posterior(
     for module in adapter:
         if posterior.adapter.source(module).scaling != adapter.source(module).scaling:
             raise ValueError(f"the posterior was made for another scaling (alpha) of {module}")
+    reference = adapter if prior is None else adapter.replaced(initial=prior)
+    charged = list(trained_tensors(reference, tuned, include_head=posterior.include_head))
+    for tensor in charged:
+        _refuse_missing(posterior, tensor)
+    _refuse_other_fixed(posterior, adapter, {tensor.key for tensor in charged})
     claimed, (own, price) = posterior.kl, divergence(posterior)
     if not (claimed >= (own if math.isinf(own) else own - 1e-6 * max(own, 1.0)) and posterior.price >= price - 1e-9):
         raise ValueError(
             f"the posterior says that its KL is {claimed:.6g} nats, and its centre, standard deviations and prior give "
             f"{own:.6g}: it was changed after it was made; make it again with fitted_posterior"
         )
-    reference = adapter if prior is None else adapter.replaced(initial=prior)
-    for tensor in trained_tensors(reference, tuned, include_head=posterior.include_head):
-        centre = posterior.prior_centre.get(tensor.key)
-        if centre is None or tuple(centre.shape) != tensor.shape:
-            raise ValueError(f"the posterior has no {tensor.key[1]} of {tensor.key[0]}, which is charged")
+    for tensor in charged:
+        centre = posterior.prior_centre[tensor.key]
         expected = torch.zeros_like(centre) if tensor.read_initial is None else tensor.read_initial().to(centre)
         if not torch.equal(expected, centre):
             where = "at zero" if tensor.read_initial is None else "at " + (prior or adapter.initial or adapter).name
@@ -90,3 +92,32 @@ def check_posterior(
                 f"the posterior's prior is centred elsewhere than {where}, where this certificate says: make it from "
                 "the same adapter, with the same recorded initialization and prior"
             )
+
+
+def _refuse_missing(posterior: GaussianPosterior, tensor: TrainedTensor) -> None:
+    """Refuse a posterior that lacks a tensor: every draw would keep its trained value, uncharged."""
+    for values in (posterior.centre, posterior.prior_centre):
+        value = values.get(tensor.key)
+        if value is None or tuple(value.shape) != tensor.shape:
+            raise ValueError(f"the posterior has no {tensor.key[1]} of {tensor.key[0]}, which is charged")
+    std = posterior.stds.get(tensor.key)
+    whole = not isinstance(std, torch.Tensor) or std.ndim == 0 or tuple(std.shape) == tensor.shape
+    if std is None or tensor.key not in posterior.prior_stds or not whole:
+        raise ValueError(f"the posterior has no standard deviations of {tensor.key[1]} of {tensor.key[0]}")
+
+
+def _refuse_other_fixed(posterior: GaussianPosterior, adapter: Adapter, charged: set[TensorKey]) -> None:
+    """Refuse another value of anything that is not charged: a head, or the fixed parts of a module such as VeRA's."""
+    for name, extra in adapter.extras.items():
+        other = posterior.adapter.extras.get(name)
+        if (name, "head") not in charged and (other is None or not torch.equal(extra.read(), other.read())):
+            raise ValueError(f"the posterior was made with another {name}, which this certificate does not charge")
+    for module in adapter:
+        source, made = adapter.source(module), posterior.adapter.source(module)
+        if is_plain(source):
+            continue
+        kept = [name for name in source.parts if (module, name) not in charged and name not in source.trained_parts()]
+        if set(made.parts) != set(source.parts) or not all(
+            torch.equal(source.parts[name].read(), made.parts[name].read()) for name in kept
+        ):
+            raise ValueError(f"the posterior was made around other fixed parts of {module}")

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asym_analysis import compute_bound, load_adapter
 from asym_analysis.adapters import Adapter
@@ -107,3 +109,40 @@ def test_nothing_is_taken_from_the_base_model() -> None:
     bits, _ = values_length(run)
     assert bits > 2 * 8 * 64 * 8
     assert np.isclose(bits, 2 * 8 * 64 * 16 + 2 * 2 + 3, rtol=0.35)
+
+
+EXTREMES = {
+    "float32": [0.0, -0.0, 1e-45, -1.17e-38, 3.4e38, -3.4e38, 1.0, 1.0 + 2**-23],
+    "float16": [0.0, -0.0, 6e-8, -6.1e-5, 65504.0, 1.0, 1.0 + 2**-10],
+    "bfloat16": [0.0, -0.0, 1e-40, -3.3e38, 1.0, 1.0 + 2**-7],
+    "float64": [0.0, -0.0, 5e-324, -1.7e308, 1.0, 1.0 + 2**-52],
+    "float8_e4m3fn": [0.0, -0.0, 2**-9, 448.0, -448.0],
+    "float8_e5m2": [0.0, -0.0, 2**-16, 57344.0, -1.0],
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_extreme_values_come_back_bit_for_bit(data: st.DataObject) -> None:
+    """The price is the message's length, and -0 is not 0."""
+    pair = []
+    shapes = [(data.draw(st.integers(1, 3)), data.draw(st.integers(1, 80)))]
+    shapes.append((data.draw(st.integers(1, 80)), shapes[0][0]))
+    for shape in shapes:
+        dtype = data.draw(st.sampled_from(sorted(EXTREMES)))
+        few = data.draw(st.lists(st.sampled_from(EXTREMES[dtype]), min_size=1, max_size=4))
+        drawn = data.draw(st.lists(st.sampled_from(few), min_size=math.prod(shape), max_size=math.prod(shape)))
+        pair.append(torch.tensor(drawn, dtype=torch.float64).reshape(shape).to(getattr(torch, dtype)))
+    run = stored(*pair)
+    code = encode_values(run)
+    assert (code.bits, len(code.message)) == (values_length(run)[0], -(-code.bits // 8))
+    again = decode_values(code.message, stored(*(torch.zeros(part.shape).to(part.dtype) for part in pair)))
+    for factor in ("A", "B"):
+        one, other = (getattr(adapter["q"], factor) for adapter in (run, again))
+        assert one.dtype == other.dtype
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    # Any other message of the same prefix would be read alike: nothing after the counted bits is looked at.
+    flipped = bytearray(code.message)
+    for position in range(code.bits, 8 * len(code.message)):
+        flipped[position // 8] ^= 1 << (7 - position % 8)
+    assert torch.equal(decode_values(bytes(flipped), run)["q"].B, run["q"].B)
