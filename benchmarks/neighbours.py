@@ -4,8 +4,12 @@ Families of ten adapters are planted: B leans to a direction of the family, by a
 the family's initialization, with movement; one adapter in ten belongs to no family. The exact answer is the overlap (or
 the cosine) with every adapter of the collection.
 
-    python benchmarks/neighbours.py                          # 1,000, 3,000 and 10,000 adapters, by B
+    python benchmarks/neighbours.py                          # 1,000 to 20,000 adapters, by B
     python benchmarks/neighbours.py --by A update --sizes 1000
+    python benchmarks/neighbours.py --sizes 1000 --cells     # by cells, where the default looks at all
+
+With several sizes, the last lines are exponents: slopes of log(seconds) over log(adapters). Every size adds its row to
+benchmarks/results/neighbours.csv.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from asym_analysis.adapters import Adapter, AdapterSet
@@ -25,6 +31,7 @@ from asym_analysis.alignment.neighbours import cluster, nearest
 from asym_analysis.subspaces.measures import measure_named
 
 FAMILY, MODULES, SIZE, RANK = 10, 4, 128, 4
+TABLE = Path(__file__).parent / "results" / "neighbours.csv"
 
 
 def collection(count: int) -> AdapterSet:
@@ -58,15 +65,15 @@ def exact(runs: AdapterSet, by: str, asked: list[int]) -> np.ndarray:
     return found
 
 
-def measured(count: int, by: str, features: int, questions: int) -> None:
+def measured(count: int, by: str, features: int, questions: int) -> dict[str, float]:
     runs = collection(count)
     asked = np.linspace(0, count - 1 - count // FAMILY, questions).astype(int).tolist()  # members of families
     begun = time.process_time()
     index = index_adapters(runs, by=by, features=features)
     vectors = time.process_time() - begun
     begun = time.process_time()
-    assert index.graph.ntotal == count
-    graph = time.process_time() - begun
+    assert index.searcher.ntotal == count
+    cells = time.process_time() - begun
     query = np.stack([vector_of(runs[place], index.modules, index.settings) for place in asked])
     begun = time.process_time()
     for one in query:
@@ -89,30 +96,49 @@ def measured(count: int, by: str, features: int, questions: int) -> None:
     clustering = time.process_time() - begun
     labels = groups.frame.cluster.to_numpy()
     joined = sum(len(set(labels[f : count - families : families]) - {-1}) <= 1 for f in range(families))
-    print(
-        f"{count:7,d} by {by:6s} features {vectors / count * 1e3:.2f} ms an adapter, graph {graph:.2f} s, "
-        f"search {search * 1e3:.2f} ms, nearest {ask * 1e3:.1f} ms; recall of the exact ten {np.mean(recall):.3f}, "
-        f"kin told {hits / clear:.3f}, strangers told {strange}; error of the estimate {(estimate - truth).std():.4f} "
-        f"(stated {index.settings['standard_error']:.4f}); clusters {clustering:.1f} s, "
-        f"{groups.frame.cluster.max() + 1} groups, {joined / families:.3f} of the families in one; "
-        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB",
-        flush=True,
-    )
+    row = {
+        "features_ms": vectors / count * 1e3,
+        "cells_s": cells,
+        "build_s": vectors + cells,
+        "search_ms": search * 1e3,
+        "nearest_ms": ask * 1e3,
+        "of_exact_ten": float(np.mean(recall)),
+        "kin_told": hits / clear,
+        "strangers_told": strange,
+        "error": float((estimate - truth).std()),
+        "stated_error": index.settings["standard_error"],
+        "cluster_s": clustering,
+        "families_in_one": joined / families,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    print(f"{count:7,d} by {by}:", ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 2500, 5000, 10000, 20000])
     parser.add_argument("--by", nargs="+", default=["B"])
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--graph", action="store_true", help="search small collections by the graph, too")
+    parser.add_argument("--cells", action="store_true", help="search small collections by cells, too")
     options = parser.parse_args()
-    if options.graph:
+    if options.cells:
         adapter_index.EXHAUSTIVE = 0
     for by in options.by:
+        rows = []
         for count in options.sizes:
-            measured(count, by, options.features, options.questions)
+            cells = count > adapter_index.EXHAUSTIVE
+            row = measured(count, by, options.features, options.questions)
+            rows.append({"adapters": count, "by": by, "cells": cells} | row)
+            kept = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=list(rows[0]))
+            same = (kept.adapters == count) & (kept.by == by) & (kept.cells == cells)
+            whole = pd.concat([kept[~same], pd.DataFrame(rows[-1:])]).sort_values(["by", "cells", "adapters"])
+            whole.to_csv(TABLE, index=False, float_format="%.4g")
+        table = pd.DataFrame([row for row in rows if row["cells"]])
+        for name in ("build_s", "cells_s", "search_ms", "nearest_ms") if len(table) > 1 else ():
+            slope = np.polyfit(np.log(table.adapters), np.log(table[name]), 1)[0]
+            print(f"exponent of {name} over {len(table)} sizes by cells: {slope:.2f}", flush=True)
 
 
 if __name__ == "__main__":

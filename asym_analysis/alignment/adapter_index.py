@@ -1,7 +1,9 @@
 """An index of thousands of adapters: one vector of random features each, and what finds the largest inner products.
 
-The vectors take time that grows linearly with the collection. Large collections are searched by a graph of near
-vectors (HNSW, Malkov and Yashunin 2018, as faiss builds it), whose cost to ask grows far slower than the collection.
+The vectors take time that grows linearly with the collection. Large collections are searched by cells (an inverted file
+of faiss): the centres of 8 sqrt(N) cells are found from a fixed number of adapters, each adapter is put into the cell of
+the nearest centre, and a question looks into 64 cells, that is at 8 sqrt(N) adapters. The centres are found from half of
+the adapters at most: an adapter that made a centre stays with it, whatever it resembles.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from asym_analysis.vocabulary import choose, whole
 __all__ = ["AdapterIndex", "Collection", "index_adapters", "vector_of"]
 
 EXHAUSTIVE = 5000  # vectors up to which all are looked at
-LINKS = 16  # of each vector in the graph
-BUILT, ASKED = 48, 96  # vectors that are kept in sight while the graph is built, and while it is asked
+CELLS = 8  # times the root of the collection's size
+PROBED = 64  # cells that are looked into
+CENTRED, ROUNDS = 8192, 5  # vectors that the centres are found from, at most, and rounds of k-means
 BATCH, IN_FLIGHT = 16, 8  # adapters that an executor gets at a time, and batches that wait for it
 
 Collection = AdapterSet | Adapter | Source | Iterable[Adapter | Source]
@@ -76,17 +79,20 @@ class AdapterIndex:
         return f"AdapterIndex({len(self):,} adapters by {by}, {features} features of {len(self.modules)} modules)"
 
     @cached_property
-    def graph(self) -> Any:
-        """The faiss index; one that looks at every vector up to 5,000 adapters."""
+    def searcher(self) -> Any:
+        """The faiss index; one that looks at every vector up to 5,000 adapters, and into cells beyond."""
         faiss = _faiss()
-        width = self.vectors.shape[1]
-        built: Any
-        if len(self) <= EXHAUSTIVE:
-            built = faiss.IndexFlatIP(width)
-        else:
-            built = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
-            built.hnsw.efConstruction, built.hnsw.efSearch = BUILT, ASKED
-        built.add(np.ascontiguousarray(self.vectors))
+        width, vectors = self.vectors.shape[1], np.ascontiguousarray(self.vectors)
+        built: Any = faiss.IndexFlatIP(width)
+        if len(self) > EXHAUSTIVE:
+            chosen = np.random.default_rng(0).permutation(len(self))[: min(CENTRED, len(self) // 2)]
+            cells = min(round(CELLS * len(self) ** 0.5), len(chosen))
+            built = faiss.IndexIVFFlat(built, width, cells, faiss.METRIC_INNER_PRODUCT)
+            built.nprobe = PROBED
+            built.cp.niter, built.cp.spherical = ROUNDS, True
+            built.cp.min_points_per_centroid, built.cp.max_points_per_centroid = 1, CENTRED
+            built.train(vectors[np.sort(chosen)])
+        built.add(vectors)
         return built
 
     def search(
@@ -106,7 +112,7 @@ class AdapterIndex:
         tuple
             Similarities, descending, and places in the collection; place -1 where fewer were found.
         """
-        values, places = self.graph.search(np.ascontiguousarray(vectors), min(count, len(self)))
+        values, places = self.searcher.search(np.ascontiguousarray(vectors), min(count, len(self)))
         return values, places
 
     def add(self, adapters: Collection, *, executor: Executor | None = None, progress: bool = False) -> AdapterIndex:
@@ -156,10 +162,10 @@ class AdapterIndex:
             levels=np.concatenate([self.levels, levels]),
             spreads=np.concatenate([self.spreads, spreads]),
         )
-        if len(self) > EXHAUSTIVE and "graph" in self.__dict__:
-            graph = _faiss().clone_index(self.graph)
-            graph.add(vectors)
-            larger.__dict__["graph"] = graph
+        if len(self) > EXHAUSTIVE and "searcher" in self.__dict__:
+            searcher = _faiss().clone_index(self.searcher)
+            searcher.add(vectors)
+            larger.__dict__["searcher"] = searcher
         return larger
 
 

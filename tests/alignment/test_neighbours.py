@@ -78,10 +78,10 @@ def test_a_large_index_answers_like_a_complete_search(monkeypatch: pytest.Monkey
     runs = collection(120)
     complete = index_adapters(runs, features=1024)
     monkeypatch.setattr("asym_analysis.alignment.adapter_index.EXHAUSTIVE", 10)
-    graph = index_adapters(runs, features=1024)
-    assert "HNSW" in type(graph.graph).__name__
+    cells = index_adapters(runs, features=1024)
+    assert "IVF" in type(cells.searcher).__name__
     hits = [
-        len(set(nearest(runs[i], graph, 5).frame.place) & set(nearest(runs[i], complete, 5).frame.place)) / 5
+        len(set(nearest(runs[i], cells, 5).frame.place) & set(nearest(runs[i], complete, 5).frame.place)) / 5
         for i in range(0, 120, 12)
     ]
     assert np.mean(hits) > 0.95
@@ -247,9 +247,9 @@ def test_an_index_grows_as_if_it_had_been_made_at_once(monkeypatch: pytest.Monke
     assert nearest(runs[55], grown, 5).frame.equals(nearest(runs[55], whole, 5).frame)
     monkeypatch.setattr("asym_analysis.alignment.adapter_index.EXHAUSTIVE", 10)
     first = index_adapters(list(runs)[:50], features=512)
-    assert first.graph.ntotal == 50
+    assert first.searcher.ntotal == 50
     larger = first.add(list(runs)[50:])
-    assert (first.graph.ntotal, larger.graph.ntotal, len(larger)) == (50, 60, 60)
+    assert (first.searcher.ntotal, larger.searcher.ntotal, len(larger)) == (50, 60, 60)
     assert nearest(runs[55], larger, 1).frame.adapter[0] == "run 55"
     with pytest.raises(AdapterError, match="holds run 3 already"):
         whole.add(runs[3])
