@@ -1,19 +1,20 @@
 """How often a shared initialization is found, and how often one is claimed that is none.
 
-    python benchmarks/shared_initialization.py
+    python benchmarks/shared_initialization.py [--ranks 1 2]      # all ranks by default; the other rows stay
 
 LoRA is fitted by Adam to a low-rank change of a linear map, with inputs of a power-law covariance: six runs of one task
 from initializations of their own, and four pairs of runs that share theirs, each on a task of its own. Ranks 1 to 16 x
 widths 64 to 768 x five learning rates, 24 modules a run; judged from all modules and from one alone. The six runs are
 also given as an SVD of their update splits them. benchmarks/results/shared_initialization.csv has one row a setting:
 
-drift (median over modules), found and untold_shared (share of pair x module that share and are marked, and of which
-nothing is told), false and untold (the same of those that do not share), false_pairs (share of independent pairs in one
-group), false_svd (marks among the files that an SVD split).
+drift (median over modules), found, untold_shared and denied (share of pair x module that share and are marked, of which
+nothing is told, and that are told "no"), false and untold (marked and not told among those that do not share),
+false_pairs (share of independent pairs in one group), false_svd (marks among the files that an SVD split).
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def shares(runs: list[Adapter], together: np.ndarray) -> dict[str, float]:
     return {
         "found": float((marks[:, related] == 1).mean()) if related.any() else np.nan,
         "untold_shared": float((marks[:, related] == -1).mean()) if related.any() else np.nan,
+        "denied": float((marks[:, related] == 0).mean()) if related.any() else np.nan,
         "false": float((marks[:, ~related] == 1).mean()),
         "untold": float((marks[:, ~related] == -1).mean()),
         "false_pairs": float(linked[~related].mean()),
@@ -82,12 +84,15 @@ def shares(runs: list[Adapter], together: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
+    ranks = parser.parse_args().ranks
     torch.set_num_threads(1)
     rows = []
     together = np.eye(14, dtype=bool)
     for at in range(6, 14, 2):
         together[at, at + 1] = together[at + 1, at] = True
-    for rank in RANKS:
+    for rank in ranks:
         for size in WIDTHS:
             for rate in RATES:
                 generator = torch.Generator().manual_seed(rank * 10_000 + size)
@@ -103,8 +108,10 @@ def main() -> None:
                     found = shares(adapters(A, B, modules), together)
                     rows.append(facts | found | {"false_svd": split["false"]})
                     print(*(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(Path(__file__).parent / "results" / "shared_initialization.csv", index=False, float_format="%.3g")
+    file = Path(__file__).parent / "results" / "shared_initialization.csv"
+    kept = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=list(rows[0]))
+    table = pd.concat([kept[~kept["rank"].isin(ranks)], pd.DataFrame(rows)])[list(rows[0])]
+    table.sort_values(["rank", "width"], kind="stable").to_csv(file, index=False, float_format="%.3g")
 
 
 if __name__ == "__main__":

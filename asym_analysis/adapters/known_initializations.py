@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from asym_analysis.adapters.module_names import projection_of
+from asym_analysis.vocabulary import Factor
 
-__all__ = ["LAWS", "KnownLaws", "known_laws"]
+__all__ = ["LAWS", "KnownLaws", "initial_squares", "known_laws"]
 
 #: Name of a law -> what it is. d is d_in for A and d_out for B; fan_in is d_in for A and the rank for B.
 LAWS: Mapping[str, str] = {
@@ -158,3 +159,43 @@ def _recorded(name: str, module: str) -> KnownLaws | None:
     if name in ("true", "gaussian") and projection_of(module) in _EMBEDDINGS:
         A, B = _EMBEDDING_LAWS
     return KnownLaws(A, B, True, source)
+
+
+def initial_squares(laws: KnownLaws | None, rank: int, d_in: int, d_out: int) -> dict[Factor, tuple[float, ...]]:
+    """Expected squared lengths of each factor of one module at its initialization.
+
+    Parameters
+    ----------
+    laws
+        From `known_laws`; without any, PEFT's default is the only one that is thought of.
+    rank, d_in, d_out
+        Shapes: A is (rank, d_in), B (d_out, rank).
+
+    Returns
+    -------
+    dict
+        Factor -> squared Frobenius norms, of PEFT's two defaults where only "random" is known; without the factors that
+        began at zero or were computed from weights.
+
+    Examples
+    --------
+    >>> initial_squares(known_laws({"init_lora_weights": True}, "layers.0.q_proj"), rank=6, d_in=64, d_out=32)
+    {'A': (2.0,)}
+    """
+    found: dict[Factor, tuple[float, ...]] = {}
+    for factor, width, fan_in in (("A", d_in, d_in), ("B", d_out, rank)):
+        mean_square = {
+            "kaiming_uniform": 1 / (3 * fan_in),
+            "gaussian": rank**-2.0,
+            "xavier_normal": 2 / (rank + width),
+            "normal_0.02": 0.02**2,
+            "standard_normal": 1.0,
+            "orthonormal": 1 / width,
+            "peft_orthogonal": 1 / 200,
+        }
+        name = "kaiming_uniform" if laws is None else laws.law(factor)
+        names = ("kaiming_uniform", "gaussian") if name == "random" else (name,)
+        squares = tuple(rank * width * mean_square[each] for each in names if each in mean_square)
+        if squares:
+            found["A" if factor == "A" else "B"] = squares
+    return found

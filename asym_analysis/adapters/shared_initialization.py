@@ -14,18 +14,13 @@ from jaxtyping import Bool, Float, Int
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.initialization import (
-    DEVIATIONS,
-    LEAST_COSINE,
-    LEAST_RANK,
-    POOLED,
-    Evidence,
-    marks,
-    module_evidence,
-    random_factors,
-)
+from asym_analysis.adapters.initialization import AGAINST, POOLED, marks
+from asym_analysis.adapters.initialization_evidence import DEVIATIONS, GROWN, LEAST_COSINE, LEAST_RANK, Evidence
+from asym_analysis.adapters.known_initializations import initial_squares, known_laws
 from asym_analysis.adapters.load import as_adapters
+from asym_analysis.adapters.module_evidence import module_evidence
 from asym_analysis.adapters.module_names import place
+from asym_analysis.adapters.random_factors import random_factors
 from asym_analysis.results import Result, settings_of
 from asym_analysis.vocabulary import FACTORS, Factor
 
@@ -40,7 +35,8 @@ class SharedInitialization(Result):
 
     The columns of `frame`, one row a pair, module and factor that was random in both: adapter_i, adapter_j, module,
     layer, projection, factor, cosine (of the polar factors' rows), null_std (its standard deviation between independent
-    initializations that hardly moved), shared ("yes", "no" or "cannot tell").
+    initializations that hardly moved), shared ("yes", "no" or "cannot tell"). "No" means ruled out: of pairs that share
+    their initialization at most 5 % are told so. Where that power is missing, the answer is "cannot tell".
 
     Attributes
     ----------
@@ -48,7 +44,7 @@ class SharedInitialization(Result):
         The adapters, in order.
     cosines, marks
         (module, factor) -> adapters x adapters: the cosine (NaN where the factor was not random in both, or the sizes
-        differ), and 1 where the initialization is shared, 0 where there is no sign of it, -1 where it is unknown.
+        differ), and 1 where the initialization is shared, 0 where that is ruled out, -1 where it is unknown.
     sizes
         (module, factor) -> (rank of each adapter's factor, 0 where it has none to compare; d).
     settings
@@ -205,7 +201,15 @@ def shared_initialization(
             if module in run
         }
         factors_of = {index: randomly[index][module] for index in held}
-        for factor, (cosine, told) in module_evidence(held, factors_of, len(runs)).items():
+        lengths = {
+            index: initial_squares(known_laws(runs[index].metadata, module), update.rank, update.d_in, update.d_out)
+            for index, update in held.items()
+        }
+        for index, run in enumerate(runs):
+            if run.initial is not None and module in run.initial and index in held:
+                update = held[index]
+                lengths[index] = {"A": (float(update.A.norm()) ** 2,), "B": (float(update.B.norm()) ** 2,)}
+        for factor, (cosine, told) in module_evidence(held, factors_of, len(runs), initial=lengths).items():
             cosines[module, factor], evidence[factor][module] = cosine, told
             ranks = tuple(held[i].rank if factor in factors_of.get(i, ()) else 0 for i in range(len(runs)))
             largest = max((u.d_in if factor == "A" else u.d_out) for u in held.values())
@@ -219,6 +223,8 @@ def shared_initialization(
     settings = settings_of(
         null_standard_deviations=DEVIATIONS,
         pooled_standard_deviations=POOLED,
+        standard_deviations_against=AGAINST,
+        most_growth_of_the_squared_length=GROWN,
         least_cosine=LEAST_COSINE,
         least_rank_of_one_module=LEAST_RANK,
         random_factors={

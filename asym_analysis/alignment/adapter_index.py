@@ -1,9 +1,9 @@
 """An index of thousands of adapters: one vector of random features each, and what finds the largest inner products.
 
-The vectors take time that grows linearly with the collection. Large collections are searched by cells (an inverted file
-of faiss): the centres of 8 sqrt(N) cells are found from a fixed number of adapters, each adapter is put into the cell of
-the nearest centre, and a question looks into 64 cells, that is at 8 sqrt(N) adapters. The centres are found from half of
-the adapters at most: an adapter that made a centre stays with it, whatever it resembles.
+The vectors take time that grows linearly with the collection. Large collections are searched by cells (an inverted
+file of faiss): the centres of 8 sqrt(N) cells are found from a fixed number of adapters, each adapter is put into the
+cell of the nearest centre, and a question looks into 64 cells, that is at 8 sqrt(N) adapters. The centres are found
+from half of the adapters at most: one that made a centre stays with it, whatever it resembles.
 """
 
 from __future__ import annotations

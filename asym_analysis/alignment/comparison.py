@@ -48,7 +48,7 @@ class SubspaceComparison(Result):
         Module x factor x adapter x index: singular values, zero beyond the rank; without columns for measures that do
         not see them.
     initialization_marks
-        Module x pair: 1 where both were initialized from the same A, or the same B, 0 where there is no sign of it, -1
+        Module x pair: 1 where both were initialized from the same A, or the same B, 0 where that is ruled out, -1
         where it is unknown. The rule is the one of `asym_analysis.adapters.initialization`.
     settings
         Arguments and versions.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.adapters.initialization import PairSums
+from asym_analysis.adapters.initialization_evidence import PairSums
 from asym_analysis.subspaces.measures import Frames, Measure
 
 __all__ = ["InitializationSums"]

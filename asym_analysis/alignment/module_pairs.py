@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,14 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.adapters.adapter import ModuleSource
-from asym_analysis.adapters.initialization import (
-    Evidence,
-    PairSums,
-    initialization_evidence,
-    marks,
-    module_evidence,
-)
+from asym_analysis.adapters.initialization import marks
+from asym_analysis.adapters.initialization_evidence import CERTAIN, Evidence, PairSums, initialization_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
+from asym_analysis.adapters.module_evidence import module_evidence
 from asym_analysis.alignment.initialization_sums import InitializationSums
 from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError, AdapterValueError
@@ -44,7 +40,6 @@ Source = ModuleSource | LowRankUpdate | None
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 LEAST_ROWS = 192  # of one block
 ABSENT = -1
-CERTAIN = 3  # evidence that one module gives by itself
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,8 @@ class ModuleTask:
     `sources` holds, for each adapter in order, its factors still in their file, the factors themselves, or None where
     the adapter lacks the module; `initial` the same of the recorded initial factors.
     `random` holds the factors of each adapter that were initialized at random; where it is empty, nothing is said of
-    shared initializations.
+    shared initializations. `initial_squares` holds, for each adapter, the squared lengths that its factors may have
+    had at their initialization, where any are known.
     """
 
     module: str
@@ -66,6 +62,7 @@ class ModuleTask:
     initial: tuple[Source, ...] = ()
     subtract_initial: bool = False
     random: tuple[frozenset[Factor], ...] = ()
+    initial_squares: tuple[Mapping[Factor, tuple[float, ...]], ...] = ()
 
     def with_factors_read(self) -> ModuleTask:
         """The same task with every tensor in memory, for workers that cannot open the files."""
@@ -107,15 +104,15 @@ class ModulePairs:
         Singular values by factor and adapter, zero beyond the rank, for measures whose null distribution depends on
         them; without columns for others.
     initialization
-        What the module says of a shared initialization of A, then of B: trace, square and level of
-        `adapters.initialization.Evidence`, as one array.
+        What the module says of a shared initialization of A, then of B: trace, square, level and expected of
+        `adapters.initialization_evidence.Evidence`, as one array.
     """
 
     values: Float[np.ndarray, "factors pairs"]
     ranks: Int[np.ndarray, "factors adapters"]
     shape: Int[np.ndarray, "2"]
     spectra: Float[np.ndarray, "factors adapters k"]
-    initialization: Float[np.ndarray, "2 3 pairs"]
+    initialization: Float[np.ndarray, "2 4 pairs"]
 
 
 def compare_module(task: ModuleTask) -> ModulePairs:
@@ -286,20 +283,26 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
 
 def _initialization(
     task: ModuleTask, held: dict[int, LowRankUpdate], known: dict[Factor, PairSums]
-) -> Float[np.ndarray, "2 3 pairs"]:
+) -> Float[np.ndarray, "2 4 pairs"]:
     """What this module says of shared initializations, with recorded ones in place of the trained factors."""
     count = len(task.sources)
     upper = pair_places(count)
-    found = np.full((len(FACTORS), 3, len(upper)), np.nan, dtype=np.float16)
+    found = np.full((len(FACTORS), 4, len(upper)), np.nan, dtype=np.float16)
     found[:, 2] = ABSENT
     if not task.random:
         return found
-    for factor, (_, evidence) in module_evidence(held, dict(enumerate(task.random)), count, known).items():
-        found[FACTORS.index(factor)] = [part.take(upper) for part in (evidence.trace, evidence.square, evidence.level)]
+    lengths = dict(enumerate(task.initial_squares))
+    for index, start in enumerate(task.initial):
+        if start is not None and index in held:
+            lengths[index] = {name: (float(getattr(held[index], name).norm()) ** 2,) for name in FACTORS}
+    evidence = module_evidence(held, dict(enumerate(task.random)), count, known, lengths)
+    for factor, (_, told) in evidence.items():
+        parts = (told.trace, told.square, told.level, told.expected)
+        found[FACTORS.index(factor)] = [part.take(upper) for part in parts]
     return found
 
 
-def initialization_marks(modules: Sequence[Float[np.ndarray, "2 3 pairs"]]) -> Int[np.ndarray, "modules pairs"]:
+def initialization_marks(modules: Sequence[Float[np.ndarray, "2 4 pairs"]]) -> Int[np.ndarray, "modules pairs"]:
     """Decide from what all modules say which pairs share an initialization, of A or of B, in which module.
 
     Parameters
@@ -310,11 +313,11 @@ def initialization_marks(modules: Sequence[Float[np.ndarray, "2 3 pairs"]]) -> I
     Returns
     -------
     ndarray
-        int8: 1 where it is shared, 0 where there is no sign of it, -1 where it is unknown.
+        int8: 1 where it is shared, 0 where that is ruled out, -1 where it is unknown.
     """
     whole = np.stack(modules)
     return np.maximum(*(_marks_of(whole[:, row]) for row in range(len(FACTORS))))
 
 
-def _marks_of(factor: Float[np.ndarray, "modules 3 pairs"]) -> Int[np.ndarray, "modules pairs"]:
-    return marks([Evidence(trace, square, level.astype(np.int8)) for trace, square, level in factor])
+def _marks_of(factor: Float[np.ndarray, "modules 4 pairs"]) -> Int[np.ndarray, "modules pairs"]:
+    return marks([Evidence(trace, square, level.astype(np.int8), least) for trace, square, level, least in factor])

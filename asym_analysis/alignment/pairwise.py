@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.initialization import random_factors
+from asym_analysis.adapters.known_initializations import initial_squares, known_laws
 from asym_analysis.adapters.load import Source
+from asym_analysis.adapters.random_factors import random_factors
 from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.digests import module_digests
 from asym_analysis.alignment.module_pairs import (
@@ -31,7 +32,7 @@ from asym_analysis.alignment.streaming import ComparisonStore
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import settings_of
 from asym_analysis.subspaces.measures import FACTORS, Measure, measure_named
-from asym_analysis.vocabulary import checked_device
+from asym_analysis.vocabulary import Factor, checked_device
 
 __all__ = ["compare_subspaces"]
 
@@ -133,6 +134,7 @@ def compare_subspaces(
             subtract_initial=subtract_initial,
             device=device,
             random=tuple(of_run.get(module, frozenset()) for of_run in randomly),
+            initial_squares=tuple(_initial_squares(run, module) for run in runs),
         )
         for module in modules
     }
@@ -186,6 +188,13 @@ def _through_store(
     for module, found in bar(_results(left, executor), initial=len(tasks) - len(left)):
         kept.write(order[module], found, module_digests(runs, module))
     return [kept.read(index) for index in range(len(tasks))]
+
+
+def _initial_squares(run: Adapter, module: str) -> dict[Factor, tuple[float, ...]]:
+    if module not in run:
+        return {}
+    source = run.source(module)
+    return initial_squares(known_laws(run.metadata, module), source.rank, source.d_in, source.d_out)
 
 
 def _dtype(runs: AdapterSet) -> np.dtype:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asym_analysis.adapters import Adapter
-from asym_analysis.adapters.initialization import initialization_evidence
+from asym_analysis.adapters.initialization_evidence import initialization_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.alignment.initialization_sums import InitializationSums
 from asym_analysis.alignment.module_pairs import all_pairs, factor_frames
@@ -63,7 +63,7 @@ def test_the_overlap_of_random_factors_does_not_depend_on_their_condition(condit
     q = [np.linalg.qr(A.numpy().T)[0] for A in plain]
     expected = [((q[i].T @ q[j]) ** 2).sum() / 6 for i, j in ((0, 1), (0, 2), (1, 2))]
     np.testing.assert_allclose(comparison.values[0, 0], expected, atol=1e-5 if dtype == torch.float64 else 1e-6)
-    assert (comparison.initialization_marks == 0).all()
+    assert (comparison.initialization_marks <= 0).all()
 
 
 def test_a_zero_factor_or_another_measure_has_no_such_sums() -> None:

@@ -98,7 +98,7 @@ def test_pairs_that_share_an_initialization_are_marked() -> None:
     start = torch.randn(4, 200, generator=torch.Generator().manual_seed(0))
     move = torch.randn(3, 4, 200, generator=torch.Generator().manual_seed(1))
     B = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(2))
-    factors = [start + 0.3 * move[0], start + 0.3 * move[1], move[2]]
+    factors = [A / 600**0.5 for A in (start + 0.3 * move[0], start + 0.3 * move[1], move[2])]  # as long as PEFT's
     runs = AdapterSet([Adapter.from_factors({"q": (A, b)}, name=n) for n, A, b in zip("abc", factors, B, strict=True)])
     comparison = compare_subspaces(runs)
     assert comparison.frame.query("factor == 'A'").same_initialization.tolist() == [True, False, False]
