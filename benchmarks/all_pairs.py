@@ -1,8 +1,9 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
 Everything is timed in one run, the parts taking turns, and each part's best time counts: in seconds on the clock, and
-in seconds of the processor. "from files" opens the files too (float32, as PEFT writes them). The scipy loop is timed on
-a random sample of the pairs and multiplied up.
+in seconds of the processor. "from files" opens the files too (float32, as PEFT writes them), and is held against the bare
+products and against `load_file` of the same files with the bare products. The scipy loop is timed on a random sample of
+the pairs and multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
@@ -103,8 +104,18 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
 
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), count, modules, dtype)
+        files = sorted(Path(folder).glob("*/adapter_model.safetensors"))
+
+        def read() -> None:
+            tensors = [load_file(file) for file in files]
+            for name in tensors[0]:
+                rows = torch.stack([held[name] for held in tensors])
+                rows = (rows if "lora_A" in name else rows.mT).reshape(-1, SIZE)
+                rows @ rows.mT
+
         parts = {
             "bare": bare,
+            "read": read,
             "compute": compute,
             "with reading from memory": lambda: compare_subspaces(runs),
             "from files": lambda: compare_subspaces(load_adapters(folder)),
@@ -119,6 +130,8 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
     for name in list(parts)[1:]:
         mine, my = times[name]
         print(f"  {name:25s}  {mine:7.2f} s, {my:6.2f} of the processor: {mine / clock:.2f} and {my / spent:.2f} times")
+    mine, my = (files / read for files, read in zip(times["from files"], times["read"], strict=True))
+    print(f"  from files against reading them with load_file and the bare products: {mine:.2f} and {my:.2f} times")
     reading = times["with reading from memory"][0]
     print(f"  scipy loop (from {sample} pairs) {one:.1f} s: {one / times['compute'][0]:.0f} times compute, ", end="")
     print(f"{one / reading:.0f} times compute with reading")

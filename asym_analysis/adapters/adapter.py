@@ -102,7 +102,7 @@ class Adapter(Mapping[str, LowRankUpdate]):
                 d_in=A.shape[1],
                 rank=A.shape[0],
                 dtype=_dtype(A),
-                read=InMemory(partial(_plain_update, scaling, {"A": A, "B": B}, copy=False)),
+                read=InMemory(_Held(A, B, scaling)),
                 scaling=scaling,
                 parts=parts,
                 make=make,
@@ -495,6 +495,22 @@ def _plain_update(scaling: float, parts: Mapping[str, Tensor], *, copy: bool = T
     dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
     # Copies, so that nobody changes what others read.
     return LowRankUpdate(A.to(dtype, copy=copy), B.to(dtype, copy=copy), scaling)
+
+
+class _Held:
+    """The update of two factors in memory, checked when it is first looked at and remembered where it needs no copy."""
+
+    def __init__(self, A: Tensor, B: Tensor, scaling: float) -> None:
+        self.parts, self.scaling = {"A": A, "B": B}, scaling
+        self.update: LowRankUpdate | None = None
+
+    def __call__(self) -> LowRankUpdate:
+        if self.update is not None:
+            return self.update
+        update = _plain_update(self.scaling, self.parts, copy=False)
+        if update.A is self.parts["A"] and update.B is self.parts["B"]:
+            self.update = update
+        return update
 
 
 def _of_update(update: LowRankUpdate, module: str) -> ModuleSource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from asym_analysis.adapters.module_names import projection_of
@@ -132,36 +133,42 @@ def known_laws(metadata: Mapping[str, Any], module: str) -> KnownLaws | None:
     >>> known_laws({}, "layers.0.q_proj") is None
     True
     """
-    dialect, kind = str(metadata.get("dialect") or ""), str(metadata.get("peft_type") or "LORA").upper()
+    facts = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
+    dialect, kind, recorded = (None if fact is None else str(fact) for fact in facts)
+    return _known_laws(dialect or "", (kind or "LORA").upper(), recorded, projection_of(module) in _EMBEDDINGS)
+
+
+@lru_cache(maxsize=256)
+def _known_laws(dialect: str, kind: str, recorded: str | None, embedding: bool) -> KnownLaws | None:
     if kind == "ADALORA":
         # The trained singular values, zero at first, are multiplied into A.
         return KnownLaws("random", "normal_0.02", False, "AdaLoRA's default (peft/tuners/adalora/layer.py)")
     if kind != "LORA":
         return None
-    name = metadata.get("init_lora_weights")
-    if name is not None:
-        return _recorded(str(name).lower(), module)
+    if recorded is not None:
+        return _recorded(recorded.lower(), embedding)
     if dialect not in _BY_DIALECT:
         return None
     A, B, source = _BY_DIALECT[dialect]
-    if dialect in ("peft", "loralib") and projection_of(module) in _EMBEDDINGS:
+    if dialect in ("peft", "loralib") and embedding:
         A, B = _EMBEDDING_LAWS
     return KnownLaws(A, B, False, source)
 
 
-def _recorded(name: str, module: str) -> KnownLaws | None:
+def _recorded(name: str, embedding: bool) -> KnownLaws | None:
     source = f"init_lora_weights={name} in the config"
     if name.startswith(_FROM_WEIGHTS):
         return KnownLaws("weights", "weights", True, source)
     if name not in _PEFT_LORA:
         return None
     A, B = _PEFT_LORA[name]
-    if name in ("true", "gaussian") and projection_of(module) in _EMBEDDINGS:
+    if name in ("true", "gaussian") and embedding:
         A, B = _EMBEDDING_LAWS
     return KnownLaws(A, B, True, source)
 
 
-def initial_squares(laws: KnownLaws | None, rank: int, d_in: int, d_out: int) -> dict[Factor, tuple[float, ...]]:
+@lru_cache(maxsize=4096)
+def initial_squares(laws: KnownLaws | None, rank: int, d_in: int, d_out: int) -> Mapping[Factor, tuple[float, ...]]:
     """Expected squared lengths of each factor of one module at its initialization.
 
     Parameters

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 
 from asym_analysis.errors import AdapterValueError
 from asym_analysis.lazy_torch import Tensor, torch
 from asym_analysis.subspaces import updates
+from asym_analysis.vocabulary import Factor
 
 __all__ = ["LowRankUpdate"]
 
@@ -57,6 +58,7 @@ class LowRankUpdate:
     magnitude: Float[Tensor, "d_out"] | None = None
     weight_shape: tuple[int, ...] | None = None
     stored_transposed: bool = False
+    _norms: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1]:
@@ -72,9 +74,11 @@ class LowRankUpdate:
         if any(values is not None and values.grad_fn is not None for _, values in parts):
             return  # a step of a training: its loss shows what is not finite, and asking waits for the accelerator
         for factor, values in parts:
-            # A sum is finite only where all terms are; it costs a tenth, and only an overflow asks for the exact test.
-            if values is not None and not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
+            # A norm is finite only where all entries are, and costs a tenth; only an overflow asks for the exact test.
+            norm = 0.0 if values is None else torch.linalg.vector_norm(values).item()
+            if not math.isfinite(norm) and not torch.isfinite(values).all():  # type: ignore[arg-type]
                 raise AdapterValueError(f"{factor} holds NaN or infinity")
+            self._norms[factor] = norm
 
     @property
     def rank(self) -> int:
@@ -95,6 +99,28 @@ class LowRankUpdate:
     def shape(self) -> tuple[int, int]:
         """Shape (d_out, d_in) of the update."""
         return (self.d_out, self.d_in)
+
+    def factor_norm(self, factor: Factor) -> float:
+        """Frobenius norm of A or B, known since the factors were checked, or remembered.
+
+        Parameters
+        ----------
+        factor : {"A", "B"}
+            Which.
+
+        Returns
+        -------
+        float
+            Infinite where float32 cannot hold it.
+
+        Examples
+        --------
+        >>> LowRankUpdate(A=torch.tensor([[3.0, 4.0]]), B=torch.tensor([[2.0]])).factor_norm("A")
+        5.0
+        """
+        if factor not in self._norms:
+            self._norms[factor] = torch.linalg.vector_norm(self.A if factor == "A" else self.B).item()
+        return self._norms[factor]
 
     @property
     def is_low_rank(self) -> bool:

@@ -87,7 +87,7 @@ def _pairs_evidence(
     for size in {factors[index].shape[1] for index in members}:
         alike = [index for index in members if factors[index].shape[1] == size]
         grid = (slice(None), slice(None)) if len(alike) == count else np.ix_(alike, alike)
-        growth = [_growth(factors[index], lengths[index]) for index in alike]
+        growth = [_growth(held[index].factor_norm(factor) ** 2, lengths[index]) for index in alike]
         if known is None:
             cosine[grid], found = initialization_evidence([factors[index] for index in alike], growth)
         else:
@@ -100,7 +100,6 @@ def _pairs_evidence(
     return cosine, Evidence(trace, square, level, expected)
 
 
-def _growth(factor: Float[Tensor, "rank d"], initial: tuple[float, ...]) -> float:
+def _growth(square: float, initial: tuple[float, ...]) -> float:
     """Squared length over the initial one; unknown also where the factor shrank, as by weight decay or a scale."""
-    square = float(torch.linalg.vector_norm(factor)) ** 2
     return min((square / each for each in initial if square > SHRUNK * each), default=math.nan)

@@ -201,14 +201,13 @@ def shared_initialization(
             if module in run
         }
         factors_of = {index: randomly[index][module] for index in held}
-        lengths = {
+        lengths: dict[int, Mapping[Factor, tuple[float, ...]]] = {
             index: initial_squares(known_laws(runs[index].metadata, module), update.rank, update.d_in, update.d_out)
             for index, update in held.items()
         }
         for index, run in enumerate(runs):
             if run.initial is not None and module in run.initial and index in held:
-                update = held[index]
-                lengths[index] = {"A": (float(update.A.norm()) ** 2,), "B": (float(update.B.norm()) ** 2,)}
+                lengths[index] = {factor: (held[index].factor_norm(factor) ** 2,) for factor in FACTORS}
         for factor, (cosine, told) in module_evidence(held, factors_of, len(runs), initial=lengths).items():
             cosines[module, factor], evidence[factor][module] = cosine, told
             ranks = tuple(held[i].rank if factor in factors_of.get(i, ()) else 0 for i in range(len(runs)))

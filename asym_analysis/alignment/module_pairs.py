@@ -291,10 +291,10 @@ def _initialization(
     found[:, 2] = ABSENT
     if not task.random:
         return found
-    lengths = dict(enumerate(task.initial_squares))
+    lengths: dict[int, Mapping[Factor, tuple[float, ...]]] = dict(enumerate(task.initial_squares))
     for index, start in enumerate(task.initial):
         if start is not None and index in held:
-            lengths[index] = {name: (float(getattr(held[index], name).norm()) ** 2,) for name in FACTORS}
+            lengths[index] = {factor: (held[index].factor_norm(factor) ** 2,) for factor in FACTORS}
     evidence = module_evidence(held, dict(enumerate(task.random)), count, known, lengths)
     for factor, (_, told) in evidence.items():
         parts = (told.trace, told.square, told.level, told.expected)

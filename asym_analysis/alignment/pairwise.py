@@ -190,7 +190,7 @@ def _through_store(
     return [kept.read(index) for index in range(len(tasks))]
 
 
-def _initial_squares(run: Adapter, module: str) -> dict[Factor, tuple[float, ...]]:
+def _initial_squares(run: Adapter, module: str) -> Mapping[Factor, tuple[float, ...]]:
     if module not in run:
         return {}
     source = run.source(module)

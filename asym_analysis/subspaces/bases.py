@@ -16,6 +16,7 @@ __all__ = ["numerical_rank", "orthonormal_coordinates", "orthonormal_rows", "ran
 
 BENIGN = 16.0  # squared condition number up to which F F^T in float32 gives a basis as exact as QR does
 LEAST_SQUARE = 1e-30  # of a singular value; smaller ones are beyond what float32 holds of F F^T
+LEAST_ENERGY = 1e-15  # squared norm from which, up to its inverse, the rows need no scaling
 NEAR_ONE = 8  # powers of two by which the largest entry may differ from 1 without being scaled
 
 
@@ -106,7 +107,7 @@ def orthonormal_rows(
 
 
 def orthonormal_coordinates(
-    rows: Float[Tensor, "n rank d"], tolerance: float | None = None
+    rows: Float[Tensor, "n rank d"], tolerance: float | None = None, *, rescale: bool = False
 ) -> tuple[Float[Tensor, "n k d"], Int[Tensor, "n"], Float[Tensor, "n rank k"]]:
     """Orthonormal bases as `orthonormal_rows` gives them, and the matrices' coordinates in them.
 
@@ -120,6 +121,9 @@ def orthonormal_coordinates(
         n matrices whose rows span the subspaces.
     tolerance
         Relative to the largest singular value; `rank_tolerance` by default.
+    rescale
+        Multiply matrices by powers of two first, as `scaled` does, where squares of entries may leave the range; the
+        coordinates are those of the multiplied matrices.
 
     Returns
     -------
@@ -135,8 +139,13 @@ def orthonormal_coordinates(
     if tolerance is None:
         tolerance = rank_tolerance((rows.shape[-2], rows.shape[-1]), rows.dtype)
     if rows.dtype != torch.float32 or rows.shape[-2] > rows.shape[-1] or tolerance**2 * BENIGN > 1:
-        return _by_qr(rows, tolerance)
+        return _by_qr(scaled(rows) if rescale else rows, tolerance)
     gram = (rows @ rows.mT).double()
+    if rescale:
+        energy = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if not bool(((energy > LEAST_ENERGY) & (energy < 1 / LEAST_ENERGY)).all()):
+            rows = scaled(rows)
+            gram = (rows @ rows.mT).double()
     squares, vectors = torch.linalg.eigh(torch.where(gram.isfinite().all(-1).all(-1)[:, None, None], gram, 0.0))
     benign = (squares[:, -1] < BENIGN * squares[:, 0]) & (squares[:, 0] > LEAST_SQUARE)
     if not bool(benign.any()):

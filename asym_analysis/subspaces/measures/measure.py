@@ -100,6 +100,8 @@ class Measure:
         True where the null distribution depends on the singular values, and not on their number alone.
     classes
         How many spectra of one rank, at most, stand for all that occur in a comparison.
+    scales_itself
+        True where `preparation` takes care of entries whose squares overflow or vanish.
     of_products
         Where `compare` needs nothing but the products of the rows: those, as `cross_gram` gives them, and the frames ->
         the values. It may overwrite the products.
@@ -114,6 +116,7 @@ class Measure:
     null: Callable[..., ReferenceNull]
     sees_strengths: bool = False
     classes: int = 8
+    scales_itself: bool = False
     of_products: Callable[[Tensor, Frames, Frames], Tensor] | None = None
 
     @property
@@ -147,7 +150,7 @@ class Measure:
         Frames
             For `compare`.
         """
-        return self.preparation(*map(scaled, matrices))
+        return self.preparation(*(matrices if self.scales_itself else map(scaled, matrices)))
 
     def chance(self, p: int, q: int, *size: int) -> Null:
         """The null distribution between matrices of ranks p and q with equal singular values.

@@ -25,7 +25,7 @@ GAUGE_FREE: frozenset[Invariance] = frozenset({"symmetric", "gauge", "orthogonal
 
 
 def _prepare(rows: Float[Tensor, "n rank d"]) -> Frames:
-    basis, rank, coordinates = orthonormal_coordinates(rows)
+    basis, rank, coordinates = orthonormal_coordinates(rows, rescale=True)
     return Frames(basis, rank, {"coordinates": coordinates})
 
 
@@ -112,6 +112,7 @@ def _distance(name: str, function: Distance) -> Measure:
         invariances=GAUGE_FREE,
         larger_is_more_similar=False,
         preparation=_prepare,
+        scales_itself=True,
         compare=partial(_of_angles, function),
         null=partial(angle_reference, partial(_of_cosines, function), False),
     )
@@ -124,6 +125,7 @@ PRINCIPAL = (
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
         preparation=_prepare,
+        scales_itself=True,
         compare=_overlap,
         null=overlap_reference,
         of_products=_overlap_of,
@@ -134,6 +136,7 @@ PRINCIPAL = (
         invariances=GAUGE_FREE,
         larger_is_more_similar=True,
         preparation=_prepare,
+        scales_itself=True,
         compare=mean_cosine,
         null=partial(angle_reference, mean_of_cosines, True),
     ),
