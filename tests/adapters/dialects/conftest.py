@@ -51,7 +51,12 @@ def read() -> Callable[..., Adapter]:
         assert kept == set(tensors), "a tensor is missing from the coverage"
         metadata = {**reading.metadata, "dialect": name}
         return Adapter(
-            reading.modules, name="test", metadata=metadata, extras=reading.extras, coverage=reading.coverage
+            reading.modules,
+            name="test",
+            metadata=metadata,
+            extras=reading.extras,
+            coverage=reading.coverage,
+            assumptions=reading.assumed,
         )
 
     return _read

@@ -441,6 +441,24 @@ def test_target_parameters(
                 expected[f"mlp.experts.{module.parameter_name}.{expert}"] = stack[expert]
     assert len(expected) == 1 + 3 * len(names)
     assert_same(adapter, expected)
+    assert not adapter.assumptions
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [(None, False), ("0.18.0", False), ("0.19.0", False), ("0.19.1.dev0", False), ("0.19.1", True), ("0.20.0", True),
+     ("0.19.2.dev0@a0887f672", True), ("1.0.0", True), ("unknown", False)],
+)  # fmt: skip
+def test_which_version_wrote_experts_decides_whether_their_orientation_is_known(
+    version: str | None, known: bool, read: Callable[..., Adapter]
+) -> None:
+    """Before its commit e84dd8f40, PEFT took the first axis of a three-dimensional weight for the input."""
+    stem = "base_model.model.mlp.experts.lora_"
+    tensors = {f"{stem}A.weight": torch.randn(6, 8), f"{stem}B.weight": torch.randn(12, 6)}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_parameters": ["mlp.experts.gate_up_proj"]}
+    adapter = read(tensors, config if version is None else config | {"peft_version": version})
+    assert len(adapter) == 3
+    assert ["orientation of experts" in each.what for each in adapter.assumptions] == ([] if known else [True])
 
 
 def test_vera_without_its_projections(tmp_path: Path, read_folder: Callable[..., Adapter], randomized: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from asym_analysis.adapters.dialects.ledger import Ledger
@@ -12,6 +13,7 @@ from asym_analysis.errors import AdapterValueError
 __all__ = ["add_experts", "name_parameters"]
 
 _NESTED = ".base_layer"
+_A_READS_THE_INPUT = (0, 19, 1)  # PEFT's commit e84dd8f40; before, A had the size of the weight's first axis
 
 
 def name_parameters(
@@ -66,6 +68,22 @@ def add_experts(
     except AdapterValueError as error:
         ledger.refuse(parts.values(), f"{name}: {error}")
         return
+    if experts > 1 and not _orientation_is_known(config):
+        ledger.assume(
+            "orientation of experts",
+            f"A reads the input, though PEFT before 0.19.1 gave A the size of the weight's first axis, as in {name}",
+            "where the model keeps experts as (expert, output, input), A and B have each other's part: save the adapter "
+            "with PEFT 0.19.1 or later",
+        )
     for expert in range(experts):
         module = f"{name}.{expert}" if experts > 1 else name
         ledger.add(module, parts, FlatExpert(expert, experts), scaling)
+
+
+def _orientation_is_known(config: PeftConfig) -> bool:
+    """Whether the config names a version of PEFT that gives A the size of the input; configs before 0.18 name none."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)(\.?(?:dev|rc|a|b))?", str(config.values.get("peft_version") or ""))
+    if found is None:
+        return False
+    version = tuple(int(part) for part in found.groups()[:3])
+    return version > _A_READS_THE_INPUT or (version == _A_READS_THE_INPUT and found[4] is None)
