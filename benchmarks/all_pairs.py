@@ -1,9 +1,9 @@
 """All pairs of 100 adapters, 48 modules, A and B: ratios to the bare matrix products, and to a loop over scipy.
 
 Everything is timed in one run, the parts taking turns, and each part's best time counts: in seconds on the clock, and
-in seconds of the processor. "from files" opens the files too (float32, as PEFT writes them), and is held against the bare
-products and against `load_file` of the same files with the bare products. The scipy loop is timed on a random sample of
-the pairs and multiplied up.
+in seconds of the processor. "from files" opens the files too (float32, as PEFT writes them), and is held against the
+bare products and against `load_file` of the same files with the bare products. The scipy loop is timed on a random
+sample of the pairs and multiplied up.
 
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too

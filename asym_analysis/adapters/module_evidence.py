@@ -18,7 +18,7 @@ from asym_analysis.adapters.initialization_evidence import (
 )
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.svd_split import with_initialization
-from asym_analysis.lazy_torch import Tensor, torch
+from asym_analysis.lazy_torch import torch
 from asym_analysis.vocabulary import FACTORS, Factor
 
 __all__ = ["module_evidence"]

@@ -72,8 +72,8 @@ def add_experts(
         ledger.assume(
             "orientation of experts",
             f"A reads the input, though PEFT before 0.19.1 gave A the size of the weight's first axis, as in {name}",
-            "where the model keeps experts as (expert, output, input), A and B have each other's part: save the adapter "
-            "with PEFT 0.19.1 or later",
+            "where the model keeps experts as (expert, output, input), A and B have each other's part: save the "
+            "adapter with PEFT 0.19.1 or later",
         )
     for expert in range(experts):
         module = f"{name}.{expert}" if experts > 1 else name
