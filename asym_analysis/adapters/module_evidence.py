@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from asym_analysis.adapters.factors_from_svd import with_initialization
 from asym_analysis.adapters.initialization_evidence import (
     INCOMPARABLE,
     RULED_OUT,
@@ -17,7 +18,6 @@ from asym_analysis.adapters.initialization_evidence import (
     judged,
 )
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.svd_split import with_initialization
 from asym_analysis.lazy_torch import torch
 from asym_analysis.vocabulary import FACTORS, Factor
 

@@ -15,12 +15,12 @@ from asym_analysis._deprecated import renamed_arguments
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.entry_distribution import EDGE_LAWS, Movement, infer_movements
+from asym_analysis.adapters.factors_from_svd import has_initialization
 from asym_analysis.adapters.known_initializations import KnownLaws, known_laws
 from asym_analysis.adapters.load import as_adapter, as_adapters
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
 from asym_analysis.adapters.random_factors import random_factors
-from asym_analysis.adapters.svd_split import has_initialization
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.vocabulary import FACTORS, Factor

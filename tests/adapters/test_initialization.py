@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from asym_analysis.adapters import Adapter
+from asym_analysis.adapters.factors_from_svd import has_initialization
 from asym_analysis.adapters.initialization import marks, same_initialization
 from asym_analysis.adapters.initialization_evidence import Evidence, initialization_evidence
 from asym_analysis.adapters.random_factors import random_factors
 from asym_analysis.adapters.shared_initialization import SharedInitialization, shared_initialization
-from asym_analysis.adapters.svd_split import has_initialization
 from asym_analysis.alignment.pairwise import compare_subspaces
 
 

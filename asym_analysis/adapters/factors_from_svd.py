@@ -1,4 +1,4 @@
-"""Factors that an SVD split anew from their product hold no initialization.
+"""Factors that an SVD made from their product hold no initialization.
 
 Extracted, resized and merged LoRA files are made so: rows of A and columns of B are orthogonal to each other.
 """
