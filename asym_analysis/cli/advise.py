@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["advise"]
 
 _MODULES = headings(
-    "module | freeze_A | random_A: kept by a random A | random_B: kept by a random B | "
-    "asymmetry_index: index | predicted_cost: cost so far | saved_parameters: saved so far"
+    "module | freeze_A | predicted_cost: cost so far | saved_parameters: saved so far | "
+    "random_A: kept by a random A | random_B: kept by a random B | asymmetry_index: index"
 )
 
 

@@ -74,7 +74,15 @@ def certify(
     draws: Annotated[
         int | None, typer.Option(min=1, help="Adapters drawn from the Gibbs posterior; by default until known to .005.")
     ] = None,
-    prior: Annotated[str | None, typer.Option(help="An adapter trained on none of the n samples.")] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="An adapter trained on none of the n samples; ADAPTER itself, where --data are test samples."
+        ),
+    ] = None,
+    prior_data: Annotated[
+        Path | None, typer.Option(help="What --prior was trained on: a file as --data, searched for the same texts.")
+    ] = None,
     tried: Annotated[int, typer.Option(help="Number of codes or priors tried on these data.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> int:
@@ -89,11 +97,17 @@ def certify(
         fail("--evaluate needs the number of training samples: --n")
     if by_model and n is not None:
         fail("--n is for --evaluate: with --data every row of the file is a sample")
+    if prior_data is not None and (prior is None or not by_model):
+        fail("--prior-data needs --prior and --data")
     read = read_adapter(call, adapter)
     losses: dict[str, Any]
     rows: list[dict[str, Any]] = []
     if model is not None and data is not None:
         losses, rows = _by_model(call, read, model, data, text, label, classes, max_length)
+        if prior_data is not None:
+            from asym_analysis.finetuning.inputs import read_texts
+
+            losses["prior_samples"] = read_texts(prior_data, text)
     else:
         losses = {"n_samples": n, **_by_function(evaluate, evaluate_some, n or 0)}
     if groups is not None:

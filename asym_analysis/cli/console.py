@@ -112,6 +112,7 @@ def error(message: str) -> None:
 def in_options(words: str) -> str:
     """A message of a function, with options where it names arguments: "overwrite=True" is --overwrite here."""
     words = words.replace("without_extras()", "--without-heads")
+    words = words.replace("(samples=, prior_samples=)", "(--prior-data names what it was trained on)")
     return re.sub(
         r"\b([a-z]+(?:_[a-z]+)*)=(?:True|\.\.\.)?(?=[,;:.\s)]|$)", lambda m: f"--{m[1].replace('_', '-')}", words
     )

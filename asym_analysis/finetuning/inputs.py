@@ -12,7 +12,15 @@ from asym_analysis.finetuning.tasks.base import read_rows
 from asym_analysis.finetuning.tasks.images import ImageRecipe, image_files
 from asym_analysis.finetuning.tasks.tokenizers import check_known, text_tokenizer
 
-__all__ = ["LabelledTexts", "load_classifier", "load_network", "next_token_labels", "read_batches", "read_labelled"]
+__all__ = [
+    "LabelledTexts",
+    "load_classifier",
+    "load_network",
+    "next_token_labels",
+    "read_batches",
+    "read_labelled",
+    "read_texts",
+]
 
 
 def load_network(model: str) -> tuple[Any, bool]:
@@ -185,6 +193,29 @@ def _texts(data: Path, column: str) -> list[tuple[str, ...]]:
         known = ", ".join(table[0]) if table else "no row"
         raise AdapterError(f"{data} has no column {column}; it has {known}")
     return [tuple(str(row[name]) for name in columns) for row in table]
+
+
+def read_texts(data: Path, column: str = "text") -> list[str]:
+    """The texts of a file, those of a pair joined, as `LabelledTexts` holds them: to be searched for copies.
+
+    Parameters
+    ----------
+    data
+        A .jsonl, .json, .csv, .tsv or .txt file.
+    column
+        The column of texts; two, apart by a comma, make pairs.
+
+    Returns
+    -------
+    list of str
+        One text a row.
+
+    Raises
+    ------
+    AdapterError
+        If the data cannot be read or have no such column.
+    """
+    return [" ".join(text) for text in _texts(data, column)]
 
 
 def _text_batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from asym_analysis._deprecated import former_order
@@ -37,7 +39,8 @@ def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: li
     Returns
     -------
     Axes
-        A line a quantity; the grey line of the same dashes is its null, the same strengths in random directions.
+        A line a quantity; the grey line of the same dashes and markers is its null: the same strengths in random
+        directions.
 
     Examples
     --------
@@ -54,11 +57,12 @@ def plot_sharing(energy: SharedEnergy, ax: Axes | None = None, *, quantities: li
         for index, quantity in enumerate(chosen):
             rows = table[table.quantity == quantity].sort_values("rank")
             color, dashes = LOOKS[quantity]
-            ax.plot(rows["rank"], rows.null_mean, color=COLORS["null"], linestyle=dashes, linewidth=1, zorder=0)
-            label = quantity.replace("A0", "A₀").replace(" - ", " \N{MINUS SIGN} ")
             shape = SHAPES[index % len(SHAPES)]
+            grey: dict[str, Any] = {"color": COLORS["null"], "linestyle": dashes, "linewidth": 1, "zorder": 0}
+            ax.plot(rows["rank"], rows.null_mean, marker=shape, markersize=4, markerfacecolor="white", **grey)
+            label = quantity.replace("A0", "A₀").replace(" - ", " \N{MINUS SIGN} ")
             ax.plot(rows["rank"], rows.energy, dashes, color=COLORS[color], marker=shape, markersize=3, label=label)
-        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random (same dashes)")
+        ax.plot([], [], color=COLORS["null"], linewidth=1, label="random (same marker)")
         ranks = sorted(table["rank"].unique())
         ax.set_xscale("log", base=2)
         ax.set_xticks(ranks, [str(rank) for rank in ranks])

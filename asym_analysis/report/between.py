@@ -33,7 +33,7 @@ def similarity(families: Sequence[Family]) -> Section:
             figures.append(Drawn(f"similarity_{factor}_{number}", figure_of(ax), caption, described))
         names = family.comparison.names
         if len(names) > MOST_NAMES:
-            numbered = pd.DataFrame({"number": range(1, len(names) + 1), "adapter": names})
+            numbered = pd.DataFrame({"adapter": names, "number": range(1, len(names) + 1)})
             tables.append(Table(numbered, f"Numbers of the adapters in the matrices: {family.title}"))
         summary = family.comparison.summary()
         tables.append(Table(summary, f"Overlap over pairs and modules: {family.title}", SUMMARY))

@@ -35,7 +35,20 @@ def intruders(adapters: AdapterSet, base: Any) -> Section:
         "intruders", figure_of(figure), caption, "Cosines of the strongest singular vectors with the base model's."
     )
     text.append("A leading singular vector of W0 + ΔW that no singular vector of W0 resembles is an intruder.")
-    return Section("Intruder dimensions", text, [drawn], [Table(tables, "Intruders by adapter and projection")])
+    listed = Table(tables, "Intruders by adapter and projection", INTRUDERS)
+    return Section("Intruder dimensions", text, [drawn], [listed])
+
+
+INTRUDERS = {
+    "adapter": "adapter",
+    "projection": "projection",
+    "modules": "modules",
+    "intruders": "intruders",
+    "examined": "vectors examined",
+    "energy_share": "share of ‖ΔW‖² in them",
+    "update_over_threshold": "largest σ of ΔW over the noise of W0",
+    "random_level": "cosine of a random direction",
+}
 
 
 def bounds(adapters: AdapterSet, n_samples: int) -> Section:

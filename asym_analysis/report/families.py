@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.runs import last_of_runs, runs_of
@@ -34,7 +35,7 @@ class Family:
 
 
 def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Family]:
-    """Compare the adapters of each family, as the table's `family` column splits them, or all of them at once.
+    """Compare the adapters of each family: those of one value of the table's `family` column, or of one model.
 
     Of a training run's checkpoints only the last takes part: the others are its past, and no further runs.
 
@@ -56,7 +57,7 @@ def compare_families(adapters: AdapterSet, *, progress: bool = False) -> list[Fa
     for title, members in _families(chosen).items():
         comparison = compare_subspaces(members, progress=progress)
         sentences = family_sentences(comparison, _what_training_added(members, comparison), _shared(members))
-        families.append(Family(title, comparison, tuple(sentences)))
+        families.append(Family(title, comparison, (*sentences, *_by_task(comparison))))
     return families
 
 
@@ -84,17 +85,62 @@ def parts_of(modules: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for module in modules:
         found.setdefault(part_of(module), []).append(module)
-    return found if len(found) > 1 else {"": [*modules]}
+    if len(found) == 1:
+        return {"": [*modules]}
+    return {part or "other modules": chosen for part, chosen in found.items()}
 
 
 def _families(adapters: AdapterSet) -> dict[str, AdapterSet]:
     if len(adapters) < 2:
         return {}
     if "family" not in adapters.table.columns:
-        return {"all adapters": adapters}
+        return _by_model(adapters)
     column = adapters.table["family"]
     groups = {str(family).replace("_", " "): adapters.select(column == family) for family in column.unique()}
     return {title: members for title, members in groups.items() if len(members) > 1} or {"all adapters": adapters}
+
+
+def _by_model(adapters: AdapterSet) -> dict[str, AdapterSet]:
+    """Adapters that share modules, directly or through others: those of different models have nothing to compare."""
+    groups: list[tuple[set[str], list[int]]] = []
+    for number, adapter in enumerate(adapters):
+        joined = [group for group in groups if group[0] & set(adapter)]
+        groups = [group for group in groups if group not in joined]
+        modules = set(adapter).union(*(group[0] for group in joined))
+        groups.append((modules, sorted([number, *(i for group in joined for i in group[1])])))
+    several = sorted(places for _, places in groups if len(places) > 1)
+    if len(groups) == 1 or not several:
+        return {"all adapters": adapters}
+    titles = [_title([adapters.names[place] for place in places]) for places in several]
+    if "" in titles or len(set(titles)) < len(titles):
+        titles = [f"model {number}" for number in range(1, len(several) + 1)]
+    return {
+        title: adapters.select([place in places for place in range(len(adapters))])
+        for title, places in zip(titles, several, strict=True)
+    }
+
+
+def _title(names: Sequence[str]) -> str:
+    """What the names have in common, without a number or the word before it."""
+    letters = takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))
+    return re.sub(r"[-_/. ]*(seed|run|checkpoint|step)?[-_/. \d]*$", "", "".join(one for one, _ in letters))
+
+
+def _by_task(comparison: SubspaceComparison) -> list[str]:
+    """Whether pairs of the same task are more alike than others, where no pair shares its initialization."""
+    if "task" not in comparison.adapters or (comparison.initialization_marks == 1).any():
+        return []
+    try:
+        contrast = comparison.contrast(by="task").summary()
+    except ValueError:  # every adapter has the same task, each its own, or there are too few
+        return []
+    told = contrast[(contrast["p_value"] < 0.01) & (contrast["low"] > 0)]
+    columns = (told[name] for name in ("factor", "difference", "low", "high"))
+    return [
+        f"Pairs of the same task are more alike in {factor} than pairs of different tasks, by {value:.3f} (95 % "
+        f"interval {low:.3f} to {high:.3f})."
+        for factor, value, low, high in zip(*columns, strict=True)
+    ]
 
 
 def _shared(members: AdapterSet) -> dict[str, float]:

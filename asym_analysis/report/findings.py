@@ -27,6 +27,8 @@ LEVELS: Mapping[float, str] = {
 NOT_ALIKE, CANNOT_TELL = "no more alike than random ones", "too large to tell from random ones"
 #: Nothing is said about pairs in which even this excess would have been missed in one case of five.
 LARGEST_BLIND = 0.25
+#: A smaller difference between A and B, in parts of the way from chance to 1, is no asymmetry worth the name.
+LEAST_DIFFERENCE = 0.01
 LEAST_ADAPTERS = 4  # below, an interval over adapters rests on too few of them
 
 SPACES = {"A": "the input directions that A reads", "B": "the output directions that B writes"}
@@ -134,6 +136,12 @@ class Difference:
             count = {2: "Two", 3: "Three"}.get(self.adapters, str(self.adapters))
             return f"{count} adapters give no test of a difference between A and B: this is about these adapters alone."
         interval = f"{100 * self.value:.0f} points, 95 % interval {100 * self.low:.0f} to {100 * self.high:.0f}"
+        if (self.low > 0 or self.high < 0) and abs(self.value) < LEAST_DIFFERENCE:
+            more, less = ("B", "A") if self.low > 0 else ("A", "B")
+            return (
+                f"{more} is more alike than {less} by {100 * abs(self.value):.1f} points, which is not chance but too "
+                "little to matter."
+            )
         if self.low > 0:
             return f"B is more alike than A ({interval}): the asymmetry of the paper."
         if self.high < 0:

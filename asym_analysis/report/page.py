@@ -99,7 +99,8 @@ def write_report(
     try:
         families = compare_families(adapters, progress=progress)
         measured = measure(adapters)
-        sections = build_sections(adapters, families, measured, base=base, n_samples=n_samples)
+        with plt.rc_context({"figure.max_open_warning": 0}):  # all are closed below
+            sections = build_sections(adapters, families, measured, base=base, n_samples=n_samples)
         written = [
             path
             for section in sections
@@ -222,6 +223,8 @@ def _html_table(table: Table, number: int) -> str:
             kind, raw, shown = "th scope=row" if place == 0 else "td", "", _shown(value)
             if isinstance(value, float) and value == value:
                 raw = f' data-v="{value!r}"'
+            elif re.fullmatch("[0-9a-f]{64}", shown):
+                raw = " class=hash"  # may break anywhere on paper
             cells.append(f"<{kind}{' class=n' if is_number else ''}{raw}>{escape(shown)}</{kind.split()[0]}>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody></table></div></div>")

@@ -10,8 +10,8 @@ for (const table of document.querySelectorAll(".table table")) {
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Sort by this column";
-    button.append(...heading.childNodes);
-    heading.append(button);
+    button.setAttribute("aria-label", `Sort by ${heading.textContent}`);
+    heading.append(button); // over the text, which printing repeats on every page and the text of buttons not
     button.addEventListener("click", () => {
       const down = heading.getAttribute("aria-sort") === "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");

@@ -45,7 +45,7 @@ def build_sections(
     list of Section
         In the order of the page.
     """
-    sections: list[Section | None] = [coverage(adapters)]
+    sections: list[Section | None] = [coverage(adapters, families)]
     sections += [similarity(families), by_layer(families), same_against_different(adapters)] if families else []
     sections += [
         over_steps(adapters),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.report.content import Section, Table
+from asym_analysis.report.families import Family
 
 __all__ = ["adapter_table", "coverage"]
 
 
-def coverage(adapters: AdapterSet) -> Section:
+def coverage(adapters: AdapterSet, families: Sequence[Family] = ()) -> Section:
     """Tensors used, ignored and refused, and what was assumed."""
     rows, text = [], []
     for name, adapter in zip(adapters.names, adapters, strict=True):
@@ -22,13 +25,17 @@ def coverage(adapters: AdapterSet) -> Section:
     if not table["refused"].any():
         files = f"{len(adapters)} files" if len(adapters) > 1 else "file"
         text.append(f"Every tensor of the {files} was used or is known to play no part in the update.")
-    missing = adapters.missing
-    if not missing.empty:
-        first = missing.iloc[0]
-        text.append(
-            f"{missing['module'].nunique()} modules are missing in some adapters (first: {first['module']} in "
-            f"{first['name']}): each pair was compared on the modules that both have."
-        )
+    by_name = dict(zip(adapters.names, adapters, strict=True))
+    for family in families:
+        names = list(family.comparison.names)
+        missing = AdapterSet([by_name[name] for name in names], {"name": names}).missing
+        if not missing.empty:
+            first = missing.iloc[0]
+            where = f"{family.title}: " if len(families) > 1 else ""
+            text.append(
+                f"{where}{missing['module'].nunique()} modules are missing in some adapters (first: {first['module']} "
+                f"in {first['name']}): each pair was compared on the modules that both have."
+            )
     if not table["assumed"].any():
         text.append("Nothing was assumed: scale, orientation and layout are recorded in the files.")
         table = table.drop(columns="assumed")

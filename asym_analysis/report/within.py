@@ -51,20 +51,37 @@ def over_steps(adapters: AdapterSet) -> Section | None:
     if not runs:
         return None
     figures, tables = [], []
-    for number, (run, members) in enumerate(list(runs.items())[:MOST_LINES]):
+    for number, (run, members) in enumerate(runs.items()):
         steps = [int(adapter.metadata["step"]) for adapter in members]
         followed = checkpoint_trajectories(AdapterSet([*members], {"step": steps}))
-        ax = plot_trajectories(followed)
-        ax.set_title(run)
-        caption = f"{run}: overlap of each checkpoint with the last one, median over modules. Grey: random subspaces."
-        figures.append(
-            Drawn(f"trajectory_{number}", figure_of(ax), caption, f"Overlap with the last checkpoint of {run}.")
-        )
-        tables.append(Table(followed.summary().drop(columns=["run"], errors="ignore"), f"Checkpoints of {run}"))
+        tables.append(followed.summary().assign(run=run))
+        if number < MOST_LINES:
+            ax = plot_trajectories(followed)
+            ax.set_title(run)
+            caption = (
+                f"{run}: overlap of each checkpoint with the last one, median over modules. Grey: random subspaces."
+            )
+            described = f"Overlap with the last checkpoint of {run}."
+            figures.append(Drawn(f"trajectory_{number}", figure_of(ax), caption, described))
     text = [
         "The checkpoints of a run are its past, not further runs: only the last one is compared with other adapters."
     ]
-    return Section("Along training", text, figures, tables)
+    text += [f"The first {MOST_LINES} of {len(runs)} runs are drawn."] if len(runs) > MOST_LINES else []
+    caption = "Checkpoints of each run: overlap of a factor with itself at other steps, mean over modules."
+    columns = STEPS if len(runs) > 1 else {name: words for name, words in STEPS.items() if name != "run"}
+    return Section("Along training", text, figures, [Table(pd.concat(tables, ignore_index=True), caption, columns)])
+
+
+STEPS = {
+    "run": "run",
+    "step": "step",
+    "factor": "factor",
+    "to_first": "overlap with the first",
+    "to_last": "overlap with the last",
+    "null_mean": "chance",
+    "turned": "turned since the one before, radians",
+    "speed": "radians a step",
+}
 
 
 def movement(adapters: AdapterSet, measured: Measured) -> Section | None:

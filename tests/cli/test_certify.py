@@ -159,3 +159,34 @@ def test_names_that_only_training_numbered_are_taken_from_the_run_or_the_option(
     assert tables[0] == tables[1] == tables[2]
     code, swapped, _ = run(capsys, "certify", str(adapter), *shared, "--classes", "good,bad")
     assert json.loads(swapped)["tables"]["certificates"] != tables[0]
+
+
+def test_an_adapter_is_its_own_prior_on_samples_that_it_was_not_trained_on(
+    files: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = files["data"].read_text().splitlines()
+    ours, theirs = tmp_path / "test.csv", tmp_path / "train.csv"
+    ours.write_text("\n".join([rows[0], *rows[1:51]]))
+    theirs.write_text("\n".join([rows[0], *rows[51:]]))
+    adapter = str(files["adapter"])
+    shared = ["certify", adapter, "--model", str(files["model"]), "--data", str(ours), "--prior", adapter, "--json"]
+    shared += ["--methods", "coded"]
+
+    def kinds(*more: str) -> tuple[set[str], str]:
+        code, out, _ = run(capsys, *shared, *more)
+        assert code == 0
+        document = json.loads(out)
+        table = document["tables"]["certificates"]
+        return {row[table["columns"].index("kind")] for row in table["rows"]}, " ".join(document["notes"])
+
+    found, said = kinds()
+    assert found == {"diagnostic"}
+    assert "--prior-samples" not in said
+    assert "--prior-data" in said
+    assert kinds("--prior-data", str(theirs))[0] == {"certificate"}
+    found, said = kinds("--prior-data", str(ours))
+    assert found == {"diagnostic"}
+    assert "100% of the samples repeat one that the prior was trained on" in said
+    code, _, said = run(capsys, "certify", adapter, "--prior-data", str(ours), "--evaluate", "x.py:f", "--n", "5")
+    assert code == 1
+    assert "--prior-data needs --prior and --data" in said

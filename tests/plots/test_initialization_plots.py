@@ -91,7 +91,7 @@ def test_sharing_draws_energy_and_null() -> None:
     drawn = next(line for line in ax.lines if line.get_label() == "A")
     expected = energy.frame.query("quantity == 'A'").groupby("rank").energy.median()
     np.testing.assert_allclose(drawn.get_ydata(), expected)
-    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "random (same dashes)"
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "random (same marker)"
 
 
 def test_spectra_reach_one() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from asym_analysis import Adapter, AdapterSet, compare_subspaces
-from asym_analysis.report.families import parts_of
-from asym_analysis.report.findings import FactorFinding, difference, find, finding_sentences
+from asym_analysis.report.families import compare_families, parts_of
+from asym_analysis.report.findings import Difference, FactorFinding, difference, find, finding_sentences
 from asym_analysis.report.page import write_report
 
 
@@ -234,3 +234,50 @@ def test_a_difference_is_found_where_there_is_one() -> None:
     assert gap is not None
     assert gap.low > 0
     assert "the asymmetry of the paper" in gap.sentence
+
+
+def _toy(name: str, modules: list[str], seed: int, task: str | None = None, B: torch.Tensor | None = None) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    factors = {module: (draw(4, 96), draw(64, 4) + (0 if B is None else B)) for module in modules}
+    return Adapter.from_factors(factors, name=name, metadata={"init_lora_weights": True, "task": task})
+
+
+def test_adapters_of_different_models_are_compared_apart() -> None:
+    names = {"bert": ["encoder.q", "encoder.v"], "llama": ["layers.q"], "alone": ["other.k"]}
+    runs = [
+        _toy(f"{model}-seed{seed}", modules, 10 * seed + len(model))
+        for model, modules in names.items()
+        for seed in range(1 if model == "alone" else 2)
+    ]
+    families = compare_families(AdapterSet(runs))
+    assert {family.title: list(family.comparison.names) for family in families} == {
+        "bert": ["bert-seed0", "bert-seed1"],
+        "llama": ["llama-seed0", "llama-seed1"],
+    }
+    chained = [_toy("a", ["x"], 1), _toy("b", ["x", "y"], 2), _toy("c", ["y"], 3)]
+    assert [family.title for family in compare_families(AdapterSet(chained))] == ["all adapters"]
+
+
+def test_the_same_task_is_named_where_it_matters_and_not_where_it_does_not() -> None:
+    def said(strength: float) -> str:
+        generator = torch.Generator().manual_seed(5)
+        tasks = {name: strength * torch.randn(64, 4, generator=generator) for name in ("one", "two", "three")}
+        runs = [
+            _toy(f"{task}-{seed}", ["layers.0.q", "layers.1.q"], 100 * i + seed, task, B)
+            for i, (task, B) in enumerate(tasks.items())
+            for seed in range(4)
+        ]
+        (family,) = compare_families(AdapterSet(runs, {"task": [run.metadata["task"] for run in runs]}))
+        return " ".join(family.sentences)
+
+    assert "more alike in B than pairs of different tasks" in said(1.0)
+    assert "more alike in A than" not in said(1.0)
+    assert "pairs of different tasks" not in said(0.0)
+
+
+def test_a_difference_below_a_point_is_no_asymmetry() -> None:
+    small, large = (Difference(value, value - 0.001, value + 0.001, 40).sentence for value in (0.004, 0.03))
+    assert "asymmetry" not in small
+    assert "by 0.4 points, which is not chance but too little to matter" in small
+    assert "the asymmetry of the paper" in large
