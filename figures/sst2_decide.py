@@ -40,7 +40,7 @@ def decided(table: pd.DataFrame) -> plt.Figure:
             upper.set_title(f"n = {n:,}, {seeds} seed{'s' * int(seeds > 1)}", fontsize=8)
         axes[0, 0].set_ylabel("error")
         axes[1, 0].set_ylabel("KL, nats")
-        axes[0, 0].legend(fontsize=6)
+        axes[0, -1].legend(fontsize=6, loc="upper right")
         axes[1, 0].legend(fontsize=6)
     return figure
 
@@ -58,6 +58,8 @@ def _risks(part: pd.DataFrame, ax: plt.Axes) -> None:
         ax.plot(at, rows["risk"], "o", color=COLORS["both"], markersize=3.5, label="certified" if first else None)
         ax.plot(at, rows["gibbs_true"], "o", color="0.2", markersize=3.5, markerfacecolor="none",
                 label="true, same predictor" if first else None)  # fmt: skip
+        ax.plot(at, rows["hold_out"], "x", color="0.2", markersize=3.5,
+                label="certified by hold-out, one adapter" if first else None)  # fmt: skip
 
 
 def _spent(part: pd.DataFrame, ax: plt.Axes) -> None:

@@ -33,7 +33,7 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """One row a seed that both arms have: columns with _1 and _2."""
-    wanted = ["risk", "gibbs_error_at_most", "kl", "A_price"]
+    wanted = [c for c in ("risk", "gibbs_error_at_most", "kl", "A_price", "hold_out") if c in table]
     by_arm = [table[table["arm"] == arm].set_index("seed")[wanted] for arm in (first, second)]
     return by_arm[0].join(by_arm[1], lsuffix="_1", rsuffix="_2", how="inner")
 
@@ -41,7 +41,8 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 def decide(table: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of the certificates, first - second, with 95 % intervals, before and after one scale's price.
 
-    The price: how much lower the second certificate would be without the price of the scale of its A.
+    The price: how much lower the second certificate would be without the price of the scale of its A. Beside them the
+    differences of the hold-out certificates of the same arms, which pay no nats.
     """
     return pd.DataFrame([row for n, part in table.groupby("n") for row in _compared(int(n), part)])
 
@@ -51,15 +52,23 @@ def _compared(n: int, table: pd.DataFrame) -> Iterator[dict[str, object]]:
         both = paired(table, first, second)
         if both.empty:
             continue
+        facts = {"n": n, "compared": name, "first": first, "second": second}
         apart = (both["risk_1"] - both["risk_2"]).to_numpy()
         values = both[["gibbs_error_at_most_2", "kl_2", "A_price_2"]].to_numpy()
         price = both["risk_2"].to_numpy() - [gibbs_risk(e, max(k - p, 0.0), n) for e, k, p in values]
         for charged, differences in (("as certified", apart), ("without one scale's price", apart + price)):
-            mean, low, high = interval(differences)
-            yield {
-                "n": n, "compared": name, "first": first, "second": second, "price": charged, "seeds": len(apart),
-                "difference": mean, "low": low, "high": high, "favours_first": high < 0, "favours_second": low > 0,
-            }  # fmt: skip
+            yield facts | {"price": charged} | _judged(differences)
+        if {"hold_out_1", "hold_out_2"} <= {*both} and both[["hold_out_1", "hold_out_2"]].notna().all(axis=None):
+            held = (both["hold_out_1"] - both["hold_out_2"]).to_numpy()
+            yield facts | {"price": "hold-out certificates"} | _judged(held)
+
+
+def _judged(differences: np.ndarray) -> dict[str, object]:
+    mean, low, high = interval(differences)
+    return {
+        "seeds": len(differences), "difference": mean, "low": low, "high": high, "favours_first": high < 0,
+        "favours_second": low > 0,
+    }  # fmt: skip
 
 
 def _rows(files: list[Path]) -> pd.DataFrame:
