@@ -14,9 +14,16 @@ from asym_analysis.finetuning.plan import read_sweep
 from asym_analysis.finetuning.results.scores import VariantScores
 from asym_analysis.samples import sample_sweep, sample_sweeps
 
-__all__ = ["markdown", "named_sweep", "outside", "sections", "verdicts"]
+__all__ = ["inside_grids", "markdown", "named_sweep", "outside", "sections", "verdicts"]
 
 Outcomes = dict[str, dict[str, np.ndarray]]
+# The sweeps that speak for a family, the first that ships.
+SPEAKERS = {
+    "encoder": ("minilm-all-layers", "minilm-upper-layers"),
+    "decoder": ("regime-map",),
+    "sequence to sequence": ("pronunciation",),
+    "vision": ("dinov2-domains",),
+}
 CLAIM = {"on": "on", "difference": "difference (95 %)", "tasks": "tasks", "seeds": "seeds", "verdict": "verdict"}
 CLAIM |= {"reason": "why", "paper": "the paper's own rows", "agrees_with_paper": "agrees"}
 
@@ -61,13 +68,9 @@ def outside(runs: pd.DataFrame) -> pd.DataFrame:
 def verdicts() -> str:
     """Every claim on every family, by the sweep that speaks for it, adjusted over all families."""
     parts, kept = [], {}
-    for config, family in (
-        ("minilm-all-layers", "encoder"),
-        ("regime-map", "decoder"),
-        ("pronunciation", "sequence to sequence"),
-        ("dinov2-domains", "vision"),
-    ):
-        if config in sample_sweeps():
+    for family, configs in SPEAKERS.items():
+        config = next((config for config in configs if config in sample_sweeps()), None)
+        if config is not None:
             runs, outcomes = named_sweep(config)
             if config == "regime-map":  # the sizes are of one text: the largest speaks
                 runs = runs[runs["task"] == "dialogue, 1000 windows"]
@@ -76,9 +79,17 @@ def verdicts() -> str:
     return claims_table(pd.concat(parts), kept)
 
 
+def inside_grids(runs: pd.DataFrame) -> pd.DataFrame:
+    """Without variants whose best rate on a task lies at an end of its grid, of which no verdict is given."""
+    ends = runs["rate_at_edge"].fillna(False).astype(bool) & (runs["variant"] != "frozen") & (runs["stage"] == "final")
+    named = set(zip(runs.loc[ends, "run"], runs.loc[ends, "task"], strict=True))
+    keys = zip(runs["run"], runs["task"], strict=True)
+    return runs[[key not in named for key in keys]]
+
+
 def claims_table(runs: pd.DataFrame, outcomes: Outcomes) -> str:
     """The verdicts of a table of runs with families, with the paper's own rows."""
-    table = check_claims(score_variants(runs, outcomes=outcomes)).frame
+    table = check_claims(score_variants(inside_grids(runs), outcomes=outcomes)).frame
 
     def interval(row: pd.Series) -> str:
         return (
@@ -151,7 +162,7 @@ def judged(runs: pd.DataFrame, outcomes: Outcomes) -> list[str]:
     tasks = list(runs["task"].unique())
     groups = {task: runs[runs["task"] == task] for task in tasks} | ({"all": runs} if len(tasks) > 1 else {})
     parts = [
-        check_claims(score_variants(members, outcomes=outcomes)).frame.assign(on=name)
+        check_claims(score_variants(inside_grids(members), outcomes=outcomes)).frame.assign(on=name)
         for name, members in groups.items()
     ]
     if not any(map(len, parts)):

@@ -14,18 +14,25 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from sweep_sections import markdown, sections, verdicts
+from sweep_sections import inside_grids, markdown, named_sweep, outside, sections, verdicts
 
 from asym_analysis import kept_gains, paper_results, sample_runs, score_variants
 from asym_analysis.atomic import replacing
 from asym_analysis.finetuning.results.kept import KeptGains
 from asym_analysis.plots.style import DOUBLE_COLUMN, save_figure, styled
 from asym_analysis.plots.variants import plot_kept_gains, plot_learning_rates, plot_variants
-from asym_analysis.samples import sample_sweep, sample_sweeps
+from asym_analysis.samples import sample_sweeps
 
 WINDOW = 64  # tokens in a row of the regime map
 PHONEMES = 8  # in a word, about
 MAPPED_RANK = 8
+FAMILIES = {
+    "minilm-upper-layers": "encoder",
+    "minilm-all-layers": "encoder",
+    "dinov2-domains": "vision in other domains",
+    "pronunciation": "sequence to sequence",
+}
+
 RANDOM = ("hB_0 A_rand", "B_rand hA_0")
 MAIN = ("lora-r8", "b-only-r8", "b-only-r16", "a-only-r8", "a-only-r16")
 WITHDRAWN = """
@@ -50,14 +57,14 @@ are withdrawn.
 """
 
 
-def outside(runs: pd.DataFrame) -> pd.DataFrame:
-    """The vision runs with their accuracy in the domain left out, and the gaps from training to either test."""
+def left_out(runs: pd.DataFrame) -> pd.DataFrame:
+    """The earlier vision runs: accuracy in the one domain left out, and the gaps from training to either test."""
     others = [name for name in runs if name.endswith("_accuracy") and name not in ("train_accuracy", "word_accuracy")]
-    left_out = runs[others].bfill(axis=1).iloc[:, 0]
+    accuracy = runs[others].bfill(axis=1).iloc[:, 0]
     return runs.assign(
-        outside_accuracy=left_out,
+        outside_accuracy=accuracy,
         inside_gap=runs["train_accuracy"] - runs["accuracy"],
-        outside_gap=runs["train_accuracy"] - left_out,
+        outside_gap=runs["train_accuracy"] - accuracy,
     )
 
 
@@ -86,7 +93,7 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
 def tables(runs: pd.DataFrame) -> str:
     """The document: the paper's tables with these runs beside them, and a verdict for each claim."""
     of = {str(family): members for family, members in runs.groupby("family")}
-    vision = outside(of["vision"])
+    vision = left_out(of["vision"])
     best = score_variants(runs).frame
     rates = best.assign(
         rate=[
@@ -154,12 +161,17 @@ def draw_kept(folder: Path) -> None:
     """What one trained factor keeps of LoRA's gain: the decoder's map, and the other families beside it."""
     decoder = kept_of("regime-map", WINDOW)
     others = {"minilm-upper-layers": 1, "minilm-all-layers": 1, "dinov2-domains": 1, "pronunciation": PHONEMES}
-    parts = [kept_of(config, size, reference_rank=MAPPED_RANK) for config, size in others.items() if shipped(config)]
+    parts = {
+        config: kept_of(config, size, reference_rank=MAPPED_RANK)
+        for config, size in others.items()
+        if config in sample_sweeps()
+    }
     # Placed factors stand in figures/placed_starts; here both are drawn at random.
-    frames = [part.frame[part.frame["variant"].isin(RANDOM)] for part in parts]
+    frames = {config: part.frame[part.frame["variant"].isin(RANDOM)] for config, part in parts.items()}
+    named = dict.fromkeys(FAMILIES[config] for config, frame in frames.items() if frame["clear"].any())
     panels = {
         f"decoder, ranks {decoder.frame['rank'].min()} to {decoder.frame['rank'].max()}": decoder,
-        "encoder, vision, sequence to sequence": replace(decoder, frame=pd.concat(frames, ignore_index=True)),
+        ", ".join(named): replace(decoder, frame=pd.concat(frames.values(), ignore_index=True)),
     }
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 3.6))
@@ -172,14 +184,11 @@ def draw_kept(folder: Path) -> None:
 
 def kept_of(config: str, data_per_row: int, *, reference_rank: int | None = None) -> KeptGains:
     """What every variant of a shipped sweep keeps of LoRA's gain, at its own rank or at one."""
-    runs, outcomes = sample_sweep(config)
-    kept = kept_gains(score_variants(runs, outcomes=outcomes), reference_rank=reference_rank, data_per_row=data_per_row)
+    runs, outcomes = named_sweep(config)
+    runs = inside_grids(outside(runs) if config == "dinov2-domains" else runs)
+    scores = score_variants(runs, outcomes=outcomes)
+    kept = kept_gains(scores, reference_rank=reference_rank, data_per_row=data_per_row)
     return replace(kept, frame=kept.frame.assign(task=config + " " + kept.frame["task"]))
-
-
-def shipped(config: str) -> bool:
-    """Whether a sweep ships with the package."""
-    return config in sample_sweeps()
 
 
 def draw(runs: pd.DataFrame, folder: Path) -> None:
