@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from asym_analysis.chance.noise_spectrum import top_noise_energy
 from asym_analysis.chance.retention import effective_dimension_penalty
 from asym_analysis.least_squares.arguments import TunedChoice, each_tuned, whole_numbers
 from asym_analysis.least_squares.comparison import TheoryComparison, agreement
+from asym_analysis.least_squares.input_check import objection_to
 from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.least_squares.theory import expected_loss
 from asym_analysis.results import settings_of
@@ -40,17 +42,26 @@ class FiniteSampleLoss:
         Stated error of `mean`; zero where exact.
     method
         "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in 1/n), "no finite
-        mean", or "cannot tell" (joint training where the update does not stand above the noise).
+        mean", or "cannot tell" (joint training where the update does not stand above the noise, or inputs that are
+        not what the formulas need).
+    objection
+        What speaks against the inputs that were given, or "".
     """
 
     mean: float
     population: float
     error: float
     method: str
+    objection: str = ""
 
 
 def expected_finite_sample_loss(
-    problem: LeastSquaresProblem, rank: int, samples: int, tuned: Tuned
+    problem: LeastSquaresProblem,
+    rank: int,
+    samples: int,
+    tuned: Tuned,
+    *,
+    inputs: Float[Tensor, "samples d_in"] | Float[np.ndarray, "samples d_in"] | None = None,
 ) -> FiniteSampleLoss:
     """Expected loss of least squares on `samples` Gaussian inputs, without intercept.
 
@@ -64,6 +75,11 @@ def expected_finite_sample_loss(
         The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of
         U^T y on x, exact for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic
         covariance); "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
+
+    inputs : float Tensor or array of shape (n, d_in), optional
+        Inputs as the fit gets them, as many as there are. Where they are not independent Gaussian ones of the problem's
+        covariance, the loss cannot be told: with heavy tails it is up to a quarter larger than predicted, with
+        repeated samples by any factor (benchmarks/results/least_squares_attacks.csv).
 
     Returns
     -------
@@ -103,6 +119,9 @@ def expected_finite_sample_loss(
     if problem.floor > 0:
         raise ValueError("the finite-sample formulas need the right bias: this problem has a frozen-bias floor")
     expected = expected_loss(problem, rank, tuned)
+    objection = "" if inputs is None else objection_to(inputs, problem)
+    if objection:
+        return FiniteSampleLoss(math.nan, expected.mean, math.nan, "cannot tell", objection)
     if tuned == "B":
         effective_rank = min(rank, problem.covariance_rank)
         if samples <= effective_rank + 1:

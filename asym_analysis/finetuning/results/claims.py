@@ -28,15 +28,16 @@ FROZEN = ("frozen run", "pretrained model")
 class ClaimCheck(FormerTable, TableResult):
     """One row a claim and family of models, differences in parts of LoRA's gain over the frozen model.
 
-    Columns: `family, claim, says, source, first, second`; `tasks` that speak and `tasks_left_out`; `seeds`, the fewest
-    of a task; `difference, low, high`, pooled over tasks by random effects; `p_difference, p_equivalence`, adjusted by
-    Holm over families and claims; `verdict`: "equivalent" (within the margin, no difference found), "slightly better"
-    or "slightly worse" (a difference, but within the margin), "better", "worse" or "undecided"; `statement`, the
-    verdict in a sentence with its effect, interval and margin; `metric, effect, effect_low, effect_high`, the
-    difference in that metric where one task speaks; `reason` where undecided; `seeds_needed` to decide it on every task
-    for itself, where an estimate is possible; `lengths`, the number of training lengths; `change`, by how much the
-    difference rose from the shortest to the longest; `paper`, the differences that the paper prints for that family,
-    and `agrees_with_paper`: "yes", "no", "partly" or "cannot tell".
+    Columns: `family, claim, says, source, first, second`; `tasks` that speak, on how many of them `first` is the better
+    and the worse one (`tasks_better, tasks_worse`), and `tasks_left_out`; `seeds`, the fewest of a task; `difference,
+    low, high`, pooled over tasks by random effects; `p_difference, p_equivalence`, adjusted by Holm over families and
+    claims; `verdict`: "equivalent" (within the margin, no difference found), "slightly better" or "slightly worse" (a
+    difference, but within the margin), "better", "worse" or "undecided"; `statement`, the verdict in a sentence with
+    its effect, interval and margin; `metric, effect, effect_low, effect_high`, the difference in that metric where one
+    task speaks; `reason` where undecided; `seeds_needed` to decide it on every task for itself, where an estimate is
+    possible; `lengths`, the number of training lengths; `change`, by how much the difference rose from the shortest to
+    the longest; `paper`, the differences that the paper prints for that family, and `agrees_with_paper`: "yes", "no",
+    "partly" or "cannot tell".
 
     Attributes
     ----------
@@ -79,7 +80,8 @@ def check_claims(
     four standard errors; at its greatest length; tasks are pooled by random effects. Two tests decide: two one-sided
     ones, whether the difference lies within the margin, and one, whether it is zero. Both may hold: a tenth of a large
     gain is a wide margin, and a difference within it is then "slightly" better or worse. p-values are adjusted by
-    Holm's method over all rows, the primary claims for themselves.
+    Holm's method over all rows, the primary claims for themselves. Seeds whose scores are copies of another's count
+    once. Nothing is decided where a run of one of the two has no finite score.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def check_claims(
     rows, contrasts = [], []
     for family in families:
         members = runs[runs["family"] == family] if "family" in runs else runs
-        own = VariantScores(scores.frame, scores.settings, members, scores.outcomes)
+        own = VariantScores(scores.frame, scores.settings, _without_copies(members), scores.outcomes)
         arms = set(zip(members["variant"], members["rank"], strict=True))
         for claim in paper_claims(arms) if claims is None else claims:
             if not {claim.first, claim.second, claim.reference} <= arms:
@@ -121,10 +123,30 @@ def check_claims(
             measured = reference_gains(own, claim.first, claim.second, claim.reference, confidence)
             if len(measured):
                 contrasts.append(measured.assign(family=family, claim=claim.name))
-                rows.append(_judged(family, claim, measured, margin, confidence, least_seeds))
+                row = _judged(family, claim, measured, margin, confidence, least_seeds)
+                if _without_score(scores, claim):
+                    row |= {"p_difference": 1.0, "p_equivalence": 1.0, "reason": "a run of the two has no finite score"}
+                rows.append(row)
     frame = _verdicts(pd.DataFrame(rows), confidence, margin)
     settings = settings_of(margin=margin, confidence=confidence, least_seeds=least_seeds)
     return ClaimCheck(frame, settings, pd.concat(contrasts, ignore_index=True) if contrasts else pd.DataFrame())
+
+
+def _without_copies(runs: pd.DataFrame) -> pd.DataFrame:
+    """Leave out seeds on which every variant has the score that it has on an earlier seed of that task."""
+    copies: set[object] = set()
+    places = ["task", "length", "target_modules"]
+    for _, members in runs.groupby(places, sort=False, dropna=False):
+        scores = members.pivot_table(index="seed", columns=["variant", "rank"], values="score", sort=False)
+        if scores.shape[1] > 1:
+            again = scores.index[scores.duplicated()]
+            copies.update(members.index[members["seed"].isin(again)])
+    return runs.drop(index=list(copies))
+
+
+def _without_score(scores: VariantScores, claim: Claim) -> bool:
+    left_out = {(run["variant"], run["rank"]) for run in scores.settings.get("without_score", ())}
+    return bool(left_out & {claim.first, claim.second})
 
 
 def reference_gains(scores: VariantScores, first: Arm, second: Arm, reference: Arm, confidence: float) -> pd.DataFrame:
@@ -186,7 +208,8 @@ def _judged(
     longest = measured[sizes == sizes.groupby(measured["task"]).transform("max")]
     known = longest["reference_gain"].notna()
     strong = longest["reference_gain"] > LEAST_GAIN * longest["reference_error"]
-    speaking = longest[known & strong]
+    spread = longest["standard_error"] > 0
+    speaking = longest[known & strong & (spread | (longest["seeds"] < 2))]
     row: dict[str, Any] = {
         "family": family,
         "claim": claim.name,
@@ -196,6 +219,8 @@ def _judged(
         "second": str(claim.second),
         "primary": claim.primary,
         "tasks": len(speaking),
+        "tasks_better": int((speaking["difference"] > 0).sum()),
+        "tasks_worse": int((speaking["difference"] < 0).sum()),
         "tasks_left_out": len(longest) - len(speaking),
         "seeds": int(longest["seeds"].min()),
         "lengths": int(measured["length"].nunique()),
@@ -206,6 +231,8 @@ def _judged(
     reasons = [f"fewer than {least_seeds} seeds"] if few else []
     if speaking.empty:
         weak = "LoRA's gain is below four standard errors"
+        if (known & strong).any():
+            weak = "all seeds differ by one and the same amount, so that their spread is unknown"
         reasons.append(weak if known.any() else "no frozen run to count LoRA's gain from")
         names = ("difference", "low", "high", "effect", "effect_low", "effect_high", "change", "seeds_needed")
         nothing: dict[str, Any] = {**dict.fromkeys(names, np.nan), "metric": ""}
@@ -275,7 +302,8 @@ def _verdicts(table: pd.DataFrame, confidence: float, margin: float) -> pd.DataF
     table["statement"] = [_statement(row, verdict, margin) for row, verdict in zip(records, verdicts, strict=True)]
     table["reason"] = table["reason"].where(table["verdict"] == "undecided", "")
     table["seeds_needed"] = table["seeds_needed"].where(table["verdict"] == "undecided")
-    order = ["family", "claim", "says", "source", "first", "second", "tasks", "tasks_left_out", "seeds", "difference"]
+    order = ["family", "claim", "says", "source", "first", "second", "tasks", "tasks_better", "tasks_worse"]
+    order += ["tasks_left_out", "seeds", "difference"]
     order += ["low", "high", "metric", "effect", "effect_low", "effect_high", "p_difference", "p_equivalence"]
     order += ["verdict", "statement", "reason", "seeds_needed", "lengths", "change"]
     return table[[*order, "paper", "agrees_with_paper"]]
@@ -296,6 +324,8 @@ def _statement(row: Mapping[Any, Any], verdict: str, margin: float) -> str:
     size = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) of LoRA's gain"
     if row["metric"]:
         size += f", {row['effect']:+.3g} ({row['effect_low']:+.3g} to {row['effect_high']:+.3g}) in {row['metric']}"
+    elif row["tasks"] > 1:
+        size += f", mean of {row['tasks']} tasks, {row['tasks_better']} better and {row['tasks_worse']} worse"
     within = f"within the margin of {margin:g}"
     said = {
         "equivalent": f"no difference found, and {within}",

@@ -17,6 +17,7 @@ from asym_analysis.vocabulary import finite, whole
 
 __all__ = ["Arm", "VariantScores", "longest_runs", "score_variants"]
 
+ROUNDING = 1e-12  # of the scores, below which differences that differ do so by rounding
 REQUIRED = ("task", "variant", "rank", "seed", "learning_rate")
 CELL = ["task", "length", "target_modules", "variant", "rank"]
 PLACE = ["task", "length", "target_modules"]
@@ -188,6 +189,8 @@ class VariantScores(TableResult):
         values = sign * (scores[0] - scores[1])
         names = [part.loc[common, "name"].astype(str).tolist() for part in parts]
         error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+        if error <= ROUNDING * np.abs(scores).max():
+            error = 0.0
         rows = self._row_error(str(members["metric"].iloc[0]), names, resamples, seed)
         return Difference(float(values.mean()), error, rows, len(values))
 
@@ -237,7 +240,8 @@ def score_variants(
     Raises
     ------
     AdapterError
-        If the table lacks a column, or has two runs of one task, variant, rank and seed.
+        If the table lacks a column, has two runs of one task, variant, rank and seed, or one task in two metrics or
+        directions.
 
     Examples
     --------
@@ -249,19 +253,24 @@ def score_variants(
     >>> scores = score_variants(table)
     >>> scores.frame[["run", "mean", "standard_error", "gain"]].round(3).values.tolist()
     [['both', 0.81, 0.01, 0.13], ['b-only', 0.8, 0.01, 0.12]]
-    >>> scores.contrast("both", "b-only")[["difference", "outcome"]].round(3).values.tolist()
-    [[0.01, 'better']]
+    >>> scores.contrast("both", "b-only")[["difference", "outcome"]].round(3).values.tolist()  # both seeds alike
+    [[0.01, 'no difference found']]
     """
     value = metric or "value"
     missing = [name for name in (*REQUIRED, value) if name not in runs]
     if missing:
         raise AdapterError(f"the table of runs lacks {', '.join(missing)}; give run_sweep's table, or its runs.csv")
     chosen = _reported(_completed(runs))
-    chosen = chosen[chosen[value].notna()].assign(score=lambda table: table[value].astype(float))
+    chosen = chosen.assign(score=chosen[value].astype(float))
+    scored = np.isfinite(chosen["score"])
+    unscored, chosen = chosen[~scored], chosen[scored]
     if metric is not None:
         chosen = chosen.assign(metric=metric, baseline=float("nan"))
     if lower_is_better is not None:
         chosen = chosen.assign(lower_is_better=lower_is_better)
+    for place, members in chosen.groupby("task", sort=False):
+        if len(members[["metric", "lower_is_better"]].drop_duplicates()) > 1:
+            raise AdapterError(f"{place} is scored in two metrics or directions: give each task one")
     doubled = chosen.duplicated([*CELL, "seed"])
     if doubled.any():
         row = chosen[doubled].iloc[0]
@@ -271,7 +280,8 @@ def score_variants(
     chosen = chosen.reset_index(drop=True)
     rows = [_row(members, chosen) for _, members in chosen.groupby(CELL, sort=False, dropna=False)]
     given = {name: dict(kept) for name, kept in (outcomes or {}).items()}
-    settings = settings_of(metric=value, reported=reported, rows_kept=bool(given))
+    left_out = unscored[["task", "variant", "rank", "seed"]].to_dict(orient="records")
+    settings = settings_of(metric=value, reported=reported, rows_kept=bool(given), without_score=left_out)
     return VariantScores(pd.DataFrame(rows), settings, chosen, given if metric is None else {})
 
 

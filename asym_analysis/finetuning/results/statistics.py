@@ -63,19 +63,17 @@ class Difference:
         return float((self.error / self.seed_error) ** 4 * (self.seeds - 1))
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The two-sided interval; without limits where there is one seed."""
-        if self.seeds < 2:
+        """The two-sided interval; without limits where one seed, or seeds that all differ alike, show no spread."""
+        if self.seeds < 2 or self.error == 0:
             return -np.inf, np.inf
         reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
         return self.mean - reach, self.mean + reach
 
     @property
     def p_value(self) -> float:
-        """Of no difference, two-sided."""
-        if self.seeds < 2:
+        """Of no difference, two-sided; 1 where the seeds show no spread."""
+        if self.seeds < 2 or self.error == 0:
             return 1.0
-        if self.error == 0:
-            return float(self.mean == 0)
         return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
     def scaled(self, factor: float) -> Difference:
@@ -108,10 +106,8 @@ def equivalence_p(difference: Difference, margin: float) -> float:
     >>> equivalence_p(Difference(0.0, 0.01, 0.0, 5), 0.1) < 0.001
     True
     """
-    if difference.seeds < 2:
+    if difference.seeds < 2 or difference.error == 0:
         return 1.0
-    if difference.error == 0:
-        return float(abs(difference.mean) >= margin)
     sides = [(margin - difference.mean) / difference.error, (margin + difference.mean) / difference.error]
     return float(max(stats.t.sf(side, difference.freedom) for side in sides))
 
