@@ -26,6 +26,7 @@ HEADLINE = "kl-inverse"
 SAMPLING_SHARE = 0.1  # of a method's delta, for the draws of the Gibbs posterior
 LEAST_GAIN = 0.002  # of the certified risk: where no number of draws can give more, the sampling stops
 MOST_COPIES = 0.01  # share of samples that repeat others, above which every row says so
+BLOCK = 32  # samples for one drawn adapter, at least, where there are many: smaller blocks need far more draws
 PILOT_DRAWS = 4  # of each noise size, to choose one before the draws that count
 
 Form = Callable[[float, float, int, float], float]
@@ -160,6 +161,8 @@ class Certification:
         gain = certified(upper) - certified(mean)
         if gain <= LEAST_GAIN and upper - mean > margin.largest:
             text += f"; more draws would lower the certified risk by at most {gain:.1g}"
+        elif margin.draws is None and upper - mean > margin.largest:
+            text += f"; stopped there, before this margin was {margin.largest:g}: draws= asks for more"
         return list(
             self._rows(
                 "gaussian", "Gibbs posterior", posterior.kl, upper, confidence,
@@ -216,7 +219,7 @@ class Certification:
         """
         generator = generator_for(self.seed, "draws", index)
         streamed = self.losses.evaluate_some is not None
-        planned = margin.draws or min(1000, margin.most_draws)
+        planned = margin.draws or min(1000, max(100, self.losses.count // BLOCK))
         # Blocks differ by at most one unit: sums over the largest size lie in [0, 1] and have known expectation.
         blocks = list(self.losses.blocks(planned)) if streamed else [np.arange(self.losses.count)]
         largest = max(len(block) for block in blocks)
