@@ -279,8 +279,12 @@ SECTIONS = (
         more=partial(
             contrasts,
             "advised-factor",
-            [("advised-r13", name) for name in ("b-only-r16", "a-only-r17", "opposed-r21", "lora-r8")],
-            "A trained where the index of the first gradient is below 1, B elsewhere:",
+            [
+                *(("advised-r13", name) for name in ("b-only-r16", "a-only-r17", "opposed-r21", "lora-r8")),
+                ("b-only-r16", "lora-r8"),
+            ],
+            "Advised: A trained where the first gradient's index is below 1 (12 of 35 maps), B elsewhere; opposed: "
+            "the other way round (rank 21).",
         ),
     ),
 )

@@ -97,6 +97,10 @@ def advise(
         if whole["freeze_A"]
         else f"No module is advised: none is known to keep within --tolerance {tolerance:g}."
     )
+    call.note(
+        "Whether to train A or B in a module is not advised: where it was tried, in all maps of a small decoder, "
+        "the choice by such an index did no better than its opposite."
+    )
     below = (
         "A row: a module, the cheapest to freeze first; cost and saving are cumulative, from the first row to this one."
     )
