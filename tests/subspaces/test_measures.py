@@ -235,6 +235,12 @@ def test_the_null_is_that_of_random_subspaces(name: str, p: int, q: int, d: int)
     assert null.mean == pytest.approx(values.mean(), abs=5 * values.std() / len(values) ** 0.5)
 
 
+@pytest.mark.parametrize("name", [m.name for m in OF_MATRICES])
+def test_chance_has_an_answer_where_the_rows_fill_the_space(name: str) -> None:
+    null = measure_named(name).chance(4, 4, 4)
+    assert np.isfinite(float(null.mean))
+
+
 STRENGTHS = {
     "flat": np.ones,
     "1/i": lambda k: 1.0 / np.arange(1, k + 1),

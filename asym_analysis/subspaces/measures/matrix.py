@@ -171,7 +171,8 @@ MATRIX = (
         larger_is_more_similar=True,
         preparation=_centered,
         compare=_kernel_alignment,
-        null=lambda first, second, d: trace_reference(first, second, d - 1),  # the mean takes one dimension
+        # The mean takes one dimension, and so one direction of a matrix that fills the space.
+        null=lambda first, second, d: trace_reference(first[: d - 1], second[: d - 1], d - 1),
         sees_strengths=True,
     ),
     Measure(
