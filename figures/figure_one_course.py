@@ -35,6 +35,9 @@ VARIANTS = {
 DRAWN = tuple(VARIANTS.values())[:2]
 KINDS = {"one task, several seeds": "-", "several tasks, one seed": "--", "several tasks, several seeds": ":"}
 
+# Where there is no colour, the factors differ by their markers.
+MARKS: dict[str, dict[str, Any]] = {"A": {"marker": "s", "markersize": 2.5}, "B": {"marker": "o", "markersize": 2.5}}
+
 
 def kinds(comparison: SubspaceComparison) -> dict[str, np.ndarray]:
     """Which pairs are of each kind."""
@@ -143,7 +146,9 @@ def _similarity(ax: Axes, members: pd.DataFrame) -> None:
         rows = members[members["factor"] == factor].sort_values("step")
         for kind, line in KINDS.items():
             pairs = rows[rows["pairs"] == kind]
-            ax.plot(pairs["step"], pairs["mean"], line, color=COLORS[factor], label=f"{factor}: {kind}")
+            ax.plot(
+                pairs["step"], pairs["mean"], line, color=COLORS[factor], label=f"{factor}: {kind}", **MARKS[factor]
+            )
         ax.axhline(rows["chance"].mean(), color=COLORS[factor], linewidth=0.6, alpha=0.5, label=f"{factor}: chance")
     ax.set_xscale("log", base=2)
     ax.set_ylim(0, 1.02)
@@ -151,7 +156,7 @@ def _similarity(ax: Axes, members: pd.DataFrame) -> None:
 
 def _movement(ax: Axes, members: pd.DataFrame, factor: str) -> None:
     rows = members[members[f"moved_{factor}"] > 0].drop_duplicates("step").sort_values("step")
-    ax.plot(rows["step"], rows[f"moved_{factor}"], color=COLORS[factor])
+    ax.plot(rows["step"], rows[f"moved_{factor}"], color=COLORS[factor], **MARKS[factor])
     ax.axhline(1, color=COLORS["null"], linewidth=0.8)
     ax.set_yscale("log")
 

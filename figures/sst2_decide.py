@@ -20,7 +20,7 @@ mpl.use("Agg")
 ARMS = ("none", "B r4", "A r4", "both r4", "both r2", "B r8", "both r4 from B")
 PARTS = {
     "B_means": ("B, means", COLORS["B"], ""), "B_scales": ("B, noise", COLORS["B"], "////"),
-    "A_means": ("A, means", COLORS["A"], ""), "A_scales": ("A, noise", COLORS["A"], "////"),
+    "A_means": ("A, means", COLORS["A"], "...."), "A_scales": ("A, noise", COLORS["A"], "xxxx"),
 }  # fmt: skip
 
 
