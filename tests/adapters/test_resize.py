@@ -109,3 +109,15 @@ def test_heads_stay_and_the_start_goes(tmp_path):
     torch.testing.assert_close(again["q"].delta(), small["q"].delta())
     zero = Adapter.from_factors({"q": (torch.ones(2, 8), torch.zeros(4, 2))})
     assert zero.truncate(energy=0.9).ranks == zero.truncate(budget=30).ranks == (1,)
+
+
+def test_a_budget_goes_where_a_number_keeps_most() -> None:
+    wide = torch.zeros(2, 100), torch.zeros(100, 2)
+    narrow = torch.zeros(8, 10), torch.zeros(10, 8)
+    for index in range(8):
+        narrow[0][index, index] = narrow[1][index, index] = 1.0
+    for index in range(2):
+        wide[0][index, index], wide[1][index, index] = 2.0, 1.0
+    # A second direction of the wide module keeps 4 for 200 numbers; seven more of the narrow one keep 7 for 140.
+    made = Adapter.from_factors({"wide": wide, "narrow": narrow}).truncate(budget=220 + 200)
+    assert {module: made.source(module).rank for module in made} == {"wide": 1, "narrow": 8}

@@ -341,3 +341,8 @@ def test_discrete_columns_as_floats() -> None:
     by_count = estimate_mutual_information(*values, "plug-in").nats
     half = torch.tensor(values[0] / 2, requires_grad=True)
     assert estimate_mutual_information(half, values[1] / 2).nats == pytest.approx(by_count, abs=1e-12)
+
+
+def test_invisible_characters_do_not_hide_a_copy() -> None:
+    sentence = "a very good film with a plot that moves along"
+    assert find_duplicates([sentence, sentence.replace("good", "go\u200bod")]).groups.tolist() == [0, 0]

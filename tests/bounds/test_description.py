@@ -156,3 +156,8 @@ def test_k_means_against_scikit_learn() -> None:
 def test_two_levels_at_least() -> None:
     with pytest.raises(ValueError, match="levels is 1"):
         encode_adapter(make(), levels=1)
+
+
+def test_the_length_in_nats_is_that_in_bits() -> None:
+    coded = encode_adapter(make(), levels=7)
+    assert coded.nats == pytest.approx(coded.bits * math.log(2), rel=1e-12)

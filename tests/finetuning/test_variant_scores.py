@@ -352,3 +352,11 @@ def test_kept_gains_are_ratios_of_gains_at_their_numbers_per_datum() -> None:
     assert [c.lines[0].get_ydata()[0] for c in ax.containers] == pytest.approx([0.6, 0.9])
     with pytest.raises(AdapterError, match="lacks adapter_parameters"):
         kept_gains(score_variants(table(values)))
+
+
+def test_a_margin_is_held_at_the_level_that_the_confidence_says() -> None:
+    """A spread at which equality within the margin has a p-value between the level and twice the level."""
+    reach = stats.t.ppf(1 - 0.07, 4) / np.sqrt(5)  # one-sided p = .07 at a distance of the margin
+    row = check_claims(score_variants(lora_and("b-only", 0.0, 0.1 / reach))).frame.iloc[0]
+    assert 0.05 < row["p_equivalence"] < 0.1
+    assert row["verdict"] == "undecided"

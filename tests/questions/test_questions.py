@@ -369,3 +369,8 @@ def test_every_result_is_summed_up_and_comes_back(results: list[Result], tmp_pat
             again = read_result(path)
             assert type(again) is type(result)
             pd.testing.assert_frame_equal(again.frame, result.frame)
+
+
+def test_the_noise_edge_is_a_share() -> None:
+    runs = [Adapter.from_factors({"q": (torch.eye(4), torch.eye(4) * (1 + seed))}, name=str(seed)) for seed in range(3)]
+    assert ask.mean_adapter_baseline(runs, 4).frame["noise_edge"].tolist() == [1.0] * 3

@@ -78,3 +78,15 @@ def test_gradients_that_do_not_fit_are_refused() -> None:
     zero = direction_worth(adapter(), dict.fromkeys("qv", torch.zeros(10, 12))).frame
     assert zero["z"].isna().all()
     assert not zero["worth_keeping"].any()
+
+
+def test_an_effect_within_the_noise_is_not_worth_keeping() -> None:
+    A, B = torch.zeros(1, 12), torch.zeros(10, 1)
+    A[0, 0] = B[0, 0] = 1.0
+    run = Adapter.from_factors({"q": (A, B)})
+    noisy = draw(10, 12)
+    noisy[0, 0] = -0.5  # lowers the loss, by half a standard deviation
+    rows = {size: direction_worth(run, {"q": noisy - size * B @ A}).frame.iloc[0] for size in (0.0, 20.0)}
+    assert rows[0.0]["effect"] < 0
+    assert not rows[0.0]["worth_keeping"]
+    assert rows[20.0]["worth_keeping"]

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from asym_analysis import Adapter, AdapterSet, compare_subspaces
 from asym_analysis.report.families import compare_families, parts_of
@@ -281,3 +283,16 @@ def test_a_difference_below_a_point_is_no_asymmetry() -> None:
     assert "asymmetry" not in small
     assert "by 0.4 points, which is not chance but too little to matter" in small
     assert "the asymmetry of the paper" in large
+
+
+def test_the_interval_of_the_difference_leaves_out_each_adapter() -> None:
+    runs = AdapterSet([_toy(f"run{seed}", ["layers.0.q"], seed) for seed in range(6)])
+    frame = compare_subspaces(runs).frame
+    found = difference(frame)
+    assert found is not None
+    excess = frame.assign(excess=(frame["value"] - frame["null_mean"]) / (1 - frame["null_mean"]))
+    table = excess.pivot_table(index=["adapter_i", "adapter_j"], columns="factor", values="excess", observed=True)
+    gaps = {tuple(map(str, pair)): gap for pair, gap in (table["B"] - table["A"]).items()}
+    left = [np.mean([gap for pair, gap in gaps.items() if name not in pair]) for name in runs.names]
+    error = np.sqrt(5 / 6 * np.square(left - np.mean(left)).sum())
+    assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 5) * error, rel=1e-9)
