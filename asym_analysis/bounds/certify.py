@@ -18,7 +18,7 @@ from asym_analysis.bounds.energies import noise_size
 from asym_analysis.bounds.evaluation import examine
 from asym_analysis.bounds.identity import fingerprint, same_trained
 from asym_analysis.bounds.losses import Evaluate, EvaluateSome, Losses, group_members
-from asym_analysis.bounds.model_losses import ModelLosses
+from asym_analysis.bounds.model_losses import ModelLosses, Samples
 from asym_analysis.bounds.posterior import GaussianPosterior
 from asym_analysis.bounds.posterior_check import check_posterior
 from asym_analysis.bounds.report import BoundReport, BoundRow
@@ -38,7 +38,7 @@ def certify(
     n_samples: int | None = None,
     *,
     model: torch.nn.Module | None = None,
-    data: Iterable[Mapping[str, Any]] | None = None,
+    data: Iterable[Mapping[str, Any]] | Samples | None = None,
     loss: str = "zero-one",
     methods: Collection[str] = METHODS,
     confidence: float = 0.95,
@@ -73,7 +73,7 @@ def certify(
         candidate and must use the candidate's factors and its `extras` (the trained head). Not needed with `model`.
     n_samples : int, optional
         Number of samples; with `prior`, of those that the prior has not seen. Not needed with `model`.
-    model, data, loss : Module or iterable of mapping or str, optional
+    model, data, loss : Module or iterable of mapping or Samples or str, optional
         In place of `evaluate`, `evaluate_some` and `n_samples`: an open classifier (any module whose output has
         `logits`), its batches with "labels", and the loss, as in `ModelLosses`. Factors and head of each candidate are
         put into the model, which is as before afterwards.
@@ -238,7 +238,7 @@ def _losses(
     n_samples: int | None,
     groups: ArrayLike | None,
     model: torch.nn.Module | None,
-    data: Iterable[Mapping[str, Any]] | None,
+    data: Iterable[Mapping[str, Any]] | Samples | None,
     loss: str,
 ) -> Losses:
     """Losses by the caller's functions, or by the model that was given in their place."""

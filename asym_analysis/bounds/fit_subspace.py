@@ -16,7 +16,7 @@ from asym_analysis.adapters.applied import AppliedAdapter
 from asym_analysis.adapters.load import as_adapter
 from asym_analysis.bounds.admissibility import checked_tuned
 from asym_analysis.bounds.losses import generator_for
-from asym_analysis.bounds.model_losses import ModelLosses, class_cross_entropy, logits_of
+from asym_analysis.bounds.model_losses import ModelLosses, Samples, class_cross_entropy, logits_of
 from asym_analysis.bounds.quantization import k_means_levels
 from asym_analysis.bounds.subspace import Subspace, SubspaceCode, encode_subspace
 from asym_analysis.bounds.trained import with_tensors
@@ -32,7 +32,7 @@ LEVEL_RATE = 0.1  # rate of the codebook over that of the coordinates
 def fit_subspace(
     checkpoint: Any,
     model: torch.nn.Module,
-    data: Iterable[Mapping[str, Any]],
+    data: Iterable[Mapping[str, Any]] | Samples,
     *,
     dimension: int = 100,
     levels: int = 4,
@@ -64,7 +64,7 @@ def fit_subspace(
     model : Module
         The open base model with the adapter's head: its output has `logits` of shape (samples, classes). Its weights
         are as before afterwards, and gather no gradients.
-    data : iterable of mapping
+    data : iterable of mapping, or Samples
         Labelled batches, as in `ModelLosses`: the n samples that the bound counts.
     dimension : int, default 100
         Number of coordinates; about 1.5 to 2 bits each.

@@ -99,17 +99,25 @@ class ModelLosses:
         self.model = model.eval()
         _refuse_adapted(self.model)
         self.samples: Samples = data if isinstance(data, Samples) else _Rows(data)
-        self.device = next(self.model.parameters()).device
-        labels = _classes(self.samples.labels)
-        self.lengths, self._most = np.asarray(self.samples.lengths), int(labels.max())
+        self._labels, self.lengths = _classes(self.samples.labels), np.asarray(self.samples.lengths)
+        if self._labels.shape != self.lengths.shape or not len(self.lengths):
+            shapes = f"{tuple(self._labels.shape)} and {self.lengths.shape}"
+            raise AdapterError(
+                f"labels and lengths of the samples have shapes {shapes}: give one of each for each sample"
+            )
+        self._most = int(self._labels.max())
         _refuse_labels_among_inputs(self.samples)
-        self._labels = labels.to(self.device)
         self.head = bool(adapter.extras)
         self.adapted = AdaptedModel(adapter, self.model, head=self.head)  # refuses a model that does not fit
         self.doubts = tied_doubts(self.adapted.applied)
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
 
     def evaluate(self, adapter: Adapter) -> Float[np.ndarray, "n"]:
         """The loss of a candidate on every sample.
@@ -166,8 +174,10 @@ class ModelLosses:
         inputs, labels
             Keyword arguments of the model, and the labels, shape (some,).
         """
-        inputs = {name: value.to(self.device) for name, value in self.samples.inputs(samples).items()}
-        return inputs, self._labels[torch.as_tensor(samples, device=self.device)]
+        device = self.device
+        self._labels = self._labels.to(device)  # kept there
+        inputs = {name: value.to(device) for name, value in self.samples.inputs(samples).items()}
+        return inputs, self._labels[torch.as_tensor(samples, device=device)]
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch; that all labels are classes of the model is known without reading them.

@@ -319,6 +319,31 @@ def test_batches_that_were_used_up() -> None:
         certify(run(), model=Classifier(), data=batches, **OPTIONS)
 
 
+class Drawn:
+    """Samples that make their own batches, and what may be wrong with them."""
+
+    def __init__(self, count: int = N, *, short: bool = False, turned: bool = False) -> None:
+        self.labels, self.lengths, self.short, self.turned = Y, np.zeros(count, dtype=int), short, turned
+
+    def inputs(self, samples: np.ndarray) -> dict[str, torch.Tensor]:
+        order = np.flip(np.sort(samples)).copy() if self.turned else samples
+        return {"x": X[torch.from_numpy(order[: len(order) - self.short])]}
+
+
+def test_samples_that_make_their_own_batches() -> None:
+    def certified(data: Drawn) -> BoundReport:
+        return certify(run(), model=Classifier(), data=data, **OPTIONS)
+
+    rows = certify(run(), model=Classifier(), data=[{"x": X, "labels": Y}], **OPTIONS)
+    assert certified(Drawn()).frame.equals(rows.frame)
+    with pytest.raises(AdapterError, match="one of each for each sample"):
+        certified(Drawn(N + 1))
+    with pytest.raises(AdapterError, match=r"have shape \(samples, classes\)"):
+        certified(Drawn(short=True))
+    with pytest.raises(ValueError, match="in another order or number"):
+        certified(Drawn(turned=True))
+
+
 # Language models
 
 
