@@ -22,6 +22,8 @@ import pandas as pd
 import torch
 
 from asym_analysis.alignment.nulls import NullTable
+from asym_analysis.plots.style import SERIES, styled
+from asym_analysis.plots.style import SHAPES as SYMBOLS
 from asym_analysis.samples import sample_adapters
 from asym_analysis.subspaces.measures import MEASURES, Frames
 
@@ -187,28 +189,41 @@ def _as_compared(
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
+    """Medians of each measure, and the band that holds nine in ten of all rows; measures differ in dash and marker."""
     columns = [f"at_{level:g}" for level in LEVELS]
-    figure, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-    ax.fill_between(LEVELS, 0.5, 1.5, color="0.92")
-    for name, rows in table.groupby("measure"):
-        ax.plot(LEVELS, rows[columns].median(), marker="o", markersize=3, linewidth=1, label=name)
-    ax.plot(LEVELS, table[columns].quantile(0.95), ":", color="0.4", linewidth=1, label="95 % of all rows lie between")
-    ax.plot(LEVELS, table[columns].quantile(0.05), ":", color="0.4", linewidth=1)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_yticks([0.5, 0.7, 1, 1.5, 2], ["0.5", "0.7", "1", "1.5", "2"])
-    ax.set_yticks([], minor=True)
-    ax.set_xlabel("nominal p-value")
-    ax.set_ylabel("actual rate / nominal")
-    figure.legend(fontsize=6, loc="outside right upper")
-    figure.savefig(path, metadata={"Date": None})
+    with styled():
+        figure, ax = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
+        low, high = (table[columns].quantile(share).to_numpy() for share in (0.05, 0.95))
+        ax.fill_between(LEVELS, low, high, color="0.88", linewidth=0, label="nine in ten of all rows")
+        ax.axhline(1, color="0.3", linewidth=0.8)
+        for place, (name, rows) in enumerate(table.groupby("measure")):
+            look = place % len(SERIES)
+            ax.plot(
+                LEVELS, rows[columns].median(), marker=SYMBOLS[look], markersize=3, linewidth=1, color=SERIES[look],
+                linestyle="-" if place < len(SERIES) else "--", label=str(name).replace("_", " "),
+                markerfacecolor=SERIES[look] if place < len(SERIES) else "white",
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_ylim(0.45, 2.2)
+        ax.set_yticks([0.5, 0.7, 1, 1.5, 2], ["0.5", "0.7", "1", "1.5", "2"])
+        ax.set_yticks([], minor=True)
+        ax.set_xlabel("nominal p-value")
+        ax.set_ylabel("actual rate / nominal")
+        figure.legend(fontsize=7, loc="outside right center", frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="draw the picture of the table that is there")
     options = parser.parse_args()
+    if options.draw:
+        draw(pd.read_csv(options.out / "null_calibration.csv"), options.out / "null_calibration.svg")
+        return
     found = []
     for p, q, d in SHAPES:
         found += rows(p, q, d, options.draws)
