@@ -30,6 +30,8 @@ templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_title = "asym_analysis"
+# Only the API has sections beside it; elsewhere the column would be empty.
+html_sidebars = {"*": [], "guide/*": [], "notebooks/*": [], "api": ["sidebar-nav-bs"]}
 autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False

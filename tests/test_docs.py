@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+
+import typer
+
+from asym_analysis.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
@@ -106,3 +111,25 @@ def test_links_between_files_resolve() -> None:
             if anchor and file.suffix == ".md":
                 assert anchor in _anchors(file), f"{page.relative_to(ROOT)}: {link}"
     assert counted > 60
+
+
+def _options() -> dict[str, set[str]]:
+    found = {}
+    for name in (name for names in COMMANDS.values() for name in names):
+        app = typer.Typer(add_completion=False)
+        app.command(name)(getattr(import_module(f"asym_analysis.cli.{name}"), name))
+        parameters = typer.main.get_command(app).params
+        found[name] = {option for each in parameters for option in (*each.opts, *each.secondary_opts)} | {"--help"}
+    return found
+
+
+def test_commands_and_options_that_documents_show_exist() -> None:
+    options, counted = _options(), 0
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
+    for page in (page for page in pages if "_build" not in page.parts and page.name != "CHANGELOG.md"):
+        for name, rest in re.findall(r"\basym ([a-z]+)\b([^`\n]*)", page.read_text(encoding="utf-8")):
+            assert name in options, f"{page.relative_to(ROOT)}: asym {name}"
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition("#")[0]):
+                counted += 1
+                assert option in options[name], f"{page.relative_to(ROOT)}: asym {name} {option}"
+    assert counted > 40

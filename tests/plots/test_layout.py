@@ -150,3 +150,14 @@ def test_every_line_with_a_meaning_is_in_the_legend() -> None:
 def test_text_of_a_saved_svg_is_text(tmp_path: Path) -> None:
     svg, _ = save_figure(PICTURES["alignment"](), tmp_path / "figure")
     assert ">layer</text>" in svg.read_text()
+
+
+def test_bands_over_layers_hold_four_fifths_of_the_pairs() -> None:
+    comparison = compare_subspaces(runs(6))
+    ax = plot_subspace_alignment(comparison)
+    rows = comparison.frame.query("factor == 'B'")
+    expected = rows.groupby("layer")["value"].quantile([0.1, 0.9]).unstack()
+    corners = ax.collections[-1].get_paths()[0].vertices  # the last band is B's
+    for place, (low, high) in enumerate(expected.to_numpy()):
+        heights = corners[corners[:, 0] == place, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((low, high))
