@@ -98,12 +98,12 @@ parts.groupby("projection")[["initial_share", "cosine", "A_moved", "A_turn"]].me
 #
 # ## 4. Would a frozen A have done as well?
 #
-# That needs runs. This sweep ships with the package: a small Llama learns dialogue with both factors, with B alone (A frozen at random) and with A alone, at rank 8, each at its best learning rate, with paired seeds. `kept` is the part of LoRA's gain over the pretrained model, with a 95 % interval over seeds and rows.
+# That needs runs. This sweep ships with the package: a small Llama learns dialogue with both factors, with B alone (A frozen at random) and with A alone, adapters on queries and values, each at its best learning rate, with paired seeds. `kept` is the part of LoRA's gain over the pretrained model, with a 95 % interval over seeds and rows.
 
 # %%
 runs, outcomes = sample_sweep("regime-map")
 kept = kept_gains(score_variants(runs, outcomes=outcomes)).frame
-columns = ["variant", "task", "length", "adapter_parameters", "kept", "low", "high", "seeds"]
+columns = ["variant", "rank", "task", "length", "adapter_parameters", "kept", "low", "high", "seeds"]
 kept.loc[kept["length"] == "400 steps", columns].round(3)
 
 # %% [markdown]
@@ -111,7 +111,7 @@ kept.loc[kept["length"] == "400 steps", columns].round(3)
 #
 # ## The answer
 #
-# Did A need training? It was trained and it was used: it moved by 1.0 to 1.8 of its length, and four fifths of the update go through that movement. It was not indispensable where that could be tested: B alone, on a frozen random A, keeps about .93 of what training both gains, with fewer trained numbers, and the interval excludes 1. Most of those seven hundredths come back without training A: frozen along the inputs' largest directions it keeps .98, and along the first gradient it is not told apart from LoRA on this model (docs/experiments.md, *Trained, drawn, or placed?*). So A needed a good place more than training, here. Whether the rest matters is for you to decide; *Which factor to train?* (07) shows how to find out on your own model.
+# Did A need training? It was trained and it was used: it moved by 1.0 to 1.8 of its length, and four fifths of the update go through that movement. It was not indispensable where that could be tested: at rank 8 B alone, on a frozen random A, keeps about .93 of what training both gains, with fewer trained numbers, and the interval excludes 1; with as many numbers and adapters on all linear maps it keeps .99 (`sample_sweep("advised-factor")`), and at rank 2 .86. Most of those seven hundredths come back without training A: frozen along the inputs' largest directions it keeps .98, and along the first gradient it is not told apart from LoRA on this model (docs/experiments.md, *Trained, drawn, or placed?*). So A needed a good place more than training, here. Whether the rest matters is for you to decide; *Which factor to train?* (07) shows how to find out on your own model.
 #
 # ```python
 # initialization_drift("runs/seed-0").summary()        # your own file: measured, inferred or cannot tell
