@@ -176,7 +176,7 @@ def collect(options: argparse.Namespace) -> None:
     prepare_training()
     runs = read_sweep(options.config, data=options.data, model=options.model)
     table = results_table(runs, options.runs)
-    lora = table[(table["variant"] == LORA) & (table["stage"] == "final")]
+    lora = table[table["variant"] == LORA]
     rows = []
     for (task, module), case in advantages(table).groupby(["task", "target_modules"], sort=False):
         names = lora.loc[(lora["task"] == task) & (lora["target_modules"] == module), "name"]
@@ -198,7 +198,7 @@ def collect(options: argparse.Namespace) -> None:
     new.to_csv(options.out, index=False, float_format="%.6g")
 
 
-def judge(cases: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def judge(cases: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Rank correlation of every predictor with the advantage of B alone: in each family, and on average over them."""
     rng = np.random.default_rng(seed)
     families = [members for _, members in cases.groupby("family", sort=False)]
