@@ -233,7 +233,7 @@ six.query("price == 'as certified'").drop(columns=["price", "seeds"]).round(3)
 
 # %% [markdown]
 # On the six maps of the last layer alone both factors are favoured, at equal rank and at equal numbers, with 16,000 samples
-# and more: the answer depends on the site. What holds everywhere is that no form of the bound can favour B by more than the
+# and more: no general answer. What holds everywhere is that no form of the bound can favour B by more than the
 # price of a scale, since a posterior for both may leave A at its prior.
 
 # %% [markdown]
