@@ -325,7 +325,7 @@ def test_the_papers_numbers_are_named_as_the_shipped_runs_are() -> None:
 
 
 def test_the_command_compares_a_folder_and_refuses_an_empty_one(tmp_path: Path, asym) -> None:
-    runs = table({("b-only", "t"): [0.5, 0.6, 0.55], ("lora", "t"): [0.8, 0.9, 0.85]}, baseline=0.1)
+    runs = table({("b-only", "t"): [0.5, 0.6, 0.56], ("lora", "t"): [0.8, 0.9, 0.85]}, baseline=0.1)
     runs.to_csv(tmp_path / "runs.csv", index=False)
     done = asym("variants", tmp_path, "--json", "--out", tmp_path / "scores.csv")
     assert done.code == 0
