@@ -116,7 +116,9 @@ def described(section: Section) -> list[str]:
     at_edge = final[final["rate_at_edge"].astype(bool)].drop_duplicates(["run", "task"])
     named = ", ".join(f"{run} on {task}" for run, task in zip(at_edge["run"], at_edge["task"], strict=True))
     edges = (
-        f"The best rate of {named} lay at an end of its grid." if named else "No best rate lies at an end of its grid."
+        f"The best rate of {named} lay at an end of its grid: no verdict is given of it."
+        if named
+        else "No best rate lies at an end of its grid."
     )
     count = f"{len(runs)} of {len(read_sweep(section.config))} planned runs"
     parts = [
@@ -257,7 +259,7 @@ SECTIONS = (
     Section(
         "kaiming-widths",
         "decoder",
-        "A frozen Kaiming B that is 1.6 and 5.4 times as long",
+        "A frozen Kaiming B that is 5.4 times as long",
         "stories260K learns dialogue from 250 windows with A alone trained in the maps to 172 outputs (gate and up).",
         "--model MODELS/stories260K --data TEXTS --runs RUNS",
         data_per_row=64,
