@@ -96,6 +96,7 @@ def same_initialization(
 
     Examples
     --------
+    >>> import torch
     >>> start = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     >>> other, move = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1))
     >>> same_initialization([start, start + 0.5 * move, other], growth=[1, 1.25, 1])[0].tolist()
