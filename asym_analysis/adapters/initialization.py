@@ -99,7 +99,7 @@ def same_initialization(
     >>> import torch
     >>> start = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     >>> other, move = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1))
-    >>> same_initialization([start, start + 0.5 * move, other], growth=[1, 1.25, 1])[0].tolist()
+    >>> same_initialization([start, start + 0.5 * move, other], growth=[1.0, 1.25, 1.0])[0].tolist()
     [1, 1, 0]
     """
     return marks([initialization_evidence(list(factors), growth)[1]])[0]
