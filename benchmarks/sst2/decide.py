@@ -120,10 +120,10 @@ class Cell:
         return torch.randint(0, len(self.population), (self.n,), generator=generator).numpy()
 
     def run(self, length: float, arms: Sequence[Arm]) -> None:
-        """Train and measure arms, or three of them for a check of the length; finished ones are left alone."""
+        """Train and measure arms; finished ones are left alone."""
         if length == 1:
             self._once("none", self._without_adapter)
-        for arm in arms if length == 1 else ARMS[:3]:
+        for arm in arms:
             name = arm.name if length == 1 else f"{arm.name}, {length:g} times as long"
             self._once(name, partial(self._row, arm, name, length))
 
@@ -215,12 +215,13 @@ def main() -> None:
     parser.add_argument("--step", choices=("all", "prepare", "tune", "tables"), default="all")
     parser.add_argument("--sizes", type=int, nargs="+", default=[*SIZES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
-    parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], default=None, help="by default all")
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", choices=names, help="by default all, or three to tune and to check")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="tune: factors of the rate")
     parser.add_argument("--priors", type=float, nargs="+", default=[1.0], help="tune: factors of the prior's scales")
     parser.add_argument("--lengths", type=float, nargs="+", default=[1.0], help="tune: factors of the epochs")
     parser.add_argument("--epochs", type=float, default=None, help="by default those of the size")
-    parser.add_argument("--length", type=float, default=1.0, help="a check: three arms, trained so many times as long")
+    parser.add_argument("--length", type=float, default=1.0, help="a check: trained so many times as long")
     parser.add_argument("--draws", type=int, default=None, help="of the Gibbs posterior: 2,500, and 400 to tune")
     parser.add_argument("--head-draws", type=int, default=HEAD_DRAWS)
     parser.add_argument("--pool", type=int, default=None, help="only so many phrases, for a trial")
@@ -240,7 +241,8 @@ def compute(options: argparse.Namespace) -> None:
     top = Top(pool.base, options.layers).to(pool.device).eval()
     fixed_head(top, pool, options.head_draws, options.out)
     population = Population(pool, top, options.out)
-    arms = [arm for arm in ARMS if options.arms is None or arm.name in options.arms]
+    whole = options.length == 1 and options.step == "all"
+    arms = [arm for arm in ARMS if arm.name in options.arms] if options.arms else list(ARMS if whole else ARMS[:3])
     draws = options.draws or (TUNING_DRAWS if options.step == "tune" else DRAWS)
 
     def cell(n: int, seed: int, out: Path, chosen: Mapping[tuple[int, str], Setting]) -> Cell:
@@ -248,7 +250,7 @@ def compute(options: argparse.Namespace) -> None:
 
     if options.step == "tune":
         grid = itertools.starmap(Setting, itertools.product(options.rates, options.priors, options.lengths))
-        for setting, n, arm in itertools.product(grid, options.sizes, arms if options.arms else ARMS[:3]):
+        for setting, n, arm in itertools.product(grid, options.sizes, arms):
             cell(n, TUNING_SEED, options.out / "tuning", {}).tune(arm, setting)
     if options.step != "all":
         return

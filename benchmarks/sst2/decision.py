@@ -35,20 +35,25 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """One row a seed that both arms have: columns with _1 and _2."""
     wanted = [c for c in ("risk", "gibbs_error_at_most", "kl", "A_price", "hold_out") if c in table]
     by_arm = [table[table["arm"] == arm].set_index("seed")[wanted] for arm in (first, second)]
-    return by_arm[0].join(by_arm[1], lsuffix="_1", rsuffix="_2", how="inner")
+    return by_arm[0].merge(by_arm[1], left_index=True, right_index=True, suffixes=("_1", "_2"))
 
 
 def decide(table: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of the certificates, first - second, with 95 % intervals, before and after one scale's price.
 
     The price: how much lower the second certificate would be without the price of the scale of its A. Beside them the
-    differences of the hold-out certificates of the same arms, which pay no nats.
+    differences of the hold-out certificates of the same arms, which pay no nats. Arms of a check of the length ("B r4,
+    2 times as long") are compared with each other, under its name.
     """
-    return pd.DataFrame([row for n, part in table.groupby("n") for row in _compared(int(n), part)])
+    names = table["arm"].str.partition(", ")
+    table = table.assign(arm=names[0], length=names[2])
+    groups = table.groupby(["n", "length"], sort=True)
+    return pd.DataFrame([row for (n, length), part in groups for row in _compared(int(n), length, part)])
 
 
-def _compared(n: int, table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for name, first, second in PAIRS:
+def _compared(n: int, length: str, table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for compared, first, second in PAIRS:
+        name = f"{compared}, {length}" if length else compared
         both = paired(table, first, second)
         if both.empty:
             continue
