@@ -163,4 +163,4 @@ def test_headers_do_not_notice_what_only_numbers_show(tmp_path, asym):
     assert asym("inspect", folder).code == 2
     done = asym("inspect", folder, "--headers")
     assert done.code == 0
-    assert "Norms were not read" in done.out
+    assert "Norms were not read" in " ".join(done.out.split())  # lines break where the folder's name is long
