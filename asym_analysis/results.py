@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -36,6 +37,11 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())
     ['asym_analysis', 'numpy', 'python', 'scipy', 'torch']
     """
+    return dict(_versions())
+
+
+@cache  # the metadata of packages lie in files, and every result asks
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("asym_analysis", "numpy", "scipy", "torch"):
         try:

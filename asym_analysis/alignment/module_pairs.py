@@ -190,8 +190,10 @@ def stacked_spectra(spectra: Sequence[Float[np.ndarray, "*batch k"]]) -> Float[n
         With one more axis, the first.
     """
     longest = max(part.shape[-1] for part in spectra)
-    padding = [(0, 0)] * (spectra[0].ndim - 1)
-    return np.stack([np.pad(part, [*padding, (0, longest - part.shape[-1])]) for part in spectra])
+    stacked = np.zeros((len(spectra), *spectra[0].shape[:-1], longest), dtype=np.result_type(*spectra))
+    for row, part in zip(stacked, spectra, strict=True):
+        row[..., : part.shape[-1]] = part
+    return stacked
 
 
 def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate], device: str) -> Frames:
