@@ -8,7 +8,7 @@ model, runs in training mode, lets samples of a batch influence each other, or d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,9 +29,8 @@ PROBED = 2000  # samples of a probe
 SAME = 0.01  # losses closer than this are equal up to the arithmetic of another batch
 MOST_DIFFERENT = 0.01  # share of samples whose loss may differ between two calls, by that arithmetic
 NOISE = (1.0, 64.0)  # size of random factors, over that of the trained ones, in turn
-PROBES = (
-    16  # random factors to try before an evaluation is said to ignore them: few numbers may order the classes alike
-)
+# Random factors to try before an evaluation is said to ignore them: few numbers may order the classes alike.
+PROBES = 16
 LEAST_EXCESS, LEAST_DEVIATIONS = 10.0, 5.0  # of neighbours that are both wrong, before the order is said to matter
 LEAST_REPEATED, REPEATED_DEVIATIONS = 20.0, 8.0  # the same of samples at any other distance, of which there are many
 
@@ -169,15 +168,20 @@ def neighbours_alike(losses: Float[np.ndarray, "n"]) -> float | None:
     >>> neighbours_alike(np.random.default_rng(0).integers(0, 2, 2000).astype(float)) is None
     True
     """
-    for values in (losses, losses > np.median(losses)):  # halves too: losses that are all near each other
-        centred = values - values.mean()
-        variance = float(np.mean(centred**2))
-        if len(losses) < 3 or variance == 0.0:
-            continue
+    for centred, variance in _centred(losses, least=3):
         excess = float(centred[1:] @ centred[:-1])
         if excess >= max(LEAST_EXCESS, LEAST_DEVIATIONS * variance * math.sqrt(len(losses))):
             return excess / (variance * (len(losses) - 1))
     return None
+
+
+def _centred(losses: Float[np.ndarray, "n"], least: int) -> Iterator[tuple[Float[np.ndarray, "n"], float]]:
+    """Centred losses and their variance, then those of "above the median", for losses that are all near each other."""
+    for values in (losses, losses > np.median(losses)) if len(losses) >= least else ():
+        centred = values - values.mean()
+        variance = float(np.mean(centred**2))
+        if variance > 0.0:
+            yield centred, variance
 
 
 def repeated_after(losses: Float[np.ndarray, "n"]) -> int | None:
@@ -202,11 +206,7 @@ def repeated_after(losses: Float[np.ndarray, "n"]) -> int | None:
     True
     """
     count = len(losses)
-    for values in (losses, losses > np.median(losses)):
-        centred = values - values.mean()
-        variance = float(np.mean(centred**2))
-        if count < 4 or variance == 0.0:
-            continue
+    for centred, variance in _centred(losses, least=4):
         transformed = np.fft.rfft(centred, 2 * count)
         excess = np.fft.irfft(np.abs(transformed) ** 2, 2 * count)[2 : count // 2 + 1]
         deviation = variance * np.sqrt(count - np.arange(2, count // 2 + 1))

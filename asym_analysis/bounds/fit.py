@@ -154,7 +154,8 @@ def fit_posterior(
     weights = _positive(weights, "weights")
     (epochs,), (rate,) = _positive([epochs], "epochs"), _positive([rate], "rate")
     losses = ModelLosses(adapter, model, data, loss=loss, batch_size=whole(batch_size, "batch_size", least=1))
-    pilot, made = _Pilot(losses, seed), partial(_made, own, include_head=include_head, prior=prior, scales=scales)
+    pilot = _Pilot(losses, seed)
+    made = partial(fitted_posterior, tuned=own, include_head=include_head, prior=prior, scales=scales)
     stds = _stds(prior_std)
     best = pilot.best(_begun(adapter, own, begin, stds, made, include_head=include_head, prior=prior))
     training = _Training(losses, best, objective or losses.cross_entropy, rate, seed)
@@ -177,10 +178,6 @@ def _positive(values: Sequence[float | int], name: str) -> list[float]:
     if not values:
         raise ValueError(f"{name} needs at least one value")
     return [finite(value, name, above=0) for value in values]
-
-
-def _made(own: Tuned, adapter: Adapter, stds: Mapping[TensorKey, float | Tensor], **charged: Any) -> GaussianPosterior:
-    return fitted_posterior(adapter, stds, own, **charged)
 
 
 def _simpler(fitted: GaussianPosterior, made: Make) -> Iterator[GaussianPosterior]:

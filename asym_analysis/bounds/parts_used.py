@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def _changed(adapter: Adapter, tuned: Tuned, *, head: bool, seed: int) -> Iterat
         noisy = _with_noise(adapter, tuned, keys, head=head, seed=seed)
         first = next(noisy)
         if _moves(adapter, first, keys):
-            yield label, _chain(first, noisy)
+            yield label, chain([first], noisy)
     scaled = [m for m in adapter if adapter.source(m).scaling != 1 and is_plain(adapter.source(m))]
     if scaled and any(adapter[m].frobenius_norm() > 0 for m in scaled):
         yield "the scaling (alpha)", (_with_scaling(adapter, scaled, size) for size in SIZES)
@@ -129,8 +130,3 @@ def _with_scaling(adapter: Adapter, modules: list[str], size: float) -> Adapter:
         changed[module] = replace(update, scaling=size * update.scaling)
     sources = adapter.with_updates(changed)
     return adapter.with_modules({module: sources.source(module) for module in modules})
-
-
-def _chain(first: Adapter, others: Iterator[Adapter]) -> Iterator[Adapter]:
-    yield first
-    yield from others
