@@ -60,7 +60,7 @@ def main() -> None:
         comparisons[direction] = compare_subspaces(chosen)
         tables.append(means(comparisons[direction], direction))
         moved = compare_subspaces(chosen, subtract_initial=True)
-        tables.append(means(moved, direction).assign(factor=lambda table: table["factor"] + " less its start"))
+        tables.append(means(moved, direction).replace({"factor": {"A": "A - A0", "B": "B - B0"}}))
     table = pd.concat(tables, ignore_index=True)
     chance = [comparison.frame["null_mean"].mean() for comparison in comparisons.values()]
     table.assign(chance=np.mean(chance)).to_csv(options.folder / "figure_one.csv", index=False, float_format="%.4g")

@@ -52,10 +52,12 @@ def similarities(adapters: AdapterSet, *, less_initial: bool = False) -> Iterato
     chance = comparison.frame.groupby("factor")["null_mean"].mean()
     for index, factor in enumerate(comparison.factors):
         values = comparison.values[:, index]  # noqa: PD011  (an array of ours, not pandas)
+        if np.isnan(values).all():  # F - F0 of a frozen factor is zero, and has no directions
+            continue
         for kind, chosen in kinds(comparison).items():
             each = np.nanmean(values[:, chosen], axis=0)
             yield {
-                "factor": factor + (" less its start" if less_initial else ""),
+                "factor": f"{factor} - {factor}0" if less_initial else factor,
                 "pairs": kind,
                 "number": int(chosen.sum()),
                 "mean": float(each.mean()),
@@ -113,7 +115,7 @@ def named(adapters: list[Adapter], labels: pd.DataFrame) -> AdapterSet:
 
 def draw_course(table: pd.DataFrame, target: Path) -> None:
     """Similarity and movement against steps: a row a direction, a column a rate."""
-    table = table[~table["factor"].str.contains("less")]
+    table = table[table["factor"].isin(["A", "B"])]
     rates = sorted(table["learning_rate"].unique())
     factors = {words: factor for words, factor in zip(DRAWN, "AB", strict=True) if (table["direction"] == words).any()}
     with styled():

@@ -160,6 +160,8 @@ def _trainer(
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         length_column_name="length",
         bf16=config.bf16,
+        # transformers refuses bfloat16 where it finds no accelerator, unless a CPU is asked for.
+        use_cpu=not torch.accelerator.is_available(),
         seed=config.seed,
         save_strategy="steps" if config.save_steps or config.max_steps else "epoch",
         save_steps=config.save_steps or max(1, (config.max_steps or 500) // 4),

@@ -28,7 +28,7 @@ def shrunk(config: FinetuneConfig, model: Path, **changes: Any) -> FinetuneConfi
     """A shipped config on a tiny model: everything else stays but what makes it long."""
     task = {"max_length": 24, "beams": 1, "max_summary_length": 8, "examples": 1}
     task = {key: value for key, value in task.items() if hasattr(config.task, key)}
-    small = {"max_steps": 2, "batch_size": 4, "rank": 2, "alpha": 4.0, "bf16": False, "device_map": None}
+    small = {"max_steps": 2, "batch_size": 4, "rank": 2, "alpha": 4.0, "device_map": None}
     return replace(config, model=str(model), task=replace(config.task, **task), **(small | changes))
 
 
