@@ -100,7 +100,7 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
     def compute() -> None:
         for updates in held.values():
             for factor in ("A", "B"):
-                all_pairs(overlap, factor_frames(overlap, factor, updates, "cpu"))
+                all_pairs(overlap, factor_frames(overlap, factor, updates, "cpu").by_module(1))
 
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), count, modules, dtype)

@@ -80,13 +80,18 @@ class PairSums:
         F F^T of each factor, up to a scale of its own, in float64; zeros pad smaller ranks. None where unknown.
     """
 
-    trace: Float[Tensor, "n n"]
-    square: Float[Tensor, "n n"]
-    total: Float[Tensor, "n n"]
-    gram: Float[Tensor, "n rank rank"] | None = None
+    trace: Float[Tensor, "*modules n n"]
+    square: Float[Tensor, "*modules n n"]
+    total: Float[Tensor, "*modules n n"]
+    gram: Float[Tensor, "*modules n rank rank"] | None = None
+
+    def module(self, place: int | list[int]) -> PairSums:
+        """The sums of one module, or of some, where there are several."""
+        trace, square, total = (part[place] for part in (self.trace, self.square, self.total))
+        return PairSums(trace, square, total, None if self.gram is None else self.gram[place])
 
     def of(self, places: Sequence[int]) -> PairSums:
-        """The sums of some adapters."""
+        """The sums of some adapters, of one module."""
         if len(places) == len(self.trace):
             return self
         chosen = torch.tensor(places)
@@ -125,17 +130,17 @@ def initialization_evidence(
     return judged(PairSums(trace, square, total), ranks, rows.shape[2], zero, known)
 
 
-def _least(ranks: Int[Tensor, "n"]) -> Int[Tensor, "n n"]:
-    return torch.minimum(ranks[:, None], ranks[None, :])
+def _least(ranks: Int[Tensor, "*modules n"]) -> Int[Tensor, "*modules n n"]:
+    return torch.minimum(ranks[..., :, None], ranks[..., None, :])
 
 
 def judged(
     sums: PairSums,
-    ranks: Int[Tensor, "n"],
+    ranks: Int[Tensor, "*modules n"],
     size: int,
-    zero: Bool[Tensor, "n"],
-    growth: Float[Tensor, "n"],
-) -> tuple[Float[np.ndarray, "n n"], Evidence]:
+    zero: Bool[Tensor, "*modules n"],
+    growth: Float[Tensor, "*modules n"],
+) -> tuple[Float[np.ndarray, "*modules n n"], Evidence]:
     """Cosines and evidence, from the sums over the entries of K.
 
     Parameters
@@ -154,36 +159,38 @@ def judged(
     Returns
     -------
     tuple
-        As `initialization_evidence`.
+        As `initialization_evidence`; of each module, where the sums are of several.
     """
     trace, square = sums.trace.clone(), sums.square.clone()
     least = _least(ranks)
     expected = _expected(least, growth)
     level = torch.where(_ruled_out(trace, square, expected, least, size), RULED_OUT, SILENT).to(torch.int8)
-    alike = (trace > LEAST_COSINE * least).fill_diagonal_(False)
+    alike = trace > LEAST_COSINE * least
+    alike.diagonal(dim1=-2, dim2=-1).fill_(False)
     if bool(alike.any()):
         _grade(level, alike, trace, square, sums.total, ranks, size)
-    level.fill_diagonal_(CERTAIN)
+    level.diagonal(dim1=-2, dim2=-1).fill_(CERTAIN)
     if bool(zero.any()):
+        either = zero[..., :, None] | zero[..., None, :]
         for values, missing in ((trace, torch.nan), (square, torch.nan), (expected, torch.nan), (level, INCOMPARABLE)):
-            values[zero], values[:, zero] = missing, missing
+            values[either] = missing
     return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy(), expected.numpy())
 
 
-def _expected(least: Int[Tensor, "n n"], growth: Float[Tensor, "n"]) -> Float[Tensor, "n n"]:
+def _expected(least: Int[Tensor, "*modules n n"], growth: Float[Tensor, "*modules n"]) -> Float[Tensor, "*modules n n"]:
     """Trace that a shared initialization leaves; NaN where one of the two has grown too much, or nobody knows."""
     grown = growth.clamp_min(1.0)
     cosine = torch.where(grown <= GROWN, grown.rsqrt(), torch.nan)
-    return least * cosine[:, None] * cosine
+    return least * cosine[..., :, None] * cosine[..., None, :]
 
 
 def _ruled_out(
-    trace: Float[Tensor, "n n"],
-    square: Float[Tensor, "n n"],
-    expected: Float[Tensor, "n n"],
-    least: Int[Tensor, "n n"],
+    trace: Float[Tensor, "*modules n n"],
+    square: Float[Tensor, "*modules n n"],
+    expected: Float[Tensor, "*modules n n"],
+    least: Int[Tensor, "*modules n n"],
     size: int,
-) -> Bool[Tensor, "n n"]:
+) -> Bool[Tensor, "*modules n n"]:
     """Where the module alone rejects a shared initialization."""
     others = (least - 1).clamp_min(1)
     variance = ((square - trace.square() / least) / others).clamp_min(1 / size)
@@ -196,18 +203,18 @@ def _ruled_out(
 
 
 def _grade(
-    level: Int[Tensor, "n n"],
-    alike: Bool[Tensor, "n n"],
-    trace: Float[Tensor, "n n"],
-    square: Float[Tensor, "n n"],
-    total: Float[Tensor, "n n"],
-    ranks: Int[Tensor, "n"],
+    level: Int[Tensor, "*modules n n"],
+    alike: Bool[Tensor, "*modules n n"],
+    trace: Float[Tensor, "*modules n n"],
+    square: Float[Tensor, "*modules n n"],
+    total: Float[Tensor, "*modules n n"],
+    ranks: Int[Tensor, "*modules n"],
     size: int,
 ) -> None:
     """Fill in the level of those that are alike, in place."""
     least = _least(ranks)
     # The deviation of tr K that the entries off its diagonal show, also widened for what few entries may hide.
-    entries = (ranks[:, None] * ranks[None, :] - least).clamp_min(1)
+    entries = (ranks[..., :, None] * ranks[..., None, :] - least).clamp_min(1)
     spread = (least * (total - square).clamp_min(0) / entries).sqrt()
     floor = (least / size).sqrt()
     plain, wide = torch.maximum(floor, spread), torch.maximum(floor, (1 + FEW / entries).sqrt() * spread)

@@ -24,14 +24,14 @@ class InitializationSums:
     Parameters
     ----------
     frames
-        Bases of factors of full rank, with their coordinates, as measures of subspaces prepare them.
+        Bases of factors of full rank of several modules, with their coordinates, as measures of subspaces prepare them.
     """
 
     def __init__(self, frames: Frames) -> None:
         self.rank = frames.rank
         root = frames.other["coordinates"].double()
         self._gram = root @ root
-        self._sums = frames.rows.new_zeros(2, len(frames), len(frames))
+        self._sums = frames.rows.new_zeros(2, *self.rank.shape, self.rank.shape[-1])
 
     @classmethod
     def beside(cls, measure: Measure, frames: Frames, ranks: Sequence[int]) -> InitializationSums | None:
@@ -42,7 +42,7 @@ class InitializationSums:
         measure
             What is compared.
         frames
-            Of all adapters that have the module.
+            Of all adapters that have the modules.
         ranks
             Rows of each one's factor.
 
@@ -51,25 +51,27 @@ class InitializationSums:
         InitializationSums or None
             To be given to `all_pairs`.
         """
-        if measure.name != "overlap" or frames.rank.tolist() != list(ranks):
+        if measure.name != "overlap" or frames.rank.reshape(-1).tolist() != list(ranks):
             return None
         return cls(frames)
 
-    def add(self, start: int, stop: int, products: Float[Tensor, "n p m q"]) -> None:
+    def add(self, modules: int | slice, start: int, stop: int, products: Float[Tensor, "*modules n p m q"]) -> None:
         """Take what is needed of one block.
 
         Parameters
         ----------
+        modules
+            Which module, or all.
         start, stop
             Adapters of the block, against all from `start` on.
         products
             Of the rows of their polar factors.
         """
-        diagonal = products.diagonal(dim1=1, dim2=3)
-        self._sums[0, start:stop, start:] = diagonal.sum(-1)
-        self._sums[1, start:stop, start:] = diagonal.square().sum(-1)
+        diagonal = products.diagonal(dim1=-3, dim2=-1)
+        self._sums[0, modules, start:stop, start:] = diagonal.sum(-1)
+        self._sums[1, modules, start:stop, start:] = diagonal.square().sum(-1)
 
-    def found(self, overlap: Float[Tensor, "n n"]) -> PairSums:
+    def found(self, overlap: Float[Tensor, "*modules n n"]) -> PairSums:
         """The sums of all pairs, once every block is added.
 
         Parameters
@@ -82,7 +84,7 @@ class InitializationSums:
         PairSums
             Symmetric.
         """
-        least = torch.minimum(self.rank[:, None], self.rank)
+        least = torch.minimum(self.rank[..., :, None], self.rank[..., None, :])
         upper = torch.stack([*self._sums, overlap * least]).triu()
         trace, square, total = (upper + upper.triu(1).mT).float().cpu()
         return PairSums(trace, square, total, self._gram.cpu())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from asym_analysis.adapters.adapter import ModuleSource
 from asym_analysis.adapters.initialization import marks
 from asym_analysis.adapters.initialization_evidence import CERTAIN, Evidence, PairSums, initialization_evidence
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.module_evidence import module_evidence
+from asym_analysis.adapters.module_evidence import modules_evidence
 from asym_analysis.alignment.initialization_sums import InitializationSums
 from asym_analysis.alignment.shapes import common_shape
 from asym_analysis.errors import AdapterError, AdapterValueError
@@ -29,7 +29,9 @@ __all__ = [
     "ModulePairs",
     "ModuleTask",
     "all_pairs",
+    "batches",
     "compare_module",
+    "compare_modules",
     "factor_frames",
     "initialization_marks",
     "stacked_spectra",
@@ -39,6 +41,8 @@ Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
 LEAST_ROWS = 192  # of one block
+MOST_ROWS_TOGETHER = 512  # of one module, up to which modules are multiplied together, lower triangles included
+BATCH_ENTRIES = 2**21  # of one factor of all adapters, up to which modules are compared together: 8 MB in float32
 ABSENT = -1
 
 
@@ -64,6 +68,23 @@ class ModuleTask:
     random: tuple[frozenset[Factor], ...] = ()
     initial_squares: tuple[Mapping[Factor, tuple[float, ...]], ...] = ()
 
+    def kind(self) -> Hashable:
+        """What is alike in modules that `compare_modules` takes together; None for one that needs its own turn.
+
+        Modules of one shape, that the same adapters have, with one dtype for all, and no recorded initializations.
+        """
+        held = [source for source in self.sources if source is not None]
+        shapes = {(source.d_out, source.d_in) for source in held}
+        if len(shapes) > 1 or any(start is not None for start in self.initial):
+            return None
+        wide = any(_is_wide(source) for source in held)
+        return *shapes, wide, tuple(source is None for source in self.sources), self.random
+
+    @property
+    def entries(self) -> int:
+        """Entries of the larger factor of all adapters together."""
+        return sum(source.rank * max(source.d_out, source.d_in) for source in self.sources if source is not None)
+
     def with_factors_read(self) -> ModuleTask:
         """The same task with every tensor in memory, for workers that cannot open the files."""
         return replace(self, sources=self._all(self.sources), initial=self._all(self.initial))
@@ -86,6 +107,36 @@ class ModuleTask:
             return source.view()
         except AdapterValueError as error:
             raise AdapterValueError(f"{self.names[index]}, module {self.module}: {error}") from error
+
+
+def _is_wide(source: ModuleSource | LowRankUpdate) -> bool:
+    return source.A.dtype == torch.float64 if isinstance(source, LowRankUpdate) else source.dtype == "float64"
+
+
+def batches(tasks: Iterable[ModuleTask]) -> Iterator[list[ModuleTask]]:
+    """Put modules together that are alike, next to each other or not, up to `BATCH_ENTRIES`.
+
+    Parameters
+    ----------
+    tasks
+        One a module.
+
+    Returns
+    -------
+    iterator of list
+        For `compare_modules`; a module that is as large as that, or like no other, is alone.
+    """
+    waiting: dict[Hashable, list[ModuleTask]] = {}
+    for task in tasks:
+        kind = task.kind()
+        if kind is None or 2 * task.entries > BATCH_ENTRIES:
+            yield [task]
+            continue
+        batch = waiting.setdefault(kind, [])
+        batch.append(task)
+        if (len(batch) + 1) * task.entries > BATCH_ENTRIES:
+            yield waiting.pop(kind)
+    yield from waiting.values()
 
 
 @dataclass(frozen=True)
@@ -116,7 +167,28 @@ class ModulePairs:
 
 
 def compare_module(task: ModuleTask) -> ModulePairs:
-    """Compare one module among all adapters: bases once an adapter, then one product a block of pairs.
+    """Compare one module among all adapters.
+
+    Raises
+    ------
+    AdapterError
+        As `compare_modules`.
+    """
+    return compare_modules([task])[0]
+
+
+def compare_modules(tasks: Sequence[ModuleTask]) -> list[ModulePairs]:
+    """Compare modules among all adapters: bases once an adapter, then one product a block of pairs.
+
+    Parameters
+    ----------
+    tasks
+        One a module, of which any two are alike: see `ModuleTask.kind`.
+
+    Returns
+    -------
+    list
+        One a module. Modules together cost hardly more steps than one, which is what few small adapters spend.
 
     Raises
     ------
@@ -124,41 +196,52 @@ def compare_module(task: ModuleTask) -> ModulePairs:
         If two adapters have the module in different sizes, a factor holds NaN or infinity, or an initialization that is
         to be subtracted is not known.
     """
-    updates = task.updates()
-    members = list(updates)
-    initial = task.initial_updates()
-    original = updates | initial if initial else updates
-    if task.subtract_initial:
-        updates = _movements(task, updates, initial)
-    count = len(task.sources)
-    measure = measure_named(task.measure)
+    original, updates = zip(*map(_read_updates, tasks), strict=True)
+    first = tasks[0]
+    members = list(updates[0])
+    count, measure = len(first.sources), measure_named(first.measure)
     upper = pair_places(count)
-    values, spectra = [], []
+    shapes = [
+        common_shape(task.module, {task.names[index]: update.shape for index, update in held.items()})
+        for task, held in zip(tasks, updates, strict=True)
+    ]
+    values: list[list[np.ndarray]] = [[] for _ in tasks]
+    spectra: list[list[np.ndarray]] = [[] for _ in tasks]
     known: dict[Factor, PairSums] = {}
-    ranks = np.full((len(task.factors), count), ABSENT, dtype=np.int16)
-    shape = common_shape(task.module, {task.names[index]: update.shape for index, update in updates.items()})
-    for row, factor in enumerate(task.factors):
-        frames = factor_frames(measure, factor, [updates[index] for index in members], task.device)
+    ranks = np.full((len(tasks), len(first.factors), count), ABSENT, dtype=np.int16)
+    trained = all(one is other for one, other in zip(original, updates, strict=True))
+    flat = [held[index] for held in updates for index in members]
+    for row, factor in enumerate(first.factors):
+        frames = factor_frames(measure, factor, flat, first.device).by_module(len(tasks))
         sums = None
-        if task.random and original is updates and sum(factor in task.random[index] for index in members) > 1:
-            sums = InitializationSums.beside(measure, frames, [updates[index].rank for index in members])
+        if first.random and trained and sum(factor in first.random[index] for index in members) > 1:
+            sums = InitializationSums.beside(measure, frames, [update.rank for update in flat])
         pairs = all_pairs(measure, frames, sums)
         if sums is not None:
             known["A" if factor == "A" else "B"] = sums.found(pairs)
-        values.append(_over_all(pairs.cpu().numpy(), members, count).take(upper))
-        ranks[row, members] = frames.rank.cpu().numpy()
-        held = (
-            frames.other["spectrum"].double().cpu().numpy() if measure.sees_strengths else np.empty((len(members), 0))
+        ranks[:, row, members] = frames.rank.cpu().numpy()
+        for at, of_module in enumerate(pairs.cpu().numpy()):
+            values[at].append(_over_all(of_module, members, count).take(upper))
+        for at in range(len(tasks)):
+            spectrum = frames.other["spectrum"][at].double().cpu().numpy() if measure.sees_strengths else None
+            whole = np.zeros((count, 0 if spectrum is None else spectrum.shape[1]))
+            if spectrum is not None:
+                whole[members] = spectrum
+            spectra[at].append(whole)
+    told = _initialization(tasks, original, known)
+    return [
+        ModulePairs(
+            np.stack(values[at]), ranks[at], np.array(shape, dtype=np.int64), stacked_spectra(spectra[at]), told[at]
         )
-        spectra.append(np.zeros((count, held.shape[1])))
-        spectra[-1][members] = held
-    return ModulePairs(
-        np.stack(values),
-        ranks,
-        np.array(shape, dtype=np.int64),
-        stacked_spectra(spectra),
-        _initialization(task, original, known),
-    )
+        for at, shape in enumerate(shapes)
+    ]
+
+
+def _read_updates(task: ModuleTask) -> tuple[dict[int, LowRankUpdate], dict[int, LowRankUpdate]]:
+    """The factors that tell of initializations, recorded ones where there are any, and those that are compared."""
+    updates, initial = task.updates(), task.initial_updates()
+    original = updates | initial if initial else updates
+    return original, _movements(task, updates, initial) if task.subtract_initial else updates
 
 
 @lru_cache(maxsize=4)
@@ -229,17 +312,47 @@ def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, 
     return measure.prepare(weights[:, :, None] * (Vh if factor == "right" else U.mT))
 
 
-def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None = None) -> Float[Tensor, "n n"]:
-    """Values of all pairs i <= j; the lower triangle is NaN below the blocks that the upper one needs.
+def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None = None) -> Float[Tensor, "modules n n"]:
+    """Values of all pairs i <= j of each module; what lies below the diagonal may be NaN.
 
-    The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed. `sums` takes
-    what it needs of every block.
+    Parameters
+    ----------
+    measure
+        What is compared.
+    frames
+        Of several modules, as `Frames.by_module` gives them.
+    sums
+        Takes what it needs of the products.
+
+    Returns
+    -------
+    Tensor
+        One square a module.
+    """
+    modules, count, rank, _ = frames.rows.shape
+    if modules > 1 and measure.of_products is not None and count * rank <= MOST_ROWS_TOGETHER:
+        flat = frames.rows.flatten(1, 2)
+        products = (flat @ flat.mT).unflatten(1, (count, rank)).unflatten(3, (count, rank))
+        if sums is not None:
+            sums.add(slice(None), 0, count, products)
+        return measure.of_products(products, frames, frames)
+    values = torch.full((modules, count, count), torch.nan, dtype=frames.rows.dtype, device=frames.rows.device)
+    for at in range(modules):
+        _pairs_of_module(measure, frames[at], sums, at, values[at])
+    return values
+
+
+def _pairs_of_module(
+    measure: Measure, frames: Frames, sums: InitializationSums | None, at: int, values: Float[Tensor, "n n"]
+) -> None:
+    """Fill in the pairs of one module, block by block.
+
+    The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed.
     """
     count, rank = len(frames), frames.rows.shape[1]
     # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle; few rows at a time
     # cost more than they waste.
     step = max(1, min(max(-(-count // 8), LEAST_ROWS // rank), BLOCK_ENTRIES // (count * rank * rank)))
-    values = torch.full((count, count), torch.nan, dtype=frames.rows.dtype, device=frames.rows.device)
     for start in range(0, count, step):
         stop = min(start + step, count)
         left, right = frames[start:stop], frames[start:]
@@ -247,9 +360,8 @@ def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None 
             values[start:stop, start:] = measure.compare(left, right)
             continue
         products = cross_gram(left.rows, right.rows)
-        sums.add(start, stop, products)
+        sums.add(at, start, stop, products)
         values[start:stop, start:] = measure.of_products(products, left, right)
-    return values
 
 
 def _movements(
@@ -284,23 +396,28 @@ def _borrowed(update: LowRankUpdate, starts: list[LowRankUpdate]) -> LowRankUpda
 
 
 def _initialization(
-    task: ModuleTask, held: dict[int, LowRankUpdate], known: dict[Factor, PairSums]
-) -> Float[np.ndarray, "2 4 pairs"]:
-    """What this module says of shared initializations, with recorded ones in place of the trained factors."""
-    count = len(task.sources)
+    tasks: Sequence[ModuleTask], held: Sequence[dict[int, LowRankUpdate]], known: dict[Factor, PairSums]
+) -> Float[np.ndarray, "modules 2 4 pairs"]:
+    """What each module says of shared initializations, with recorded ones in place of the trained factors."""
+    first = tasks[0]
+    count = len(first.sources)
     upper = pair_places(count)
-    found = np.full((len(FACTORS), 4, len(upper)), np.nan, dtype=np.float16)
-    found[:, 2] = ABSENT
-    if not task.random:
+    found = np.full((len(tasks), len(FACTORS), 4, len(upper)), np.nan, dtype=np.float16)
+    found[:, :, 2] = ABSENT
+    if not first.random:
         return found
-    lengths: dict[int, Mapping[Factor, tuple[float, ...]]] = dict(enumerate(task.initial_squares))
-    for index, start in enumerate(task.initial):
-        if start is not None and index in held:
-            lengths[index] = {factor: (held[index].factor_norm(factor) ** 2,) for factor in FACTORS}
-    evidence = module_evidence(held, dict(enumerate(task.random)), count, known, lengths)
-    for factor, (_, told) in evidence.items():
-        parts = (told.trace, told.square, told.level, told.expected)
-        found[FACTORS.index(factor)] = [part.take(upper) for part in parts]
+    lengths: list[dict[int, Mapping[Factor, tuple[float, ...]]]] = []
+    for task, updates in zip(tasks, held, strict=True):
+        lengths.append(dict(enumerate(task.initial_squares)))
+        for index, start in enumerate(task.initial):
+            if start is not None and index in updates:
+                lengths[-1][index] = {factor: (updates[index].factor_norm(factor) ** 2,) for factor in FACTORS}
+    evidence = modules_evidence(held, dict(enumerate(first.random)), count, lengths, known)
+    for at, of_module in enumerate(evidence):
+        for factor, (_, told) in of_module.items():
+            row = found[at, FACTORS.index(factor)]
+            for place, part in enumerate((told.trace, told.square, told.level, told.expected)):
+                row[place] = part.take(upper)
     return found
 
 

@@ -22,7 +22,9 @@ from asym_analysis.alignment.digests import module_digests
 from asym_analysis.alignment.module_pairs import (
     ModulePairs,
     ModuleTask,
+    batches,
     compare_module,
+    compare_modules,
     initialization_marks,
     stacked_spectra,
 )
@@ -185,7 +187,7 @@ def _through_store(
                 "one"
             )
     left = [task for module, task in tasks.items() if order[module] not in kept]
-    for module, found in bar(_results(left, executor), initial=len(tasks) - len(left)):
+    for module, found in bar(_results(left, executor, singly=True), initial=len(tasks) - len(left)):
         kept.write(order[module], found, module_digests(runs, module))
     return [kept.read(index) for index in range(len(tasks))]
 
@@ -214,11 +216,15 @@ def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]
     return tuple(asked)
 
 
-def _results(tasks: Iterable[ModuleTask], executor: Executor | None) -> Iterator[tuple[str, ModulePairs]]:
-    """Module names with their results, as they are done."""
+def _results(
+    tasks: Iterable[ModuleTask], executor: Executor | None, *, singly: bool = False
+) -> Iterator[tuple[str, ModulePairs]]:
+    """Module names with their results, as they are done; small modules together, unless each is to be kept at once."""
     if executor is None:
-        for task, found in side_by_side(lambda task: compare_module(task), tasks):
-            yield task.module, found
+        together = ([task] for task in tasks) if singly else batches(tasks)
+        for batch, parts in side_by_side(compare_modules, together):
+            for task, found in zip(batch, parts, strict=True):
+                yield task.module, found
         return
     waiting: dict[Future[ModulePairs], str] = {}
     try:

@@ -26,7 +26,7 @@ def test_sums_beside_a_comparison_are_those_of_the_polar_factors(ranks: tuple[in
         A = start[:rank] + 0.7 * noise if index % 2 else noise
         updates.append(LowRankUpdate(A, torch.randn(40, rank, generator=generator)))
     overlap = measure_named("overlap")
-    frames = factor_frames(overlap, "A", updates, "cpu")
+    frames = factor_frames(overlap, "A", updates, "cpu").by_module(1)
     sums = InitializationSums.beside(overlap, frames, [update.rank for update in updates])
     assert sums is not None
     beside = all_pairs(overlap, frames, sums)
@@ -36,7 +36,7 @@ def test_sums_beside_a_comparison_are_those_of_the_polar_factors(ranks: tuple[in
         left, _, right = np.linalg.svd(A.double().numpy(), full_matrices=False)
         return left @ right
 
-    found, (_, evidence) = sums.found(beside), initialization_evidence([update.A for update in updates])
+    found, (_, evidence) = sums.found(beside).module(0), initialization_evidence([update.A for update in updates])
     for i, one in enumerate(updates):
         for j, two in enumerate(updates):
             K = polar(one.A) @ polar(two.A).T

@@ -56,8 +56,10 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(tmp_path: Path, monk
         compare_subspaces(interrupted(whole), store=tmp_path)
     assert len(list(tmp_path.glob("module-*.npz"))) == 2
     done: list[str] = []
-    compare = pairwise.compare_module
-    monkeypatch.setattr(pairwise, "compare_module", lambda task: done.append(task.module) or compare(task))
+    compare = pairwise.compare_modules
+    monkeypatch.setattr(
+        pairwise, "compare_modules", lambda tasks: done.extend(task.module for task in tasks) or compare(tasks)
+    )
     resumed = compare_subspaces(whole, store=tmp_path)
     assert done == ["layer.2.q", "layer.3.q", "layer.4.q"]
     pd.testing.assert_frame_equal(resumed.frame, compare_subspaces(whole).frame)

@@ -47,15 +47,35 @@ class Frames:
         descending, where the null distribution depends on them.
     """
 
-    rows: Float[Tensor, "n rank d"]
-    rank: Int[Tensor, "n"]
+    rows: Float[Tensor, "*modules n rank d"]
+    rank: Int[Tensor, "*modules n"]
     other: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
 
-    def __getitem__(self, chosen: slice | Tensor) -> Frames:
+    def __getitem__(self, chosen: int | slice | Tensor) -> Frames:
         return Frames(self.rows[chosen], self.rank[chosen], {name: value[chosen] for name, value in self.other.items()})
+
+    def by_module(self, modules: int) -> Frames:
+        """Split frames of several modules, in order, each with as many matrices.
+
+        Parameters
+        ----------
+        modules
+            Number of modules.
+
+        Returns
+        -------
+        Frames
+            Its tensors have one more axis, the first.
+        """
+        split = (modules, len(self) // modules)
+        return Frames(
+            self.rows.unflatten(0, split),
+            self.rank.unflatten(0, split),
+            {name: value.unflatten(0, split) for name, value in self.other.items()},
+        )
 
     @classmethod
     def joined(cls, parts: list[Frames], order: Tensor) -> Frames:
@@ -104,7 +124,7 @@ class Measure:
         True where `preparation` takes care of entries whose squares overflow or vanish.
     of_products
         Where `compare` needs nothing but the products of the rows: those, as `cross_gram` gives them, and the frames ->
-        the values. It may overwrite the products.
+        the values. It may overwrite the products. All may have further axes in front.
     """
 
     name: str

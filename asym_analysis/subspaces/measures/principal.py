@@ -29,9 +29,9 @@ def _prepare(rows: Float[Tensor, "n rank d"]) -> Frames:
     return Frames(basis, rank, {"coordinates": coordinates})
 
 
-def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "*batch n m"]:
     """min(p, q) for every pair, NaN where either matrix is zero."""
-    least = torch.minimum(left.rank[:, None], right.rank).to(left.rows.dtype)
+    least = torch.minimum(left.rank[..., :, None], right.rank[..., None, :]).to(left.rows.dtype)
     return least.masked_fill(least == 0, torch.nan)
 
 
@@ -39,9 +39,9 @@ def _overlap(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
     return _overlap_of(cross_gram(left.rows, right.rows), left, right)
 
 
-def _overlap_of(products: Float[Tensor, "n p m q"], left: Frames, right: Frames) -> Float[Tensor, "n m"]:
+def _overlap_of(products: Float[Tensor, "*batch n p m q"], left: Frames, right: Frames) -> Float[Tensor, "*batch n m"]:
     # The first sum runs over whole contiguous rows, which is several times faster than summing both axes at once.
-    return products.square_().sum(1).sum(-1) / smaller_rank(left, right)
+    return products.square_().sum(-3).sum(-1) / smaller_rank(left, right)
 
 
 def mean_cosine(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
