@@ -1,6 +1,8 @@
-"""Factors that an SVD made from their product hold no initialization.
+"""Factors that were made from others hold no initialization: by an SVD of their product, or as a difference.
 
-Extracted, resized and merged LoRA files are made so: rows of A and columns of B are orthogonal to each other.
+Extracted, resized and merged LoRA files are made by an SVD: rows of A and columns of B are orthogonal to each other.
+PEFT turns an adapter that began at B0 A0 (PiSSA, OLoRA, ...) into one for the original base weights by putting the two
+side by side, B = [B1, -B0] and A = [A1; A0], and records the default initialization.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.polar_factors import grams, stacked
 from asym_analysis.lazy_torch import Tensor, torch
 
-__all__ = ["has_initialization", "with_initialization"]
+__all__ = ["has_initialization", "lost_initialization", "with_initialization"]
 
 SCREENED = 2.0  # times the next number: rows further from orthogonal need no second look
 ORTHOGONAL = 0.05  # cosines of rows, over 1/sqrt(d), below which the factors were split by an SVD
+ALIKE = 0.5  # cosine of both halves above which a factor holds a difference; unrelated ones have one near zero
 
 
 def has_initialization(update: LowRankUpdate) -> bool:
@@ -46,6 +49,44 @@ def has_initialization(update: LowRankUpdate) -> bool:
         ratios = [norms[0] / norms[1], *norms]
         return not any(abs(ratio - 1) < 1e-3 for ratio in ratios)
     return not (_orthogonal(update.A) and _orthogonal(update.B.mT))
+
+
+def lost_initialization(update: LowRankUpdate) -> str:
+    """Why the factors cannot hold what they were initialized with, or "".
+
+    Parameters
+    ----------
+    update
+        One adapted matrix.
+
+    Examples
+    --------
+    >>> A, B = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), torch.ones(32, 4)
+    >>> lost_initialization(LowRankUpdate(A, B))
+    ''
+    >>> lost_initialization(LowRankUpdate(torch.cat([A, A]), torch.cat([1.1 * B, -B], dim=1)))
+    'the factors hold a difference of two adapters, as PEFT converts PiSSA and others: they began elsewhere'
+    """
+    if not has_initialization(update):
+        return "the factors were split anew from their product by an SVD: the initialization is lost"
+    if _difference(update):
+        return "the factors hold a difference of two adapters, as PEFT converts PiSSA and others: they began elsewhere"
+    return ""
+
+
+def _difference(update: LowRankUpdate) -> bool:
+    """Whether the second half of the rank is the first, with the sign of B changed."""
+    half = update.rank // 2
+    if update.rank % 2 or not half:
+        return False
+    cosines = []
+    for first, second in (
+        (update.A[:half], update.A[half:]),
+        (update.B[:, :half], -update.B[:, half:]),
+    ):
+        lengths = first.norm() * second.norm()
+        cosines.append(((first * second).sum() / lengths).item() if lengths else 0.0)
+    return min(cosines) > ALIKE
 
 
 def with_initialization(

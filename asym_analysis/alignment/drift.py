@@ -15,7 +15,7 @@ from asym_analysis._deprecated import renamed_arguments
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.entry_distribution import EDGE_LAWS, Movement, infer_movements
-from asym_analysis.adapters.factors_from_svd import has_initialization
+from asym_analysis.adapters.factors_from_svd import lost_initialization
 from asym_analysis.adapters.known_initializations import KnownLaws, known_laws
 from asym_analysis.adapters.load import as_adapter, as_adapters
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
@@ -206,7 +206,7 @@ def _inferred_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
             if trained is not None and factor not in trained:
                 yield row | {"value": 0.0, "std_error": 0.0, "verdict": FROZEN, "reason": "the file says it was frozen"}
             elif factor not in randomly[module]:
-                yield row | _zero(known[module])
+                yield row | ({"reason": lost} if (lost := lost_initialization(update)) else _zero(known[module]))
             else:
                 yield row | inferred[module, factor]
 
@@ -250,8 +250,8 @@ def _inferences(
 
 def _unknowable(update: LowRankUpdate, factor: Factor, known: KnownLaws | None) -> str:
     """Why the entries cannot tell the movement, whatever they are, or ""."""
-    if not has_initialization(update):
-        return "the factors were split anew from their product by an SVD: the initialization is lost"
+    if lost := lost_initialization(update):
+        return lost
     if known is None or not known.recorded or known.law(factor) in EDGE_LAWS:
         return ""
     if known.law(factor) == "weights":

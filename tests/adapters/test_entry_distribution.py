@@ -125,7 +125,7 @@ def test_many_modules_do_not_add_up_to_an_edge(name: str, *, recorded: bool) -> 
 
 def test_scaling_is_a_movement_only_where_the_law_is_recorded() -> None:
     draw = np.random.default_rng(0)
-    for scale in (0.9, 1.4):
+    for scale in (0.9, 1.2):
         factors = [scale * uniform(8, 768, draw) for _ in range(12)]
         told = infer(*factors, recorded=True)
         assert [one.value for one in told] == pytest.approx([abs(scale - 1)] * 12, abs=0.015)
@@ -153,6 +153,90 @@ def test_a_recorded_law_that_the_entries_contradict_is_not_used() -> None:
     draw = np.random.default_rng(0)
     found = infer(*(OTHER_LAWS["orthonormal"](8, 768, draw) for _ in range(6)), recorded=True)
     assert all("no edge of a uniform initialization is seen" in one.note for one in found)
+
+
+WRONG_RECORDS: dict[str, Draw] = {
+    **OTHER_LAWS,
+    "truncated at the bound": lambda r, d, draw: 25 * truncated(r, d, draw) / d**0.5,
+    "lecun truncated": lambda r, d, draw: 50 * truncated(r, d, draw) / 0.8796 / d**0.5,
+    "mean of two": lambda r, d, draw: (uniform(r, d, draw) + uniform(r, d, draw)) / 2,
+    "sum of two": lambda r, d, draw: uniform(r, d, draw) + uniform(r, d, draw),
+    "uniform on 1/rank": bounded(lambda r, d: 1 / r),
+    "uniform on 0.05": bounded(lambda r, d: 0.05),
+    "uniform on fan-out": bounded(lambda r, d: r**-0.5),
+    "one-sided": lambda r, d, draw: abs(uniform(r, d, draw)),
+    "rows on a sphere": lambda r, d, draw: (lambda x: x / np.linalg.norm(x, axis=1, keepdims=True))(
+        draw.standard_normal((r, d))
+    ),
+    "Student's t": lambda r, d, draw: draw.standard_t(3, (r, d)) / (9 * d) ** 0.5,
+    "signs": lambda r, d, draw: draw.choice([-1.0, 1.0], (r, d)) / d**0.5,
+    "sparse signs": lambda r, d, draw: draw.choice([-1, 0, 0, 0, 0, 1], (r, d)) * (3 / d) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", [name for name in WRONG_RECORDS if name != "decay alone"])
+def test_a_wrong_record_makes_no_movement_of_another_law(name: str, *, recorded: bool) -> None:
+    draw = np.random.default_rng(0)
+    for rank, size in ((8, 768), (16, 1024), (1, 768)):
+        found = infer(*(WRONG_RECORDS[name](rank, size, draw) for _ in range(24)), recorded=recorded)
+        assert all(math.isnan(one.value) and math.isnan(one.upper) for one in found), (rank, size, found[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (8, 8), (2, 64)])
+def test_a_handful_of_entries_tell_nothing(shape: tuple[int, int]) -> None:
+    """Of 400 modules of 16 entries that never moved, 47 were told a movement of about one."""
+    draw = np.random.default_rng(0)
+    for share in (0.0, 0.5):
+        found = infer(*(move(uniform(*shape, draw), share, "even", draw) for _ in range(100)), recorded=True)
+        assert {one.note for one in found} == {"the factor has too few entries to tell"}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_rows_or_columns_that_were_rescaled_are_no_movement(axis: int, *, recorded: bool) -> None:
+    """Factors of e^(.1 z), as of a folded norm, are a distance of .1 and looked like one of .18 +- .02."""
+    draw = np.random.default_rng(0)
+    for rank, size, count in ((16, 1024, 24), (32, 512, 12), (8, 768, 48)):
+        scales = [np.exp(0.1 * draw.standard_normal((rank, 1) if axis else (1, size))) for _ in range(count)]
+        found = infer(*(scale * uniform(rank, size, draw) for scale in scales), recorded=recorded)
+        assert all(math.isnan(one.value) for one in found), (rank, size, found[0])
+        for kind in ("low rank", "sparse"):
+            added = infer(*(move(uniform(rank, size, draw), 0.3, kind, draw) for _ in range(count)), recorded=recorded)
+            assert sum(math.isfinite(one.value) for one in added) > 0.9 * count, (rank, size, kind, added[0])
+
+
+def test_a_quantized_factor_that_is_stored_in_float32_is_told_nothing() -> None:
+    """Four bits with a scale a row or a block of 64, and numbers of two or three bits after the first."""
+    draw = np.random.default_rng(0)
+
+    def four_bits(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        blocks = values.reshape(shape)
+        step = abs(blocks).max(1, keepdims=True) / 7
+        return ((np.floor(blocks / step) + 0.5) * step).reshape(values.shape)
+
+    def short(values: np.ndarray, bits: int) -> np.ndarray:
+        fraction, exponent = np.frexp(values)
+        return np.ldexp(np.round(fraction * 2**bits) / 2**bits, exponent)
+
+    starts = [uniform(16, 1024, draw) for _ in range(8)]
+    for coarse in (
+        [four_bits(one, (16, 1024)) for one in starts],
+        [four_bits(one, (256, 64)) for one in starts],
+        [four_bits(one.T.copy(), (1024, 16)).T for one in starts],
+        [short(one, 3) for one in starts],
+        [short(one, 4) for one in starts],
+    ):
+        assert all("too coarse" in one.note for one in infer(*coarse))
+    told = infer(*(short(one, 8) for one in starts))
+    assert all(math.isnan(one.value) and one.recognized for one in told)
+
+
+def test_an_edge_without_anything_beyond_it_is_no_division_by_zero() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        infer(*(draw.uniform(-0.5, 1, (1, 16)) / 4 for _ in range(100)), recorded=True)
+        infer(*(draw.uniform(-0.5, 1, (4, 64)) / 8 for _ in range(12)), recorded=True)
 
 
 def test_pruned_zero_and_coarsely_stored_factors_are_not_estimated() -> None:

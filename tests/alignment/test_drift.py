@@ -109,8 +109,23 @@ def test_factors_split_by_an_svd_are_told_nothing() -> None:
     split = Adapter.from_factors(
         {module: (u.A[:2], u.B[:, :2]) for module, u in balanced.items()}, metadata={"dialect": "kohya"}
     )
-    of_A = initialization_drift(split).frame.query("factor == 'A'")
-    assert of_A.reason.str.contains("split anew").all()
+    frame = initialization_drift(split).frame
+    assert frame.reason.str.contains("split anew").all()
+    assert set(frame.verdict) == {"cannot tell"}  # B too: kohya's default of zero is not where an extraction began
+
+
+@pytest.mark.parametrize("metadata", [{"init_lora_weights": True}, {"dialect": "peft"}])
+def test_a_converted_pissa_adapter_did_not_begin_at_zero(metadata: dict[str, object]) -> None:
+    """PEFT saves [A1; A0], [B1, -B0] and init_lora_weights=True: B was told to have begun at zero."""
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for layer in range(6):
+        A, B = torch.randn(4, 128, generator=generator), torch.randn(96, 4, generator=generator)
+        moved = [x + 0.3 * torch.randn(x.shape, generator=generator) for x in (A, B)]
+        factors[f"layer.{layer}.q"] = (torch.cat([moved[0], A]), torch.cat([moved[1], -B], dim=1))
+    frame = initialization_drift(Adapter.from_factors(factors, metadata=metadata)).frame
+    assert set(frame.verdict) == {"cannot tell"}
+    assert frame.reason.str.contains("a difference of two adapters").all()
 
 
 def test_paths_sets_and_a_round_trip(tmp_path: Path) -> None:
