@@ -7,15 +7,15 @@ file, and with it the library's default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from asym_analysis.adapters.module_names import projection_of
-from asym_analysis.vocabulary import Factor
+from asym_analysis.vocabulary import FACTORS, Factor
 
-__all__ = ["LAWS", "KnownLaws", "initial_squares", "known_laws"]
+__all__ = ["LAWS", "KnownLaws", "initial_squares", "known_laws", "laws_by_module"]
 
 #: Name of a law -> what it is. d is d_in for A and d_out for B; fan_in is d_in for A and the rank for B.
 LAWS: Mapping[str, str] = {
@@ -60,6 +60,11 @@ class KnownLaws:
     B: str
     recorded: bool
     source: str
+
+    @cached_property
+    def random(self) -> frozenset[Factor]:
+        """The factors that did not begin at zero."""
+        return frozenset(factor for factor in FACTORS if self.law(factor) != "zero")
 
     def law(self, factor: str) -> str:
         """Name of the distribution that factor "A" or "B" was drawn from."""
@@ -133,9 +138,31 @@ def known_laws(metadata: Mapping[str, Any], module: str) -> KnownLaws | None:
     >>> known_laws({}, "layers.0.q_proj") is None
     True
     """
+    return laws_by_module(metadata)(module)
+
+
+def laws_by_module(metadata: Mapping[str, Any]) -> Callable[[str], KnownLaws | None]:
+    """Give `known_laws` of any module of one adapter, whose metadata are looked at once.
+
+    Parameters
+    ----------
+    metadata
+        As for `known_laws`.
+
+    Returns
+    -------
+    callable
+        Name of a module -> its laws.
+
+    Examples
+    --------
+    >>> laws_by_module({"dialect": "mlx"})("layers.0.q_proj").B
+    'zero'
+    """
     facts = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
     dialect, kind, recorded = (None if fact is None else str(fact) for fact in facts)
-    return _known_laws(dialect or "", (kind or "LORA").upper(), recorded, projection_of(module) in _EMBEDDINGS)
+    linear, embedding = (_known_laws(dialect or "", (kind or "LORA").upper(), recorded, e) for e in (False, True))
+    return lambda module: embedding if projection_of(module) in _EMBEDDINGS else linear
 
 
 @lru_cache(maxsize=256)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from asym_analysis.adapters.adapter import Adapter
-from asym_analysis.adapters.known_initializations import known_laws
-from asym_analysis.adapters.polar_factors import grams
+from asym_analysis.adapters.known_initializations import laws_by_module
+from asym_analysis.adapters.polar_factors import grams, stacked
 from asym_analysis.lazy_torch import Tensor, torch
 from asym_analysis.vocabulary import FACTORS, Factor
 
@@ -50,14 +50,15 @@ def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> di
     """
     found: dict[str, frozenset[Factor]] = {}
     told: frozenset[Factor] | None = None
+    laws = laws_by_module(adapter.metadata)
     for module in adapter if modules is None else modules:
-        known = known_laws(adapter.metadata, module)
+        known = laws(module)
         if adapter.initial is not None and module in adapter.initial:
             update = adapter.initial[module]
             nonzero: dict[Factor, bool] = {"A": bool(update.A.any()), "B": bool(update.B.any())}
             found[module] = frozenset(factor for factor in FACTORS if nonzero[factor])
         elif known is not None:
-            found[module] = frozenset(factor for factor in FACTORS if known.law(factor) != "zero")
+            found[module] = known.random
         else:
             told = _flat_factors(adapter) if told is None else told
             found[module] = told
@@ -84,7 +85,7 @@ def _participations(factors: Sequence[Tensor]) -> list[float]:
         by_shape.setdefault(factor.shape, []).append(factor)
     found: list[float] = []
     for alike in by_shape.values():
-        gram = grams(torch.stack(alike))[0].double()
+        gram = grams(stacked(alike))[0].double()
         total = gram.diagonal(dim1=1, dim2=2).sum(1)
         squares = gram.square().sum((1, 2)) * gram.shape[1]
         found += torch.where(total > 0, total.square() / squares, 0.0).tolist()

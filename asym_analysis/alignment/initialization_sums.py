@@ -55,21 +55,23 @@ class InitializationSums:
             return None
         return cls(frames)
 
-    def add(self, modules: int | slice, start: int, stop: int, products: Float[Tensor, "*modules n p m q"]) -> None:
+    def add(
+        self, modules: int | slice, first: slice, second: slice, products: Float[Tensor, "*modules n p m q"]
+    ) -> None:
         """Take what is needed of one block.
 
         Parameters
         ----------
         modules
             Which module, or all.
-        start, stop
-            Adapters of the block, against all from `start` on.
+        first, second
+            Adapters of the block, by row and by column.
         products
             Of the rows of their polar factors.
         """
         diagonal = products.diagonal(dim1=-3, dim2=-1)
-        self._sums[0, modules, start:stop, start:] = diagonal.sum(-1)
-        self._sums[1, modules, start:stop, start:] = diagonal.square().sum(-1)
+        self._sums[0, modules, first, second] = diagonal.sum(-1)
+        self._sums[1, modules, first, second] = diagonal.square().sum(-1)
 
     def found(self, overlap: Float[Tensor, "*modules n n"]) -> PairSums:
         """The sums of all pairs, once every block is added.

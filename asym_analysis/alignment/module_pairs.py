@@ -22,6 +22,7 @@ from asym_analysis.errors import AdapterError, AdapterValueError
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance, scaled
 from asym_analysis.subspaces.measures import Frames, Measure, measure_named
+from asym_analysis.subspaces.measures.principal import smaller_rank
 from asym_analysis.subspaces.updates import thin_svd
 from asym_analysis.vocabulary import FACTORS, Factor
 
@@ -40,9 +41,9 @@ __all__ = [
 Source = ModuleSource | LowRankUpdate | None
 
 BLOCK_ENTRIES = 2**22  # entries of one block of pairwise products: 16 MB in float32, which stays near the processor
-LEAST_ROWS = 192  # of one block
+LEAST_ROWS = 200  # of a block on the diagonal: smaller products are slower than what they leave out
 MOST_ROWS_TOGETHER = 512  # of one module, up to which modules are multiplied together, lower triangles included
-BATCH_ENTRIES = 2**21  # of one factor of all adapters, up to which modules are compared together: 8 MB in float32
+BATCH_ENTRIES = 2**20  # of one factor of all adapters, up to which modules are compared together: 4 MB in float32
 ABSENT = -1
 
 
@@ -334,34 +335,38 @@ def all_pairs(measure: Measure, frames: Frames, sums: InitializationSums | None 
         flat = frames.rows.flatten(1, 2)
         products = (flat @ flat.mT).unflatten(1, (count, rank)).unflatten(3, (count, rank))
         if sums is not None:
-            sums.add(slice(None), 0, count, products)
-        return measure.of_products(products, frames, frames)
+            sums.add(slice(None), slice(None), slice(None), products)
+        return measure.of_products(products) / smaller_rank(frames, frames)
     values = torch.full((modules, count, count), torch.nan, dtype=frames.rows.dtype, device=frames.rows.device)
     for at in range(modules):
-        _pairs_of_module(measure, frames[at], sums, at, values[at])
-    return values
+        of_module = frames[at]
+        for first, second in _blocks(0, count, rank):
+            left, right = of_module[first], of_module[second]
+            if measure.of_products is None:
+                values[at, first, second] = measure.compare(left, right)
+                continue
+            products = cross_gram(left.rows, right.rows)
+            if sums is not None:
+                sums.add(at, first, second, products)
+            values[at, first, second] = measure.of_products(products)
+    return values if measure.of_products is None else values / smaller_rank(frames, frames)
 
 
-def _pairs_of_module(
-    measure: Measure, frames: Frames, sums: InitializationSums | None, at: int, values: Float[Tensor, "n n"]
-) -> None:
-    """Fill in the pairs of one module, block by block.
+def _blocks(start: int, stop: int, rank: int) -> Iterator[tuple[slice, slice]]:
+    """Cover the pairs i <= j: one half of the adapters against the other, then each half in itself.
 
-    The Gram matrix of all adapters is symmetric, so only blocks on and above its diagonal are computed.
+    The Gram matrix of all adapters is symmetric: of what lies below its diagonal only the last, small blocks compute
+    anything. Large products are the fastest, so that the halves go first, in pieces that stay near the processor.
     """
-    count, rank = len(frames), frames.rows.shape[1]
-    # An eighth of the adapters at a time wastes a sixteenth of the products on the lower triangle; few rows at a time
-    # cost more than they waste.
-    step = max(1, min(max(-(-count // 8), LEAST_ROWS // rank), BLOCK_ENTRIES // (count * rank * rank)))
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        left, right = frames[start:stop], frames[start:]
-        if sums is None or measure.of_products is None:
-            values[start:stop, start:] = measure.compare(left, right)
-            continue
-        products = cross_gram(left.rows, right.rows)
-        sums.add(at, start, stop, products)
-        values[start:stop, start:] = measure.of_products(products, left, right)
+    if stop - start == 1 or (stop - start) * rank <= LEAST_ROWS:
+        yield slice(start, stop), slice(start, stop)
+        return
+    middle = (start + stop) // 2
+    step = max(1, BLOCK_ENTRIES // ((stop - middle) * rank * rank))
+    for row in range(start, middle, step):
+        yield slice(row, min(row + step, middle)), slice(middle, stop)
+    yield from _blocks(start, middle, rank)
+    yield from _blocks(middle, stop, rank)
 
 
 def _movements(

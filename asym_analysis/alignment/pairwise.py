@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
-from asym_analysis.adapters.known_initializations import initial_squares, known_laws
+from asym_analysis.adapters.known_initializations import KnownLaws, initial_squares, laws_by_module
 from asym_analysis.adapters.load import Source
 from asym_analysis.adapters.random_factors import random_factors
 from asym_analysis.alignment.comparison import SubspaceComparison
@@ -120,6 +120,7 @@ def compare_subspaces(
         "modules": list(modules),
     }
     randomly = [random_factors(run) for run in runs]
+    laws_of_each = [laws_by_module(run.metadata) for run in runs]
     tasks = {
         module: ModuleTask(
             module=module,
@@ -136,7 +137,9 @@ def compare_subspaces(
             subtract_initial=subtract_initial,
             device=device,
             random=tuple(of_run.get(module, frozenset()) for of_run in randomly),
-            initial_squares=tuple(_initial_squares(run, module) for run in runs),
+            initial_squares=tuple(
+                _initial_squares(run, laws, module) for run, laws in zip(runs, laws_of_each, strict=True)
+            ),
         )
         for module in modules
     }
@@ -192,11 +195,13 @@ def _through_store(
     return [kept.read(index) for index in range(len(tasks))]
 
 
-def _initial_squares(run: Adapter, module: str) -> Mapping[Factor, tuple[float, ...]]:
+def _initial_squares(
+    run: Adapter, laws: Callable[[str], KnownLaws | None], module: str
+) -> Mapping[Factor, tuple[float, ...]]:
     if module not in run:
         return {}
     source = run.source(module)
-    return initial_squares(known_laws(run.metadata, module), source.rank, source.d_in, source.d_out)
+    return initial_squares(laws(module), source.rank, source.d_in, source.d_out)
 
 
 def _dtype(runs: AdapterSet) -> np.dtype:

@@ -123,8 +123,8 @@ class Measure:
     scales_itself
         True where `preparation` takes care of entries whose squares overflow or vanish.
     of_products
-        Where `compare` needs nothing but the products of the rows: those, as `cross_gram` gives them, and the frames ->
-        the values. It may overwrite the products. All may have further axes in front.
+        Where the value is a sum over the products of the rows, divided by the smaller rank: the products, as
+        `cross_gram` gives them, with or without further axes in front -> that sum. It may overwrite them.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Measure:
     sees_strengths: bool = False
     classes: int = 8
     scales_itself: bool = False
-    of_products: Callable[[Tensor, Frames, Frames], Tensor] | None = None
+    of_products: Callable[[Tensor], Tensor] | None = None
 
     @property
     def source(self) -> str:

@@ -29,19 +29,19 @@ def _prepare(rows: Float[Tensor, "n rank d"]) -> Frames:
     return Frames(basis, rank, {"coordinates": coordinates})
 
 
-def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "*batch n m"]:
+def smaller_rank(left: Frames, right: Frames) -> Float[Tensor, "*modules n m"]:
     """min(p, q) for every pair, NaN where either matrix is zero."""
     least = torch.minimum(left.rank[..., :, None], right.rank[..., None, :]).to(left.rows.dtype)
     return least.masked_fill(least == 0, torch.nan)
 
 
 def _overlap(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
-    return _overlap_of(cross_gram(left.rows, right.rows), left, right)
+    return _squares(cross_gram(left.rows, right.rows)) / smaller_rank(left, right)
 
 
-def _overlap_of(products: Float[Tensor, "*batch n p m q"], left: Frames, right: Frames) -> Float[Tensor, "*batch n m"]:
+def _squares(products: Float[Tensor, "*modules n p m q"]) -> Float[Tensor, "*modules n m"]:
     # The first sum runs over whole contiguous rows, which is several times faster than summing both axes at once.
-    return products.square_().sum(-3).sum(-1) / smaller_rank(left, right)
+    return products.square_().sum(-3).sum(-1)
 
 
 def mean_cosine(left: Frames, right: Frames) -> Float[Tensor, "n m"]:
@@ -128,7 +128,7 @@ PRINCIPAL = (
         scales_itself=True,
         compare=_overlap,
         null=overlap_reference,
-        of_products=_overlap_of,
+        of_products=_squares,
     ),
     Measure(
         name="mean_cosine",
