@@ -17,7 +17,7 @@ LEAST_TAIL = 1e-290
 POINT = 1e-9  # a standard deviation below this, relative to the support, is that of a single point
 Number = float | Float[np.ndarray, "n"]
 
-__all__ = ["BetaNull", "Null", "Number", "probability_of_more"]
+__all__ = ["BetaNull", "Null", "Number", "probability_of_more", "quantiles"]
 
 
 @runtime_checkable
@@ -126,13 +126,37 @@ def probability_of_more(first: BetaNull, second: BetaNull) -> float:
     >>> certain, probability_of_more(BetaNull(0.5, 0.1), BetaNull(0.5, 0.1))
     (1.0, 0.5)
     """
-    steps = (np.arange(2000) + 0.5) / 2000
-    values = np.full(1, float(first.mean)) if _is_point(first) else np.atleast_1d(first.critical_value(steps))
+    values = quantiles(first, 2000)
     if _is_point(second):
         # Both may be certain: equality up to rounding is a tie.
         centre = float(second.mean)
         return float(np.where(np.abs(values - centre) <= 1e-10, 0.5, values > centre).mean())
     return float(1 - second.p_value(values).mean())
+
+
+def quantiles(null: BetaNull, count: int) -> Float[np.ndarray, "n"]:
+    """Values that cut a Beta distribution into parts of equal probability, and lie in their midst.
+
+    Parameters
+    ----------
+    null : BetaNull
+        With scalar moments.
+    count : int
+        How many.
+
+    Returns
+    -------
+    array
+        Descending; its mean alone where all of the distribution is at one point.
+
+    Examples
+    --------
+    >>> quantiles(BetaNull(0.5, 12**-0.5), 2).round(6).tolist()
+    [0.75, 0.25]
+    """
+    if _is_point(null):
+        return np.full(1, float(null.mean))
+    return np.atleast_1d(null.critical_value((np.arange(count) + 0.5) / count))
 
 
 def _is_point(null: BetaNull) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 
 from asym_analysis.least_squares.arguments import whole_numbers
@@ -15,6 +14,7 @@ from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.least_squares.simulation import simulate
 from asym_analysis.least_squares.spectra import power_law, synthetic_problem
 from asym_analysis.least_squares.theory import asymmetry_index, expected_loss, win_probability
+from asym_analysis.least_squares.wins import share_of_wins
 from asym_analysis.results import TableResult, settings_of
 from asym_analysis.vocabulary import Factor, finite, whole
 
@@ -149,7 +149,7 @@ def regime_map(
                     "index": float(index),
                     "standard_error": float(index * math.hypot(*relative)),
                     "theory_win_probability": win_probability(problem, rank),
-                    "win_probability": _share_of_wins(gain_B, gain_A)[0],
+                    "win_probability": share_of_wins(gain_B, gain_A)[0],
                 }
             )
     settings = settings_of(
@@ -192,7 +192,7 @@ def simulated_win_probability(
         raise ValueError("the problem has no signal, so neither factor gains anything")
     whole(draws, "draws", least=2)
     gain_B, gain_A = (simulate(problem, rank, tuned, draws, seed).frame["gain"].to_numpy() for tuned in _FACTORS)
-    return _share_of_wins(gain_B / problem.signal, gain_A / problem.signal)
+    return share_of_wins(gain_B / problem.signal, gain_A / problem.signal)
 
 
 def compare_strategies(problem: LeastSquaresProblem, ranks: int | Sequence[int]) -> StrategyComparison:
@@ -246,17 +246,3 @@ def compare_strategies(problem: LeastSquaresProblem, ranks: int | Sequence[int])
             for name, (parameters, gain) in choices.items()
         ]
     return StrategyComparison(pd.DataFrame(rows), settings_of(problem=problem.description, ranks=ranks))
-
-
-def _ranks(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    below, through = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (below + through) / 2
-
-
-def _share_of_wins(gain_B: np.ndarray, gain_A: np.ndarray) -> tuple[float, float]:
-    # Gains equal up to rounding are ties: where both are certain, rounding would decide.
-    gain_B, gain_A = gain_B.round(10), gain_A.round(10)
-    wins_of_B = _ranks(np.sort(gain_A), gain_B) / len(gain_A)
-    losses_of_A = 1 - _ranks(np.sort(gain_B), gain_A) / len(gain_B)
-    error = math.sqrt((wins_of_B.var() + losses_of_A.var()) / len(gain_A))
-    return float(wins_of_B.mean()), error
