@@ -228,3 +228,10 @@ def test_the_cosine_of_updates_equals_sixty_digit_arithmetic(kind: str, dtype: t
         expected = mpmath.fsum(a * b for a, b in zip(dW, other, strict=True)) / mpmath.sqrt(total(dW) * total(other))
     allowed = 1e-13 if dtype == torch.float64 else 1e-6
     assert measure.compare(x, y).item() == pytest.approx(float(expected), abs=allowed)
+
+
+@pytest.mark.parametrize("shift", [3.0, 1e3])
+def test_debiased_cka_keeps_its_digits_whatever_all_coordinates_have_in_common(shift: float) -> None:
+    first, second = inputs("random")
+    measure = MEASURES["debiased_cka"]
+    assert measure(first + shift, second - shift) == pytest.approx(measure(first, second), abs=1e-15 * max(10, shift))

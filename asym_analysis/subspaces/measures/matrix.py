@@ -57,7 +57,8 @@ def _centered(rows: Float[Tensor, "n rank d"]) -> Frames:
 
 def _prepare_debiased(rows: Float[Tensor, "n rank d"]) -> Frames:
     """Squares and row sums of the d x d Gram matrix without its diagonal, never forming it."""
-    wide = rows.double()
+    # The estimate does not see what all coordinates of a row have in common; left in, it would cancel with loss.
+    wide = rows.double() - rows.double().mean(-1, keepdim=True)
     diagonal = wide.square().sum(1)
     sums = torch.einsum("nrd,nr->nd", wide, wide.sum(-1)) - diagonal
     total = sums.sum(-1)
