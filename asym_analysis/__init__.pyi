@@ -23,6 +23,7 @@ from .alignment.intruders import intruder_dimensions as intruder_dimensions
 from .alignment.neighbours import cluster as cluster
 from .alignment.neighbours import nearest as nearest
 from .alignment.pairwise import compare_subspaces as compare_subspaces
+from .alignment.recall import neighbour_recall as neighbour_recall
 from .alignment.shared_energy import shared_energy as shared_energy
 from .alignment.sharing import joint_diagonalization as joint_diagonalization
 from .alignment.spectra import adapter_spectra as adapter_spectra

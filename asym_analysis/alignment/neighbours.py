@@ -157,14 +157,14 @@ def nearest(
     'run 7'
     """
     k = whole(k, "k", least=1)
-    index = _indexed(collection, by, features, seed)
+    index = indexed(collection, by, features, seed)
     query = as_adapter(adapter)
     if not any(module in query for module in index.modules):
         raise AdapterError(f"{query.name} shares no module with the collection")
     vector = vector_of(query, index.modules, index.settings)
     estimates, places = (found[0] for found in index.search(vector[None], MORE * k))
     estimates, places = estimates[places >= 0], places[places >= 0]
-    exact, shared, chance, p_value = _exact(query, index, places)
+    exact, shared, chance, p_value = exact_similarities(query, index, places)
     order = np.lexsort((places, -np.round(exact, DIGITS)))[:k]
     frame = pd.DataFrame(
         {
@@ -173,9 +173,7 @@ def nearest(
             "similarity": np.where(shared[order] > 0, exact[order], np.nan),
             "modules": shared[order],
             "chance": chance[order],
-            "p_value": np.where(
-                shared[order] > 0, -np.expm1(len(index) * np.log1p(-np.minimum(p_value[order], 1 - 1e-16))), np.nan
-            ),
+            "p_value": np.where(shared[order] > 0, of_the_nearest(p_value[order], len(index)), np.nan),
             "estimate": estimates[order].astype(float),
             "standard_error": index.settings["standard_error"],
         }
@@ -231,7 +229,7 @@ def cluster(
     >>> cluster(runs, least=0.5).frame.cluster.tolist()
     [0, 1, 0, 1, 0, 1]
     """
-    index = _indexed(collection, by, features, seed)
+    index = indexed(collection, by, features, seed)
     error = -float(ndtri(_level_of_a_pair(index))) * index.settings["standard_error"]
     if least is None:
         least = max(0.1, float((index.levels + np.hypot(error, _beyond_mean(index))).max()))
@@ -280,9 +278,21 @@ def _beyond_mean(index: AdapterIndex) -> Float[np.ndarray, "adapters"]:
     return beyond[place.ravel()]
 
 
-def _indexed(
+def of_the_nearest(p_value: Float[np.ndarray, "k"], count: int) -> Float[np.ndarray, "k"]:
+    """Probability that the most similar of `count` unrelated adapters is as similar, from that of one."""
+    return -np.expm1(count * np.log1p(-np.minimum(p_value, 1 - 1e-16)))
+
+
+def indexed(
     collection: AdapterIndex | Collection, by: str | None, features: int | None, seed: int | None
 ) -> AdapterIndex:
+    """The index of a collection; one that is given as it is, where nothing else is asked of it.
+
+    Raises
+    ------
+    ValueError
+        If it was made with other settings than those asked for.
+    """
     if not isinstance(collection, AdapterIndex):
         return index_adapters(
             collection, by=by or "B", features=4096 if features is None else features, seed=0 if seed is None else seed
@@ -294,7 +304,7 @@ def _indexed(
     return collection
 
 
-def _exact(
+def exact_similarities(
     query: Adapter, index: AdapterIndex, places: Int[np.ndarray, "k"]
 ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"], Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
     """Mean similarity over the modules that both have, their number, and what chance gives: mean and p-value."""
