@@ -51,8 +51,10 @@ def test_inferred_movements_are_honest_with_the_scheme_hidden() -> None:
     assert others.named.sum() / others.modules.sum() < 0.01
     recorded = simulated[simulated.recorded]
     assert recorded.within_2.sum() / recorded.told.sum() > 0.97
-    trained = table("drift_trained").query("~recorded").dropna(subset=["value"])
-    assert ((trained.value - trained.true).abs() < 2 * trained.std_error).mean() > 0.93
+    trained = table("drift_trained").dropna(subset=["value"])
+    scores = (trained.value - trained.true).abs() / trained.std_error
+    assert (scores[~trained.recorded] < 2).mean() > 0.93
+    assert scores.max() < 4
 
 
 def test_no_independent_pair_is_marked_and_small_movements_all_are() -> None:
