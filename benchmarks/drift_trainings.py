@@ -1,27 +1,30 @@
 """Train LoRA on small random models with every common optimizer, and keep A before and after.
 
     python benchmarks/drift_trainings.py FOLDER
+    python benchmarks/drift_trainings.py FOLDER --ratios 4 8 16     # LoRA+: B's rate over A's
 
 Sixty runs: four architectures (a perceptron, an encoder, a causal decoder and a patch transformer, widths 48 to 512) x
 Adam, AdamW with weight decay 0.1 and SGD with momentum x five combinations of rank, learning rate and steps. The base
 weights are random and frozen; the task is to imitate the same model with a low-rank change of some weights. A is
 initialized as PEFT does, B at zero. FOLDER gets one npz a run: "MODULE/initial" and "MODULE/trained" for every module.
-`drift_validation.py trained FOLDER` reads them.
+`drift_validation.py trained FOLDER` reads them. With `--ratios`: Adam alone, the first two combinations, B trained at
+so many times the rate of A; files are named "ARCHITECTURE-adamxRATIO-PLAN".
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-OPTIMIZERS: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]] = {
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, rate),
     "adamw": lambda parameters, rate: torch.optim.AdamW(parameters, rate, weight_decay=0.1),
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, 300 * rate, momentum=0.9),
@@ -118,13 +121,16 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def train(architecture: str, optimizer: str, plan: int) -> dict[str, np.ndarray]:
+def train(architecture: str, optimizer: str, plan: int, ratio: float = 1.0) -> dict[str, np.ndarray]:
     torch.manual_seed(1000 * plan + 10 * list(ARCHITECTURES).index(architecture) + list(OPTIMIZERS).index(optimizer))
     rank, rate, steps = PLANS[plan]
     model = ARCHITECTURES[architecture](rank)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Adapted)}
     initial = {name: layer.A.detach().clone() for name, layer in layers.items()}
-    step = OPTIMIZERS[optimizer](list(model.parameters()), rate)
+    factors = [[layer.A for layer in layers.values()], [layer.B for layer in layers.values()]]
+    groups = [{"params": factors[0]}, {"params": factors[1]}]
+    step = OPTIMIZERS[optimizer](groups, rate)
+    step.param_groups[1]["lr"] *= ratio
     for done in range(steps):
         x = model.batch(32)
         with torch.no_grad():
@@ -147,15 +153,21 @@ def train(architecture: str, optimizer: str, plan: int) -> dict[str, np.ndarray]
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ratios", type=int, nargs="+", default=[1], help="B's rate over A's")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    for plan in range(len(PLANS)):
-        for architecture in ARCHITECTURES:
-            for optimizer in OPTIMIZERS:
-                file = folder / f"{architecture}-{optimizer}-{plan}.npz"
-                if not file.exists():
-                    np.savez(file, **train(architecture, optimizer, plan))
+    for ratio in options.ratios:
+        plans, optimizers = (range(len(PLANS)), list(OPTIMIZERS)) if ratio == 1 else (range(2), ["adam"])
+        for plan in plans:
+            for architecture in ARCHITECTURES:
+                for optimizer in optimizers:
+                    name = optimizer if ratio == 1 else f"{optimizer}x{ratio}"
+                    file = options.folder / f"{architecture}-{name}-{plan}.npz"
+                    if not file.exists():
+                        np.savez(file, **train(architecture, optimizer, plan, ratio))
 
 
 if __name__ == "__main__":
