@@ -24,6 +24,7 @@ from asym_analysis.vocabulary import Tuned, whole
 
 __all__ = ["FiniteSampleLoss", "compare_finite_samples", "expected_finite_sample_loss"]
 
+EXACT = 1e-12  # of the loss at no update, below which a fit of all that matters leaves nothing
 WEAKEST_SIGNAL = 4.0  # least squared singular value of the update, in units of the largest of the noise
 
 
@@ -42,8 +43,8 @@ class FiniteSampleLoss:
         Stated error of `mean`; zero where exact.
     method
         "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in 1/n), "no finite
-        mean", or "cannot tell" (joint training where the update does not stand above the noise, or inputs that are
-        not what the formulas need).
+        mean", or "cannot tell" (B on fewer samples than its rank less one, joint training where the update does not
+        stand above the noise, or inputs that are not what the formulas need).
     objection
         What speaks against the inputs that were given, or "".
     """
@@ -72,7 +73,8 @@ def expected_finite_sample_loss(
     rank, samples : int
         Of the update, and of the training set.
     tuned : {"B", "A", "both"}
-        The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1; "A": least squares of
+        The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1, "cannot tell" below
+        rank - 1; "A": least squares of
         U^T y on x, exact for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic
         covariance); "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
 
@@ -95,7 +97,8 @@ def expected_finite_sample_loss(
     Notes
     -----
     With r = rank, n = samples, p = rank of the covariance, L the population loss:
-    B: L (1 + r / (n-r-1)), since the misfit acts as further noise. A: L + r noise_variance p / (n-p-1).
+    B: L (1 + r / (n-r-1)), since the misfit acts as further noise; infinite for n from r-1 to r+1, and "cannot tell"
+    for fewer samples, which a least-norm fit passes through. A: L + r noise_variance p / (n-p-1).
     A, least norm, covariance = I: L + (1 - n/d_in) |U^T delta|^2 + r noise_variance n / (d_in-n-1). Other covariances:
     the deterministic equivalent of Hastie, Montanari, Rosset and Tibshirani (2022), "Surprises in high-dimensional
     ridgeless least squares interpolation" (arXiv:1903.08560), checked here by simulation.
@@ -124,8 +127,15 @@ def expected_finite_sample_loss(
         return FiniteSampleLoss(math.nan, expected.mean, math.nan, "cannot tell", objection)
     if tuned == "B":
         effective_rank = min(rank, problem.covariance_rank)
+        exactly = expected.mean <= EXACT * (problem.signal + problem.irreducible)  # nothing acts as noise
+        if samples < effective_rank - (0 if exactly else 1):
+            return FiniteSampleLoss(math.nan, expected.mean, math.nan, "cannot tell")
         if samples <= effective_rank + 1:
-            return FiniteSampleLoss(math.inf, expected.mean, 0.0, "no finite mean")
+            return (
+                FiniteSampleLoss(expected.mean, expected.mean, 0.0, "exact")
+                if exactly
+                else FiniteSampleLoss(math.inf, expected.mean, 0.0, "no finite mean")
+            )
         multiplier = 1 + effective_rank / (samples - effective_rank - 1)
         method = expected.method if expected.method == "deterministic equivalent" else "exact"
         return FiniteSampleLoss(expected.mean * multiplier, expected.mean, expected.error * multiplier, method)
@@ -265,7 +275,9 @@ def _excess_of_A(problem: LeastSquaresProblem, rank: int, samples: int) -> tuple
     noise, regressors = problem.noise_variance, problem.covariance_rank
     if samples > regressors + 1:
         return rank * noise * regressors / (samples - regressors - 1), 0.0, "exact"
-    if samples >= regressors - 1:
+    if noise == 0 and samples >= regressors:
+        return 0.0, 0.0, "exact"
+    if noise > 0 and samples >= regressors - 1:
         return math.inf, 0.0, "no finite mean"
     support = problem.eigenvalues > 0
     values = problem.eigenvalues[support].cpu().numpy()
@@ -273,7 +285,8 @@ def _excess_of_A(problem: LeastSquaresProblem, rank: int, samples: int) -> tuple
     seen = rank / problem.d_out  # the part of |delta|^2 that a random B sees
     if values.max() <= values.min() * (1 + 1e-9):
         bias = (1 - samples / regressors) * float(values[0] * coefficients.sum())
-        return seen * bias + rank * noise * samples / (regressors - samples - 1), 0.0, "exact"
+        spread = rank * noise * samples / (regressors - samples - 1) if noise > 0 else 0.0
+        return seen * bias + spread, 0.0, "exact"
     penalty = effective_dimension_penalty(values, samples)
     shrink = penalty / (values + penalty)
     second = float(((1 - shrink) ** 2).sum())

@@ -16,6 +16,7 @@ from asym_analysis.least_squares import (
     power_law,
     synthetic_problem,
 )
+from asym_analysis.vocabulary import Tuned
 
 
 def test_multipliers_at_the_papers_size() -> None:  # T7
@@ -118,3 +119,44 @@ def test_what_has_no_formula_is_refused() -> None:
     shifted = LeastSquaresProblem.with_frozen_bias(np.eye(2), np.eye(2), 0.1, mean=np.zeros(2), bias_offset=np.ones(2))
     with pytest.raises(ValueError, match="floor"):
         expected_finite_sample_loss(shifted, 1, 10, "B")
+
+
+def fitted_losses(delta: np.ndarray, noise: float, rank: int, samples: int, tuned: str, draws: int = 300) -> np.ndarray:
+    """Losses on new data of least-norm fits with a random frozen factor, by NumPy alone; the inputs are N(0, I)."""
+    draw = np.random.default_rng(0)
+    d_out, d_in = delta.shape
+    found = []
+    for _ in range(draws):
+        x = draw.standard_normal((samples, d_in))
+        y = x @ delta.T + noise**0.5 * draw.standard_normal((samples, d_out))
+        if tuned == "B":
+            A = draw.standard_normal((rank, d_in))
+            update = (np.linalg.pinv(x @ A.T) @ y).T @ A
+        else:
+            U = np.linalg.qr(draw.standard_normal((d_out, rank)))[0]
+            update = U @ (np.linalg.pinv(x) @ y @ U).T
+        found.append(((delta - update) ** 2).sum() + d_out * noise)
+    return np.array(found)
+
+
+def test_B_on_fewer_samples_than_its_rank_is_not_told_an_infinite_loss() -> None:
+    """A least-norm fit passes through them: rank 6 on one sample loses 1.8 where infinity was stated."""
+    problem = synthetic_problem(isotropic(20), 5, noise_variance=0.1)
+    for samples in (1, 2, 4):
+        told = expected_finite_sample_loss(problem, 6, samples, "B")
+        assert (told.method, math.isnan(told.mean)) == ("cannot tell", True)
+        losses = fitted_losses(problem.delta.numpy(), 0.1, 6, samples, "B")
+        assert losses.mean() < 10
+    assert [expected_finite_sample_loss(problem, 6, n, "B").mean for n in (5, 6, 7)] == [math.inf] * 3
+
+
+@pytest.mark.parametrize(("tuned", "rank", "sizes"), [("A", 3, (5, 6, 7, 8)), ("B", 6, (6, 7, 8))])
+def test_without_noise_no_number_of_samples_makes_a_loss_infinite(
+    tuned: Tuned, rank: int, sizes: tuple[int, ...]
+) -> None:
+    problem = synthetic_problem(isotropic(6), 4)
+    for samples in sizes:
+        told = expected_finite_sample_loss(problem, rank, samples, tuned)
+        losses = fitted_losses(problem.delta.numpy(), 0.0, rank, samples, tuned)
+        assert told.method == "exact"
+        assert told.mean == pytest.approx(losses.mean(), abs=4 * losses.std() / len(losses) ** 0.5 + 1e-9)
