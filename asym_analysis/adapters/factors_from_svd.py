@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +20,9 @@ from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["has_initialization", "lost_initialization", "with_initialization"]
 
-SCREENED = 2.0  # times the next number: rows further from orthogonal need no second look
-ORTHOGONAL = 0.05  # cosines of rows, over 1/sqrt(d), below which the factors were split by an SVD
+SCREENED = 1.1  # times the limit: rows further from orthogonal need no second look
+ORTHOGONAL = (0.05, 0.5)  # cosines of rows, over 1/sqrt(d), below which an SVD made the factors: least and most limit
+RARE = 1e-3  # probability that the cosines of independent rows are below the limit, between these
 ALIKE = 0.5  # cosine of both halves above which a factor holds a difference; unrelated ones have one near zero
 
 
@@ -118,7 +120,8 @@ def _perhaps_split(gram: Float[Tensor, "n rank rank"], updates: Mapping[int, Low
     # In units of the lengths, off the diagonal: the cosines of the rows.
     crossed = gram.square() / (lengths[:, :, None] * lengths[:, None, :]).clamp_min(1e-60)
     total = crossed.sum((1, 2)) - crossed.diagonal(dim1=1, dim2=2).sum(1)
-    limit = ranks * (ranks - 1) * (SCREENED * ORTHOGONAL) ** 2 / size
+    limits = torch.tensor([_limit(rank) for rank in ranks.tolist()])
+    limit = ranks * (ranks - 1) * (SCREENED * limits) ** 2 / size
     return {index for index, far in zip(updates, (total > limit).tolist(), strict=True) if not far}
 
 
@@ -129,4 +132,16 @@ def _orthogonal(rows: Float[Tensor, "rank d"]) -> bool:
     crossed = gram / np.outer(lengths, lengths)
     np.fill_diagonal(crossed, 0.0)
     rank, size = rows.shape
-    return math.sqrt((crossed**2).sum() / (rank * (rank - 1))) < ORTHOGONAL / math.sqrt(size)
+    return math.sqrt((crossed**2).sum() / (rank * (rank - 1))) < _limit(rank) / math.sqrt(size)
+
+
+@lru_cache(maxsize=1024)
+def _limit(rank: int) -> float:
+    """Root mean square of the cosines of `rank` rows, over 1/sqrt(d), that independent ones rarely stay below.
+
+    Training on, quantizing or rounding such factors disturbs them: at rank 8 by a quarter of their length at most.
+    """
+    from scipy.special import chdtri
+
+    pairs = max(rank * (rank - 1) / 2, 1)
+    return min(max(math.sqrt(float(chdtri(pairs, 1 - RARE)) / pairs), ORTHOGONAL[0]), ORTHOGONAL[1])

@@ -5,6 +5,8 @@ task may well converge to one direction, up to its sign. But the signs of indepe
 for every row of every module. With S the sum of the diagonals K_kk over rows and modules and Q that of their squares,
 S/sqrt(Q) is a normalized Rademacher sum: P(S/sqrt(Q) > 4.5) < 1.1e-5, whatever the K_kk [1]_ (2^-24 where 24 of them
 are equal). Where that is exceeded the pair shares an initialization, and weaker evidence marks its modules.
+Where the rows of some module are reversed, no module is believed by itself: whatever ordered the rows aligns them up to
+their signs, in independent runs of one task too.
 
 A pair is said not to share one only where that is ruled out, by the module alone or by all modules without a clear sign
 of one together: a run initializes its modules in one way. Where neither has the power, as in one module of rank 1 or 2
@@ -28,6 +30,7 @@ from asym_analysis.adapters.initialization_evidence import (
     INCOMPARABLE,
     KEPT,
     LONE,
+    REVERSED,
     RULED_OUT,
     SUGGESTED,
     Evidence,
@@ -61,7 +64,8 @@ def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
         np.stack([getattr(one, name) for one in evidence]).astype(float) for name in ("trace", "square", "expected")
     )
     pooled = np.nansum(trace, axis=0) > POOLED * np.sqrt(np.nansum(square, axis=0))
-    uncertain = (level > INCOMPARABLE) & (level < CERTAIN)
+    certain = (level == CERTAIN) & ~(level == REVERSED).any(axis=0)
+    uncertain = (level != INCOMPARABLE) & ~certain
     total, spread = (np.nansum(part, axis=0, where=uncertain) for part in (trace, square))
     undecided = total > POOLED * np.sqrt(spread)
     telling = uncertain & np.isfinite(expected)
@@ -69,8 +73,8 @@ def marks(evidence: Sequence[Evidence]) -> Int[np.ndarray, "modules ..."]:
         np.nansum(trace, axis=0, where=telling) + AGAINST * np.sqrt(np.nansum(square, axis=0, where=telling))
         < KEPT * np.nansum(expected, axis=0, where=telling)
     )  # fmt: skip
-    ruled_out = ((level == RULED_OUT) | (uncertain & (level <= LONE) & against)) & ~undecided
-    shared = (level == CERTAIN) | (pooled & (level >= SUGGESTED))
+    ruled_out = ((level == RULED_OUT) | ((level > RULED_OUT) & (level <= LONE) & against)) & ~undecided
+    shared = certain | (pooled & (level >= SUGGESTED))
     return np.where(shared, 1, np.where(ruled_out, 0, -1)).astype(np.int8)
 
 

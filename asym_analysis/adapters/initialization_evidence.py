@@ -16,7 +16,12 @@ g^(-1/2) with it, two such a cosine of (g_i g_j)^(-1/2). A shared initialization
 with a margin from the spread of the diagonal, stays below half of that. Half, and only up to g = 2: in 75 settings of
 training by Adam (benchmarks/shared_initialization.py) the cosine is at least .58 times that value in 19 of 20 modules
 up to g = 1.6, .4 times it at 2.1 and nothing of it at 3.4, because large steps overwrite the initial part. Where the
-initial length is not known, nothing is ruled out.
+initial length is not known, nothing is ruled out. Nor is it where the rows span nearly the same space, sum K^2 beyond
+what chance gives: a copy whose rows were permuted, negated, mixed or cut is no independent initialization.
+
+Where something orders the rows, as an SVD does, independent runs of one task have K_kk that are large and of either
+sign. So one module alone needs K_kk of one sign and nearly one size, and a pair of which some module shows a large
+negative tr K is not certain in any: it needs the signs of all modules together.
 """
 
 from __future__ import annotations
@@ -42,7 +47,10 @@ GROWN = 2.0  # times its initial squared length: a factor that grew further may 
 DOUBT = 1.645  # standard deviations: 19 of 20 pairs that share an initialization stay above
 KEPT = 0.5  # of the expected cosine, which a shared initialization shows at least
 
-INCOMPARABLE, RULED_OUT, SILENT, SUGGESTED, LONE, CERTAIN = -1, 0, 1, 2, 3, 4
+TURNED = 0.5  # of the squared cosines that a shared initialization leaves, whatever became of its rows
+EVEN = 0.6  # least (tr K)^2 over rank sum K_kk^2 of one module alone: rows that an order aligned have mixed signs
+
+REVERSED, ALIKE, INCOMPARABLE, RULED_OUT, SILENT, SUGGESTED, LONE, CERTAIN = -3, -2, -1, 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,10 @@ class Evidence:
     trace, square
         Sum of the diagonal entries of K, and of their squares; NaN where the pair is not comparable.
     level
+        -3: tr K is below -6 standard deviations. -2: the rows span nearly one space, but are not alike one by one.
         -1: not comparable. 0: a shared initialization is ruled out. 1: no sign of one, which says nothing. 2: more than
-        3 standard deviations. 3: more than 6, at a rank below 4. 4: more than 6, at a rank of at least 4.
+        3 standard deviations. 3: more than 6, at a rank below 4. 4: more than 6, at a rank of at least 4, all K_kk
+        nearly equal.
     expected
         Trace that a shared initialization leaves; NaN where that is unknown.
     """
@@ -75,7 +85,7 @@ class PairSums:
     trace, square
         Of its diagonal entries, and of their squares.
     total
-        Of the squares of all entries; needed only where the trace is above `LEAST_COSINE` times the smaller rank.
+        Of the squares of all entries.
     gram
         F F^T of each factor, up to a scale of its own, in float64; zeros pad smaller ranks. None where unknown.
     """
@@ -125,7 +135,7 @@ def initialization_evidence(
         product = row @ row.mT
         trace += product
         square += product.square_()
-    total = _total(rows, trace > LEAST_COSINE * _least(ranks))
+    total = _total(rows)
     known = torch.full((len(factors),), torch.nan) if growth is None else torch.tensor(growth, dtype=torch.float32)
     return judged(PairSums(trace, square, total), ranks, rows.shape[2], zero, known)
 
@@ -165,7 +175,11 @@ def judged(
     least = _least(ranks)
     expected = _expected(least, growth)
     level = torch.where(_ruled_out(trace, square, expected, least, size), RULED_OUT, SILENT).to(torch.int8)
-    alike = trace > LEAST_COSINE * least
+    excess, margin = _beyond_chance(sums.total, ranks, size)
+    limit = TURNED * expected.square() / least
+    level[(level == RULED_OUT) & ~(excess + DOUBT * margin < limit)] = SILENT
+    level[excess - SUGGESTIVE * margin > limit] = ALIKE
+    alike = trace.abs() > LEAST_COSINE * least
     alike.diagonal(dim1=-2, dim2=-1).fill_(False)
     if bool(alike.any()):
         _grade(level, alike, trace, square, sums.total, ranks, size)
@@ -175,6 +189,15 @@ def judged(
         for values, missing in ((trace, torch.nan), (square, torch.nan), (expected, torch.nan), (level, INCOMPARABLE)):
             values[either] = missing
     return (trace / least).numpy(), Evidence(trace.numpy(), square.numpy(), level.numpy(), expected.numpy())
+
+
+def _beyond_chance(
+    total: Float[Tensor, "*modules n n"], ranks: Int[Tensor, "*modules n"], size: int
+) -> tuple[Float[Tensor, "*modules n n"], Float[Tensor, "*modules n n"]]:
+    """Squared cosines of the row spaces beyond their mean under chance, as a share of what is left, and the error."""
+    product = (ranks[..., :, None] * ranks[..., None, :]).double()
+    room = (1 - torch.maximum(ranks[..., :, None], ranks[..., None, :]) / size).clamp_min(1e-6)
+    return (total - product / size) / room, (2 * product).sqrt() / size / room
 
 
 def _expected(least: Int[Tensor, "*modules n n"], growth: Float[Tensor, "*modules n"]) -> Float[Tensor, "*modules n n"]:
@@ -220,18 +243,18 @@ def _grade(
     plain, wide = torch.maximum(floor, spread), torch.maximum(floor, (1 + FEW / entries).sqrt() * spread)
     level[alike & (trace > SUGGESTIVE * plain)] = SUGGESTED
     score = torch.where(alike, trace / wide, 0.0)
+    level[score < -DEVIATIONS] = REVERSED
     level[score > DEVIATIONS] = LONE
-    level[(score > DEVIATIONS) & (least >= LEAST_RANK)] = CERTAIN
+    even = trace.square() >= EVEN * least * square
+    level[(score > DEVIATIONS) & (least >= LEAST_RANK) & even] = CERTAIN
 
 
-def _total(rows: Float[Tensor, "n rank d"], asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Sum of the squared entries of K, in blocks of adapters of which one at least asks for it; zero elsewhere."""
+def _total(rows: Float[Tensor, "n rank d"]) -> Float[Tensor, "n n"]:
+    """Sum of the squared entries of K, in blocks of adapters."""
     count, rank, _ = rows.shape
     found = torch.zeros(count, count)
-    asked = asked.clone().fill_diagonal_(False)
     for first in range(0, count, BLOCK):
-        if asked[first : first + BLOCK].any():
-            block = rows[first : first + BLOCK]
-            crossed = (block.flatten(0, 1) @ rows.flatten(0, 1).mT).square_().reshape(len(block), rank, count, rank)
-            found[first : first + BLOCK] = crossed.sum(1).sum(-1)
+        block = rows[first : first + BLOCK]
+        crossed = (block.flatten(0, 1) @ rows.flatten(0, 1).mT).square_().reshape(len(block), rank, count, rank)
+        found[first : first + BLOCK] = crossed.sum(1).sum(-1)
     return found

@@ -9,7 +9,7 @@ from half of the adapters at most: one that made a centre stays with it, whateve
 from __future__ import annotations
 
 import pickle
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
@@ -284,11 +284,25 @@ def _chance(adapter: Adapter, by: str) -> tuple[float, float]:
     sources = [adapter.source(module) for module in adapter]
     if not sources:
         return 0.0, 0.0
+    times = _repeats(adapter, by)
     if by == "update":
-        return 0.0, sum(1 / (source.d_in * source.d_out) for source in sources) ** 0.5 / len(sources)
+        variances = [1 / (source.d_in * source.d_out) for source in sources]
+        return 0.0, float(np.dot(times, variances)) ** 0.5 / len(sources)
     sizes = [source.d_in if by == "A" else source.d_out for source in sources]
     laws = [overlap_null(min(s.rank, d), min(s.rank, d), d) for s, d in zip(sources, sizes, strict=True)]
-    return float(np.mean([law.mean for law in laws])), sum(float(law.std) ** 2 for law in laws) ** 0.5 / len(laws)
+    variances = [float(law.std) ** 2 for law in laws]
+    return float(np.mean([law.mean for law in laws])), float(np.dot(times, variances)) ** 0.5 / len(laws)
+
+
+def _repeats(adapter: Adapter, by: str) -> list[int]:
+    """How many modules hold the very factor of each: a tied one is a single draw, not many."""
+    held = []
+    for module in adapter:
+        update = adapter[module]
+        parts = {"A": (update.A,), "B": (update.B,)}.get(by, (update.A, update.B))
+        held.append(tuple((part.shape, *part.flatten()[:: max(part.numel() // 8, 1)].tolist()) for part in parts))
+    times = Counter(held)
+    return [times[one] for one in held]
 
 
 def _in_threads(work: Callable[[Adapter], np.ndarray], runs: AdapterSet) -> Iterator[tuple[int, np.ndarray]]:

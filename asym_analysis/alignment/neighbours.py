@@ -6,6 +6,8 @@ most similar of as many unrelated adapters.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -50,7 +52,7 @@ class Neighbours(TableResult):
         - modules: how many these are
         - chance: the mean similarity of unrelated adapters of these ranks
         - p_value: probability that the most similar of as many unrelated adapters as the collection holds is at least
-          as similar, if modules are independent
+          as similar, if modules are independent; those that hold one and the same factor count as one
         - estimate: of the random features
         - standard_error: of the estimate between unrelated adapters
     settings
@@ -312,6 +314,7 @@ def exact_similarities(
     measure = measure_named("cosine" if by == "update" else "overlap")
     found = [index.adapters[int(place)] for place in places]
     totals, counts, means, variances, terms = np.zeros((5, len(places)))
+    times: Counter[tuple[int, float]] = Counter()  # how many modules gave this candidate this very similarity
     for module in index.modules:
         if module not in query:
             continue
@@ -325,6 +328,12 @@ def exact_similarities(
         known = np.isfinite(values)
         where = np.array([members[i - 1] for i in alike[1:]])[known]
         mean, variance, number = _chance(by, frames, held[0].shape)
+        # Modules that share one factor, as a tied A, say the same thing again: the variance of n equal terms is n^2.
+        keys = [(int(place), round(float(value), DIGITS)) for place, value in zip(where, values[known], strict=True)]
+        times.update(keys)
+        again = np.array([times[key] for key in keys])
+        variance[known] *= 2 * again - 1
+        number[known] *= again == 1
         for total, each in (
             (totals, values),
             (counts, np.ones_like(values)),

@@ -222,6 +222,55 @@ def test_factors_split_by_an_svd_hold_no_initialization() -> None:
     assert not compare_subspaces(runs).same_initialization.any()
 
 
+def ordered(rank: int, modules: int, seed: int, noise: float) -> Adapter:
+    """What an SVD extracts of runs of one task, then trained on or quantized: `noise` of its length."""
+    own = torch.Generator().manual_seed(seed + 1)
+    factors = {}
+    for module in range(modules):
+        task = torch.Generator().manual_seed(500 + module)
+        change = torch.randn(96, 2 * rank, generator=task) @ torch.randn(2 * rank, 128, generator=task)
+        change += 0.3 * change.std() * torch.randn(change.shape, generator=own)
+        U, S, Vh = torch.linalg.svd(change, full_matrices=False)
+        signs = torch.sign(torch.randn(rank, generator=own))  # of singular vectors, which are anybody's
+        A, B = (S[:rank].sqrt() * signs)[:, None] * Vh[:rank], U[:, :rank] * (S[:rank].sqrt() * signs)
+        A, B = (x + noise * x.norm() / x.numel() ** 0.5 * torch.randn(x.shape, generator=own) for x in (A, B))
+        factors[f"l{module}.q"] = (A, B)
+    return Adapter.from_factors(factors, name=f"run {seed}", metadata={"dialect": "kohya"})
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize(("rank", "modules"), [(4, 24), (8, 24), (16, 12), (8, 1)])
+def test_rows_that_something_ordered_are_no_shared_initialization(rank: int, modules: int, noise: float) -> None:
+    """Extracted files that were trained on: of 144 modules of independent pairs, 58 were marked."""
+    frame = shared_initialization([ordered(rank, modules, seed, noise) for seed in range(4)]).frame
+    assert (frame.shared != "yes").all()
+
+
+@pytest.mark.parametrize("turn", ["negated", "permuted", "mixed", "cut", "stacked"])
+def test_a_copy_with_other_rows_is_not_told_that_it_shares_nothing(turn: str) -> None:
+    """Each spans the rows of the other: no independent initialization, though no row lies beside its own."""
+    generator = torch.Generator().manual_seed(0)
+    order, mix = torch.randperm(8, generator=generator), torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
+    runs: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {"one": {}, "two": {}, "other": {}}
+    for module in range(8):
+        A, other = ((2 * torch.rand(2, 8, 256, generator=generator) - 1) / 16).unbind()
+        B = torch.randn(32, 1, generator=generator) @ torch.ones(1, 8)
+        new = {
+            "negated": (-A, -B),
+            "permuted": (A[order], B[:, order]),
+            "mixed": (mix @ A, B @ mix.T),
+            "cut": (A[4:], B[:, 4:]),
+            "stacked": (torch.cat([other, A]), torch.cat([B, B], dim=1)),
+        }[turn]
+        runs["one"][f"l{module}"], runs["two"][f"l{module}"] = (A, B), new
+        runs["other"][f"l{module}"] = ((2 * torch.rand(8, 256, generator=generator) - 1) / 16, B)
+    found = shared_initialization(
+        [Adapter.from_factors(factors, name=n, metadata={"dialect": "peft"}) for n, factors in runs.items()]
+    ).frame.set_index(["adapter_i", "adapter_j"])
+    assert set(found.loc[("one", "two")].shared) == {"cannot tell"}
+    assert set(found.loc[("one", "other")].shared) == {"no"}
+
+
 def test_a_family_that_shares_one_module_is_marked_there_also_across_ranks() -> None:
     """Two runs of one seed and unequal ranks draw the same numbers in the first module alone."""
     generator = torch.Generator().manual_seed(0)
