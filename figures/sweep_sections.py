@@ -215,7 +215,8 @@ SECTIONS = (
         "encoder",
         "Encoder, all layers, twenty epochs",
         "MiniLM learns from 500 rows of STS-B with adapters on all linear maps of its six layers, batches of 32, three "
-        "paired seeds, products with frozen weights in bfloat16. Gains count from the frozen model with a trained head.",
+        "paired seeds, products with frozen weights in bfloat16. Gains count from the frozen model with a trained "
+        "head.",
         "--data GLUE --runs RUNS",
     ),
     Section(
