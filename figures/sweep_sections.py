@@ -24,7 +24,14 @@ SPEAKERS = {
     "sequence to sequence": ("pronunciation",),
     "vision": ("dinov2-domains",),
 }
-CLAIM = {"on": "on", "difference": "difference (95 %)", "tasks": "tasks", "seeds": "seeds", "verdict": "verdict"}
+CLAIM = {
+    "rank": "rank",
+    "on": "on",
+    "difference": "difference (95 %)",
+    "tasks": "tasks",
+    "seeds": "seeds",
+    "verdict": "verdict",
+}
 CLAIM |= {"reason": "why", "paper": "the paper's own rows", "agrees_with_paper": "agrees"}
 
 
