@@ -109,8 +109,13 @@ def claims_table(runs: pd.DataFrame, outcomes: Outcomes) -> str:
 
     table["difference"] = table.apply(interval, axis=1)
     table["paper"] = table["paper"].replace("", "not reported")
-    table = table.rename(columns={"family": "on"}).sort_values("claim", kind="stable").set_index("claim")
+    table = with_ranks(table).rename(columns={"family": "on"}).set_index("claim")
     return markdown(table[list(CLAIM)].rename(columns=CLAIM))
+
+
+def with_ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts in the order of their claims, with the rank of the variant that each is of."""
+    return table.assign(rank=table["first"].str.rsplit(" ", n=1).str[-1]).sort_values("claim", kind="stable")
 
 
 def sections() -> list[str]:
@@ -181,7 +186,7 @@ def judged(runs: pd.DataFrame, outcomes: Outcomes) -> list[str]:
     if not any(map(len, parts)):
         return []
     table = pd.concat([part for part in parts if len(part)])
-    table = table.assign(rank=table["first"].str.rsplit(" ", n=1).str[-1]).sort_values("claim", kind="stable")
+    table = with_ranks(table)
     columns = ["rank", "on", "verdict", "statement", "change", "agrees_with_paper"]
     return [
         "Verdicts at the greater length, each task for itself and all by random effects; p-values are adjusted over "
