@@ -24,6 +24,7 @@ from asym_analysis.alignment.grids import leading_overlaps
 from asym_analysis.alignment.intruders import intruder_dimensions
 from asym_analysis.alignment.neighbours import cluster, nearest
 from asym_analysis.alignment.pairwise import compare_subspaces
+from asym_analysis.alignment.recall import neighbour_recall
 from asym_analysis.alignment.shared_energy import shared_energy
 from asym_analysis.alignment.sharing import joint_diagonalization
 from asym_analysis.alignment.spectra import adapter_spectra
@@ -62,6 +63,7 @@ def made() -> dict[str, Result]:
         "neighbours": nearest(group[0], group, 3, features=64),
         "clusters": cluster(group, least=0.7, features=64),
         "leading": leading_overlaps(group[0], group[1]),
+        "recall": neighbour_recall(group[:4], 2, features=64),
     }
 
 
@@ -72,7 +74,7 @@ def results() -> dict[str, Result]:
 
 NAMES = (
     "comparison", "weighted", "contrast", "drift", "averaging", "merging", "energy", "bases", "diagonal", "intruders",
-    "spectra", "trajectories", "first step", "neighbours", "clusters", "leading",
+    "spectra", "trajectories", "first step", "neighbours", "clusters", "leading", "recall",
 )  # fmt: skip
 
 
