@@ -14,9 +14,8 @@ FEWEST = 256  # entries below which the stated errors hold in 16 to 92 % of modu
 PRUNED = 0.01  # share of exact zeros, which neither a random initialization nor training gives
 BLOCK, COARSE = 64, 32  # entries that lie side by side; different values among them that a coarse format leaves at most
 LOPSIDED = 5.0  # standard deviations by which the mean sign may exceed what the movement can cause
-UNEQUAL = (
-    0.12  # of the squared movement: what scales of rows or columns explain; .25 to .8 for scales, .06 for additions
-)
+# Part of the squared movement that unequal lines may explain: scales of them explain .25 to .8, what is added .06.
+UNEQUAL = 0.12
 UNEQUAL_SEEN = 4.0  # standard deviations of it, all modules together
 LEAST_LINES = 4  # rows or columns, to compare their lengths
 
