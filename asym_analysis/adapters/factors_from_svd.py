@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
-from asym_analysis.adapters.polar_factors import grams, stacked
+from asym_analysis.adapters.polar_factors import row_grams
 from asym_analysis.lazy_torch import Tensor, torch
 
 __all__ = ["has_initialization", "lost_initialization", "with_initialization"]
@@ -107,8 +107,8 @@ def with_initialization(
         for index in indices:
             by_shape.setdefault(tuple(updates[index].A.shape), []).append(index)
         for alike in by_shape.values():
-            found, _ = grams(stacked([updates[index].A for index in alike]))
-            doubtful |= _perhaps_split(found.double(), {index: updates[index] for index in alike})
+            found = row_grams([updates[index].A for index in alike]).double()
+            doubtful |= _perhaps_split(found, {index: updates[index] for index in alike})
     return {i: update for i, update in updates.items() if i not in doubtful or has_initialization(update)}
 
 

@@ -140,7 +140,7 @@ def initialization_evidence(
     return judged(PairSums(trace, square, total), ranks, rows.shape[2], zero, known)
 
 
-def _least(ranks: Int[Tensor, "*modules n"]) -> Int[Tensor, "*modules n n"]:
+def _least(ranks: Int[Tensor, "*modules k"]) -> Int[Tensor, "*modules k k"]:
     return torch.minimum(ranks[..., :, None], ranks[..., None, :])
 
 
@@ -172,6 +172,8 @@ def judged(
         As `initialization_evidence`; of each module, where the sums are of several.
     """
     trace, square = sums.trace.clone(), sums.square.clone()
+    if bool((ranks == ranks[..., :1]).all()):
+        ranks = ranks[..., :1]  # one number stands for all pairs, and is broadcast
     least = _least(ranks)
     expected = _expected(least, growth)
     level = torch.where(_ruled_out(trace, square, expected, least, size), RULED_OUT, SILENT).to(torch.int8)
@@ -192,15 +194,17 @@ def judged(
 
 
 def _beyond_chance(
-    total: Float[Tensor, "*modules n n"], ranks: Int[Tensor, "*modules n"], size: int
-) -> tuple[Float[Tensor, "*modules n n"], Float[Tensor, "*modules n n"]]:
+    total: Float[Tensor, "*modules n n"], ranks: Int[Tensor, "*modules #n"], size: int
+) -> tuple[Float[Tensor, "*modules n n"], Float[Tensor, "*modules #n #n"]]:
     """Squared cosines of the row spaces beyond their mean under chance, as a share of what is left, and the error."""
     product = (ranks[..., :, None] * ranks[..., None, :]).double()
     room = (1 - torch.maximum(ranks[..., :, None], ranks[..., None, :]) / size).clamp_min(1e-6)
     return (total - product / size) / room, (2 * product).sqrt() / size / room
 
 
-def _expected(least: Int[Tensor, "*modules n n"], growth: Float[Tensor, "*modules n"]) -> Float[Tensor, "*modules n n"]:
+def _expected(
+    least: Int[Tensor, "*modules #n #n"], growth: Float[Tensor, "*modules n"]
+) -> Float[Tensor, "*modules n n"]:
     """Trace that a shared initialization leaves; NaN where one of the two has grown too much, or nobody knows."""
     grown = growth.clamp_min(1.0)
     cosine = torch.where(grown <= GROWN, grown.rsqrt(), torch.nan)
@@ -211,7 +215,7 @@ def _ruled_out(
     trace: Float[Tensor, "*modules n n"],
     square: Float[Tensor, "*modules n n"],
     expected: Float[Tensor, "*modules n n"],
-    least: Int[Tensor, "*modules n n"],
+    least: Int[Tensor, "*modules #n #n"],
     size: int,
 ) -> Bool[Tensor, "*modules n n"]:
     """Where the module alone rejects a shared initialization."""
@@ -231,7 +235,7 @@ def _grade(
     trace: Float[Tensor, "*modules n n"],
     square: Float[Tensor, "*modules n n"],
     total: Float[Tensor, "*modules n n"],
-    ranks: Int[Tensor, "*modules n"],
+    ranks: Int[Tensor, "*modules #n"],
     size: int,
 ) -> None:
     """Fill in the level of those that are alike, in place."""

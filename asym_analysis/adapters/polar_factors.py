@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from asym_analysis.lazy_torch import Tensor, torch
 
-__all__ = ["grams", "inverse_root", "polar", "stacked"]
+__all__ = ["inverse_root", "polar", "row_grams", "stacked"]
 
 LEAST_ENERGY, MOST_ENERGY = 1e-20, 1e20  # squared norms that float32 holds with room to spare
 
@@ -40,6 +40,15 @@ def grams(
     largest = rows.abs().amax((1, 2), keepdim=True)
     rows = rows / torch.where(largest > 0, largest, 1.0)
     return rows @ rows.mT, rows
+
+
+def row_grams(factors: Sequence[Float[Tensor, "rank d"]]) -> Float[Tensor, "n rank rank"]:
+    """F F^T of each of several factors of one shape, which are not copied together."""
+    gram = torch.stack([factor @ factor.mT for factor in factors]).float()
+    energy = gram.diagonal(dim1=1, dim2=2).sum(1)
+    if bool(((energy > LEAST_ENERGY) & (energy < MOST_ENERGY)).all()):
+        return gram
+    return grams(stacked(factors))[0]
 
 
 def polar(factors: Float[Tensor, "n rank d"]) -> tuple[Float[Tensor, "n rank d"], Bool[Tensor, "n"]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.known_initializations import laws_by_module
-from asym_analysis.adapters.polar_factors import grams, stacked
+from asym_analysis.adapters.polar_factors import row_grams
 from asym_analysis.lazy_torch import Tensor, torch
 from asym_analysis.vocabulary import FACTORS, Factor
 
@@ -85,7 +85,7 @@ def _participations(factors: Sequence[Tensor]) -> list[float]:
         by_shape.setdefault(factor.shape, []).append(factor)
     found: list[float] = []
     for alike in by_shape.values():
-        gram = grams(stacked(alike))[0].double()
+        gram = row_grams(alike).double()
         total = gram.diagonal(dim1=1, dim2=2).sum(1)
         squares = gram.square().sum((1, 2)) * gram.shape[1]
         found += torch.where(total > 0, total.square() / squares, 0.0).tolist()

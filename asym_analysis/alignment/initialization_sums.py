@@ -69,7 +69,7 @@ class InitializationSums:
         products
             Of the rows of their polar factors.
         """
-        diagonal = products.diagonal(dim1=-3, dim2=-1)
+        diagonal = products.diagonal(dim1=-3, dim2=-1).contiguous()
         self._sums[0, modules, first, second] = diagonal.sum(-1)
         self._sums[1, modules, first, second] = diagonal.square().sum(-1)
 

@@ -129,13 +129,14 @@ def batches(tasks: Iterable[ModuleTask]) -> Iterator[list[ModuleTask]]:
     """
     waiting: dict[Hashable, list[ModuleTask]] = {}
     for task in tasks:
-        kind = task.kind()
-        if kind is None or 2 * task.entries > BATCH_ENTRIES:
+        entries = task.entries
+        kind = None if 2 * entries > BATCH_ENTRIES else task.kind()
+        if kind is None:
             yield [task]
             continue
         batch = waiting.setdefault(kind, [])
         batch.append(task)
-        if (len(batch) + 1) * task.entries > BATCH_ENTRIES:
+        if (len(batch) + 1) * entries > BATCH_ENTRIES:
             yield waiting.pop(kind)
     yield from waiting.values()
 
@@ -289,10 +290,14 @@ def factor_frames(measure: Measure, factor: str, updates: Sequence[LowRankUpdate
     parts = []
     for indices in by_rank.values():
         alike = [updates[i] for i in indices]
-        A = torch.stack([update.A.to(dtype) for update in alike]).to(device) if factor != "B" else None
-        B = torch.stack([update.B.to(dtype) for update in alike]).to(device) if factor != "A" else None
+        A = _stacked([update.A for update in alike], dtype).to(device) if factor != "B" else None
+        B = _stacked([update.B for update in alike], dtype).to(device) if factor != "A" else None
         parts.append(_prepare(measure, factor, A, B, [update.scaling < 0 for update in alike]))
     return Frames.joined(parts, torch.tensor([index for indices in by_rank.values() for index in indices]))
+
+
+def _stacked(factors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.stack([factor if factor.dtype == dtype else factor.to(dtype) for factor in factors])
 
 
 def _prepare(measure: Measure, factor: str, A: Tensor | None, B: Tensor | None, negative: Sequence[bool]) -> Frames:
