@@ -23,6 +23,8 @@ __all__ = ["has_initialization", "lost_initialization", "with_initialization"]
 SCREENED = 1.1  # times the limit: rows further from orthogonal need no second look
 ORTHOGONAL = (0.05, 0.5)  # cosines of rows, over 1/sqrt(d), below which an SVD made the factors: least and most limit
 RARE = 1e-3  # probability that the cosines of independent rows are below the limit, between these
+LEAST_CLIPPED, MOST_CLIPPED = 8, 0.2  # number of entries, and share of them, that clipping cuts off at one size
+CLIPPED = 10  # times as many as have the next size
 ALIKE = 0.5  # cosine of both halves above which a factor holds a difference; unrelated ones have one near zero
 
 
@@ -73,7 +75,23 @@ def lost_initialization(update: LowRankUpdate) -> str:
         return "the factors were split anew from their product by an SVD: the initialization is lost"
     if _difference(update):
         return "the factors hold a difference of two adapters, as PEFT converts PiSSA and others: they began elsewhere"
+    if _clipped(update.A) or _clipped(update.B):
+        return "entries were cut off at one size, as kohya's extraction by an SVD does: the initialization is lost"
     return ""
+
+
+def _clipped(factor: Float[Tensor, "rows columns"]) -> bool:
+    """Whether many entries have exactly the largest size, and far fewer the next one that occurs.
+
+    Rounding gives both as many; after one step by the sign of the gradient nearly all entries have the largest.
+    """
+    sizes = factor.abs()
+    largest = sizes.max()
+    below = sizes[sizes < largest]
+    count = sizes.numel() - below.numel()
+    if not MOST_CLIPPED * sizes.numel() > count >= LEAST_CLIPPED or not below.numel():
+        return False
+    return count > CLIPPED * int((below == below.max()).sum())
 
 
 def _difference(update: LowRankUpdate) -> bool:

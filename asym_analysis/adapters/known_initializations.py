@@ -2,17 +2,22 @@
 
 A law is the name of a distribution (see `LAWS`). `known_laws` looks at the recorded initialization first: PEFT writes
 `init_lora_weights` into adapter_config.json. Where nothing is recorded, the dialect names the library that wrote the
-file, and with it the library's default.
+file, and with it the library's default. Both speak of plain pairs. The tensors of the file say whether a module is one,
+or an embedding, and a file that this package wrote says what was recorded before.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.module_names import projection_of
+from asym_analysis.adapters.module_source import ModuleSource
+from asym_analysis.adapters.provenance import recorded_facts
 from asym_analysis.vocabulary import FACTORS, Factor
 
 __all__ = ["LAWS", "KnownLaws", "initial_squares", "known_laws", "laws_by_module"]
@@ -29,9 +34,10 @@ LAWS: Mapping[str, str] = {
     "peft_orthogonal": "normal vectors times half of a random orthogonal matrix, entries of mean square 1/200",
     "weights": "computed from the base weights or from data",
     "random": "drawn at random, from a distribution that the file does not name",
+    "composed": "not one tensor of the file with the law that is recorded: a product, pooled inputs, blocks or groups",
 }
 
-#: Modules that PEFT and loralib adapt as embeddings, where A is zero and B is random.
+#: Modules that PEFT and loralib adapt as embeddings, where A is zero and B is random, if the tensors do not say it.
 _EMBEDDINGS = frozenset(
     {
         *("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings"),
@@ -112,17 +118,31 @@ _PEFT_LORA: Mapping[str, tuple[str, str]] = {
 }
 _FROM_WEIGHTS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _EMBEDDING_LAWS = ("zero", "standard_normal")
+# What PEFT's embeddings do not know falls back to their default.
+_PEFT_EMBEDDING: Mapping[str, tuple[str, str]] = {
+    "false": ("standard_normal", "standard_normal"),
+    "mica": ("zero", "weights"),
+    "loftq": ("weights", "weights"),
+}
+_PAIR = frozenset({"A", "B", "W0", "magnitude"})  # parts of a plain pair, and the weight it may be taken out of
+_MIDDLE = frozenset({"E", "mid"})  # parts that are multiplied into A
+_INNER = KnownLaws(
+    "composed", "weights", True, "LoRA-XS (a trained matrix between singular vectors of the base weight)"
+)
 
 
-def known_laws(metadata: Mapping[str, Any], module: str) -> KnownLaws | None:
+def known_laws(metadata: Mapping[str, Any], module: str, source: ModuleSource | None = None) -> KnownLaws | None:
     """Say from which laws the factors of a module were initialized, as far as the file tells.
 
     Parameters
     ----------
     metadata
-        The adapter's: `init_lora_weights`, `peft_type` and `dialect` are looked at.
+        The adapter's: `init_lora_weights`, `peft_type`, `dialect` and `header` are looked at.
     module
-        The module's name: embeddings have another initialization than linear layers.
+        The module's name, which tells an embedding from a linear layer where `source` does not.
+    source
+        The module, where it is known: its tensors say whether it is an embedding, and whether the law of a tensor is
+        that of the factor.
 
     Returns
     -------
@@ -138,16 +158,16 @@ def known_laws(metadata: Mapping[str, Any], module: str) -> KnownLaws | None:
     >>> known_laws({}, "layers.0.q_proj") is None
     True
     """
-    return laws_by_module(metadata)(module)
+    return _of_module(_facts(metadata), module, source)
 
 
-def laws_by_module(metadata: Mapping[str, Any]) -> Callable[[str], KnownLaws | None]:
+def laws_by_module(adapter: Adapter) -> Callable[[str], KnownLaws | None]:
     """Give `known_laws` of any module of one adapter, whose metadata are looked at once.
 
     Parameters
     ----------
-    metadata
-        As for `known_laws`.
+    adapter
+        The adapter.
 
     Returns
     -------
@@ -156,13 +176,55 @@ def laws_by_module(metadata: Mapping[str, Any]) -> Callable[[str], KnownLaws | N
 
     Examples
     --------
-    >>> laws_by_module({"dialect": "mlx"})("layers.0.q_proj").B
+    >>> import torch
+    >>> pair = torch.ones(2, 8), torch.ones(4, 2)
+    >>> laws_by_module(Adapter.from_factors({"q": pair}, metadata={"dialect": "mlx"}))("q").B
     'zero'
     """
-    facts = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
-    dialect, kind, recorded = (None if fact is None else str(fact) for fact in facts)
-    linear, embedding = (_known_laws(dialect or "", (kind or "LORA").upper(), recorded, e) for e in (False, True))
-    return lambda module: embedding if projection_of(module) in _EMBEDDINGS else linear
+    facts = _facts(adapter.metadata)
+    return lambda module: _of_module(facts, module, adapter.source(module))
+
+
+def _facts(metadata: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Dialect, `peft_type` and recorded initialization, in lower case but for the type."""
+    dialect, kind, recorded = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
+    written = recorded_facts(metadata.get("header") or {})
+    if written is not None:  # this package writes True into the config where nothing is known
+        dialect, recorded = (
+            written.get("dialect"),
+            written.get("init_lora_weights", None if recorded is True else recorded),
+        )
+    kind = str(kind or "LORA").upper()
+    kind = "LORA" if kind.startswith("NETWORKS.LORA") else kind  # kohya's modules
+    return str(dialect or ""), kind, None if recorded is None else str(recorded).lower()
+
+
+def _of_module(facts: tuple[str, str, str | None], module: str, source: ModuleSource | None) -> KnownLaws | None:
+    parts = {} if source is None else source.parts
+    if any(".lora_embedding_" in part.tensor for part in parts.values()):
+        return _known_laws(*facts, True)
+    by_name = not any(".lora_A." in part.tensor for part in parts.values())
+    laws = _known_laws(*facts, by_name and projection_of(module) in _EMBEDDINGS)
+    return laws if laws is None or source is None else _of_parts(laws, source, plain_shapes=not by_name)
+
+
+def _of_parts(laws: KnownLaws, source: ModuleSource, *, plain_shapes: bool) -> KnownLaws | None:
+    """The laws of the factors, which are the tensors' own only in plain pairs; None where there is no pair."""
+    names = set(source.parts)
+    if "R" in names:
+        return _INNER
+    if {name.partition(".")[0] for name in names} - _PAIR - _MIDDLE:
+        return None
+    changed: dict[str, str] = {}
+    if names & _MIDDLE and laws.A not in ("zero", "weights"):
+        changed["A"] = "composed"
+    for factor, fan_in in (("A", source.d_in), ("B", source.rank)) if plain_shapes else ():
+        # Pooled inputs, blocks, groups, and experts stacked in one tensor have another fan-in.
+        if factor not in names or laws.law(factor) != "kaiming_uniform":
+            continue
+        if math.prod(source.parts[factor].shape[1:]) != fan_in:
+            changed[factor] = "composed"
+    return replace(laws, A=changed.get("A", laws.A), B=changed.get("B", laws.B)) if changed else laws
 
 
 @lru_cache(maxsize=256)
@@ -173,7 +235,7 @@ def _known_laws(dialect: str, kind: str, recorded: str | None, embedding: bool) 
     if kind != "LORA":
         return None
     if recorded is not None:
-        return _recorded(recorded.lower(), embedding)
+        return _recorded(recorded, embedding)
     if dialect not in _BY_DIALECT:
         return None
     A, B, source = _BY_DIALECT[dialect]
@@ -184,13 +246,12 @@ def _known_laws(dialect: str, kind: str, recorded: str | None, embedding: bool) 
 
 def _recorded(name: str, embedding: bool) -> KnownLaws | None:
     source = f"init_lora_weights={name} in the config"
-    if name.startswith(_FROM_WEIGHTS):
-        return KnownLaws("weights", "weights", True, source)
-    if name not in _PEFT_LORA:
+    weights = name.startswith(_FROM_WEIGHTS)
+    if not weights and name not in _PEFT_LORA:
         return None
-    A, B = _PEFT_LORA[name]
-    if name in ("true", "gaussian") and embedding:
-        A, B = _EMBEDDING_LAWS
+    A, B = ("weights", "weights") if weights else _PEFT_LORA[name]
+    if embedding:
+        A, B = _PEFT_EMBEDDING.get(name, _EMBEDDING_LAWS)
     return KnownLaws(A, B, True, source)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.assumption import Assumption
 
-__all__ = ["PROVENANCE", "assumptions_in", "provenance"]
+__all__ = ["PROVENANCE", "assumptions_in", "provenance", "recorded_facts"]
 
 #: Name of the header's entry.
 PROVENANCE = "asym_analysis"
-FACTS = ("source", "sha256", "dialect", "peft_type", "scaling", "base_model", "step", "seed")
+FACTS = ("source", "sha256", "dialect", "peft_type", "init_lora_weights", "scaling", "base_model", "step", "seed")
 
 
 def provenance(adapter: Adapter, *, changes: tuple[str, ...] = ()) -> str:
@@ -63,13 +63,37 @@ def assumptions_in(header: Mapping[str, Any]) -> tuple[Assumption, ...]:
     tuple of Assumption
         None where the file was not written by this package.
     """
-    try:
-        record = json.loads(str(header.get(PROVENANCE, "{}")))
-    except (ValueError, RecursionError):
-        return ()
-    listed = record.get("assumed") if isinstance(record, dict) else None
+    record = recorded_facts(header) or {}
+    listed = record.get("assumed")
     found = []
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and set(entry) == {"what", "value", "remedy"}:
             found.append(Assumption(*(str(entry[key]) for key in ("what", "value", "remedy"))))
     return tuple(found)
+
+
+def recorded_facts(header: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Give what `provenance` wrote into the header of a file.
+
+    Parameters
+    ----------
+    header
+        Text metadata of a file.
+
+    Returns
+    -------
+    mapping or None
+        None where the file was not written by this package.
+
+    Examples
+    --------
+    >>> recorded_facts({PROVENANCE: '{"name": "toy"}'}), recorded_facts({"format": "pt"})
+    ({'name': 'toy'}, None)
+    """
+    if PROVENANCE not in header:
+        return None
+    try:
+        record = json.loads(str(header[PROVENANCE]))
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -50,7 +50,7 @@ def random_factors(adapter: Adapter, modules: Iterable[str] | None = None) -> di
     """
     found: dict[str, frozenset[Factor]] = {}
     told: frozenset[Factor] | None = None
-    laws = laws_by_module(adapter.metadata)
+    laws = laws_by_module(adapter)
     for module in adapter if modules is None else modules:
         known = laws(module)
         if adapter.initial is not None and module in adapter.initial:

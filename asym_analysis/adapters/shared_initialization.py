@@ -16,7 +16,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.initialization import AGAINST, POOLED, marks
 from asym_analysis.adapters.initialization_evidence import DEVIATIONS, GROWN, LEAST_COSINE, LEAST_RANK, Evidence
-from asym_analysis.adapters.known_initializations import initial_squares, known_laws
+from asym_analysis.adapters.known_initializations import initial_squares, laws_by_module
 from asym_analysis.adapters.load import as_adapters
 from asym_analysis.adapters.module_evidence import module_evidence
 from asym_analysis.adapters.module_names import place
@@ -191,6 +191,7 @@ def shared_initialization(
     """
     runs = as_adapters(adapters)
     randomly = [random_factors(adapter) for adapter in runs]
+    laws_of_each = [laws_by_module(adapter) for adapter in runs]
     cosines: dict[tuple[str, str], np.ndarray] = {}
     evidence: dict[Factor, dict[str, Evidence]] = {"A": {}, "B": {}}
     sizes: dict[tuple[str, str], tuple[tuple[int, ...], int]] = {}
@@ -202,7 +203,7 @@ def shared_initialization(
         }
         factors_of = {index: randomly[index][module] for index in held}
         lengths: dict[int, Mapping[Factor, tuple[float, ...]]] = {
-            index: initial_squares(known_laws(runs[index].metadata, module), update.rank, update.d_in, update.d_out)
+            index: initial_squares(laws_of_each[index](module), update.rank, update.d_in, update.d_out)
             for index, update in held.items()
         }
         for index, run in enumerate(runs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.adapter_set import AdapterSet
 from asym_analysis.adapters.entry_distribution import EDGE_LAWS, Movement, infer_movements
 from asym_analysis.adapters.factors_from_svd import lost_initialization
-from asym_analysis.adapters.known_initializations import KnownLaws, known_laws
+from asym_analysis.adapters.known_initializations import KnownLaws, laws_by_module
 from asym_analysis.adapters.load import as_adapter, as_adapters
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.adapters.module_names import place
@@ -197,8 +198,10 @@ def _measured_rows(adapter: Adapter, initial: Adapter) -> Iterator[dict[str, Any
 def _inferred_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
     randomly = random_factors(adapter)
     updates = {module: adapter[module] for module in adapter}
-    known = {module: known_laws(adapter.metadata, module) for module in updates}
-    inferred = _inferences(adapter, updates, randomly, known)
+    laws = laws_by_module(adapter)
+    known = {module: laws(module) for module in updates}
+    lost = _lost(updates)
+    inferred = _inferences(adapter, updates, randomly, known, lost)
     for module, update in updates.items():
         trained = adapter.source(module).trained
         for factor in FACTORS:
@@ -206,9 +209,17 @@ def _inferred_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
             if trained is not None and factor not in trained:
                 yield row | {"value": 0.0, "std_error": 0.0, "verdict": FROZEN, "reason": "the file says it was frozen"}
             elif factor not in randomly[module]:
-                yield row | ({"reason": lost} if (lost := lost_initialization(update)) else _zero(known[module]))
+                yield row | ({"reason": lost[module]} if lost[module] else _zero(known[module]))
             else:
                 yield row | inferred[module, factor]
+
+
+def _lost(updates: Mapping[str, LowRankUpdate]) -> dict[str, str]:
+    """Why each module cannot hold its initialization, or "". Most modules speak for all: a file is made in one way."""
+    reasons = {module: lost_initialization(update) for module, update in updates.items()}
+    found = Counter(reason for reason in reasons.values() if reason).most_common(1)
+    most = found[0][0] if found and 2 * sum(map(bool, reasons.values())) > len(reasons) else ""
+    return {module: reason or (most and f"in most modules {most}") for module, reason in reasons.items()}
 
 
 def _zero(known: KnownLaws | None) -> dict[str, Any]:
@@ -225,13 +236,14 @@ def _inferences(
     updates: Mapping[str, LowRankUpdate],
     randomly: Mapping[str, frozenset[Factor]],
     known: Mapping[str, KnownLaws | None],
+    lost: Mapping[str, str],
 ) -> dict[tuple[str, Factor], dict[str, Any]]:
     """What can be said of the factors that were random, all modules of one recorded law together."""
     found: dict[tuple[str, Factor], dict[str, Any]] = {}
     groups: dict[tuple[Factor, bool], list[str]] = {}
-    for module, update in updates.items():
+    for module in updates:
         for factor in randomly[module]:
-            reason = _unknowable(update, factor, known[module])
+            reason = lost[module] or _unknowable(factor, known[module])
             if reason:
                 laws = known[module]
                 scheme = laws.law(factor) if laws is not None and laws.recorded else None
@@ -248,14 +260,14 @@ def _inferences(
     return found
 
 
-def _unknowable(update: LowRankUpdate, factor: Factor, known: KnownLaws | None) -> str:
+def _unknowable(factor: Factor, known: KnownLaws | None) -> str:
     """Why the entries cannot tell the movement, whatever they are, or ""."""
-    if lost := lost_initialization(update):
-        return lost
     if known is None or not known.recorded or known.law(factor) in EDGE_LAWS:
         return ""
     if known.law(factor) == "weights":
         return f"{known.source}: computed from the base weights or from data; give the initial factors"
+    if known.law(factor) == "composed":
+        return f"{known.source}: that is not the law of this factor, which several tensors or blocks make up"
     return f"{known.source}: a distribution without an edge does not show how far it moved; give the initial factors"
 
 

@@ -120,7 +120,7 @@ def compare_subspaces(
         "modules": list(modules),
     }
     randomly = [random_factors(run) for run in runs]
-    laws_of_each = [laws_by_module(run.metadata) for run in runs]
+    laws_of_each = [laws_by_module(run) for run in runs]
     tasks = {
         module: ModuleTask(
             module=module,

@@ -114,6 +114,38 @@ def test_factors_split_by_an_svd_are_told_nothing() -> None:
     assert set(frame.verdict) == {"cannot tell"}  # B too: kohya's default of zero is not where an extraction began
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.2])
+@pytest.mark.parametrize("rank", [2, 4, 16])
+def test_an_extraction_that_was_clipped_did_not_begin_at_zero(spread: float, rank: int) -> None:
+    """kohya's extract_lora_from_models.py cuts both factors off at the 99th percentile of their entries."""
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for layer in range(6):
+        weight = 0.01 * torch.randn(160, 192, generator=generator)
+        weight *= torch.exp(spread * torch.randn(160, 1, generator=generator))
+        weight *= torch.exp(spread * torch.randn(1, 192, generator=generator))
+        U, S, Vh = torch.linalg.svd(weight)
+        B, A = U[:, :rank] * S[:rank], Vh[:rank]
+        most = torch.quantile(torch.cat([B.flatten(), A.flatten()]), 0.99)
+        factors[f"layer.{layer}.q"] = (A.clamp(-most, most).half(), B.clamp(-most, most).half())
+    metadata = {"dialect": "kohya", "peft_type": "networks.lora"}
+    told = initialization_drift(Adapter.from_factors(factors, metadata=metadata)).frame
+    assert set(told.verdict) == {"cannot tell"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_steps_of_one_size_are_no_clipping(steps: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(steps)
+    factors = {}
+    for layer in range(6):
+        A = (2 * torch.rand(8, 256, generator=generator) - 1) / 16
+        signs = torch.randn(steps, 192, 8, generator=generator) + 0.3 * torch.randn(192, 8, generator=generator)
+        factors[f"layer.{layer}.q"] = (A.to(dtype), (1e-3 * signs.sign().sum(0)).to(dtype))
+    told = initialization_drift(Adapter.from_factors(factors, metadata={"dialect": "kohya"})).frame
+    assert set(told.query("factor == 'B'").verdict) == {"recorded zero"}
+
+
 @pytest.mark.parametrize("metadata", [{"init_lora_weights": True}, {"dialect": "peft"}])
 def test_a_converted_pissa_adapter_did_not_begin_at_zero(metadata: dict[str, object]) -> None:
     """PEFT saves [A1; A0], [B1, -B0] and init_lora_weights=True: B was told to have begun at zero."""
