@@ -53,6 +53,9 @@ MODEL_ERROR = 0.1  # of the value, added to the standard error
 FEW_VALUES = 4.0
 RESOLVED = 0.3  # largest sampling error, relative to the value, that is still given
 DETECTED = 4.0  # sampling errors below which a movement is too small: of 300 untouched factors none exceeds it
+# Stated errors by which the limit may lie above the value: the error of a value that a handful of entries beyond the
+# edge give is too small, and so is the value. Of 17,888 simulated values 57 of the 61 beyond four errors were such.
+APART = 5.0
 USEFUL = 0.5  # largest upper limit that is given
 EDGE_SEEN = 6.0  # standard deviations, all modules together, by which an edge must show where no law is recorded
 EDGE_KEPT = 3.0  # the same where the law is recorded, and on the wrong side of zero in both cases
@@ -216,7 +219,8 @@ def _movement(fits: _Fits, at: int, recorded: bool, rounding: float) -> Movement
         return _untold("the entries do not fit a uniform initialization and a movement")
     if value > LARGEST or not math.isfinite(value):
         return _untold(f"moved by more than {LARGEST:g} of its length: too far to tell how far")
-    if value <= DETECTED * max(error, 2 * rounding):
+    stated = math.hypot(error, MODEL_ERROR * value, FEW_VALUES / math.sqrt(float(fits.number[at])) * value)
+    if value <= DETECTED * max(error, 2 * rounding) or upper > value + APART * stated:
         limit = max(upper, 2 * DETECTED * rounding)
         said = f": at most {limit:.2g}" if limit <= USEFUL else ""
         return _untold(f"too small to resolve{said}", limit, recognized=limit <= USEFUL)
@@ -224,7 +228,6 @@ def _movement(fits: _Fits, at: int, recorded: bool, rounding: float) -> Movement
         return _untold("the factor has too few entries to tell")
     if not recorded and abs(along) > 3 * fits.edge_error[at] and abs(along) > ALONG * value:
         return _untold("another bound, a rescaled factor or weight decay, which the entries cannot tell apart")
-    stated = math.hypot(error, MODEL_ERROR * value, FEW_VALUES / math.sqrt(float(fits.number[at])) * value)
     return Movement(value, stated, value + 1.96 * stated, max(-1.0, min(1.0, along / value)), "", True)
 
 

@@ -192,6 +192,23 @@ def test_a_handful_of_entries_tell_nothing(shape: tuple[int, int]) -> None:
         assert {one.note for one in found} == {"the factor has too few entries to tell"}
 
 
+@pytest.mark.parametrize("shape", [(4, 96), (8, 64), (4, 256)])
+def test_a_handful_of_entries_beyond_the_edge_gives_no_value(shape: tuple[int, int]) -> None:
+    """Fewer than chance gives, they made a value of a third of the truth, and an error as small."""
+    generator = torch.Generator().manual_seed(1)
+    far = 0
+    for _ in range(60):
+        moved = []
+        for _ in range(4):
+            start = (2 * torch.rand(shape, generator=generator) - 1) / shape[1] ** 0.5
+            move = torch.randn(shape, generator=generator).sign()
+            moved.append(start + 0.05 * start.norm() * move / move.norm())
+        for found in infer_movements(moved, recorded=True):
+            far += abs(found.value - 0.05) > 4 * found.std_error
+            assert not found.upper < found.value + 1.9 * found.std_error
+    assert far == 0
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_rows_or_columns_that_were_rescaled_are_no_movement(axis: int, *, recorded: bool) -> None:
