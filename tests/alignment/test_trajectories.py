@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,39 @@ def test_two_tasks_overlap_as_their_gradients_do() -> None:
     assert table.loc["A", "predicted"] < table.loc["B", "predicted"]
     with pytest.raises(ValueError, match="no gradient of q"):
         first_step_overlap({"q": first}, 4, {})
+
+
+def test_by_chance_two_tasks_overlap_as_the_larger_subspace_allows() -> None:
+    """A task of rank 3 and one of rank 16 overlap by 16/48 at random, which was said to be 3/48."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *s: torch.randn(*s, generator=generator, dtype=torch.float64)  # noqa: E731
+    first, second = draw(48, 3) @ draw(3, 64), draw(48, 64)
+    for pair in ((first, second), (second, first)):
+        table = first_step_overlap({"q": pair[0]}, 16, {"q": pair[1]}).frame
+        assert table["rank"].tolist() == [3, 3]
+        assert table.null_mean.tolist() == [16 / 48, 16 / 64]
+        bases = [torch.linalg.svd(each @ draw(200, 64, 16), full_matrices=False).U for each in pair]
+        bases = [basis[:, :, :3] if each is first else basis for basis, each in zip(bases, pair, strict=True)]
+        simulated = (bases[0].mT @ bases[1]).square().sum((1, 2)).mean().item() / 3
+        assert table.predicted[0] == pytest.approx(simulated, abs=0.01)
+
+
+def test_gradients_in_half_precision_and_no_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *s: torch.randn(*s, generator=generator)  # noqa: E731
+    low = draw(64, 3) @ draw(3, 96)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        table = first_step_overlap({"q": low.to(dtype)}, 8).frame
+        assert table["rank"].tolist() == [3, 3]  # it was 1 in bfloat16, with an overlap of 1
+        assert table.predicted.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    steep = torch.diag(torch.arange(1, 41, dtype=torch.float64) ** -4.0).float()
+    table = first_step_overlap({"q": steep}, 40).frame  # of rank 21 or 40, as rounding is
+    assert table[["rank", "predicted", "null_mean"]].isna().all(axis=None)
+    for wrong, reason in ((0.0, "is zero"), (math.nan, "is not finite"), (math.inf, "is not finite")):
+        with pytest.raises(ValueError, match=f"the gradient of q {reason}"):
+            first_step_overlap({"q": torch.full((4, 6), wrong)}, 2)
+        with pytest.raises(ValueError, match=f"the gradient of q {reason}"):
+            first_step_overlap({"q": torch.ones(4, 6)}, 2, {"q": torch.full((4, 6), wrong)})
 
 
 def test_leading_overlaps_do_not_depend_on_the_gauge() -> None:
