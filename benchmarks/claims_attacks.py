@@ -20,7 +20,7 @@ import pandas as pd
 from asym_analysis.finetuning import check_claims, score_variants
 
 RESULTS = Path(__file__).parent / "results" / "claims_attacks.csv"
-TABLES = 150
+TABLES = 400
 LORA, B_ALONE = ("hB_0 hA_Km", 8), ("hB_0 A_rand", 8)
 NOISE: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: 0.1 * rng.standard_normal(n),

@@ -59,7 +59,8 @@ class SubspaceComparison(Result):
         - value: NaN where a factor is zero
         - null_mean, null_std: of the null distribution, independent random directions; where the measure sees singular
           values, it keeps each adapter's own
-        - p_value: probability under it of a value at least as similar
+        - p_value: probability under it of a value at least as similar; missing, as all of these, for "pwcca" of stored
+          factors, whose rows count each for itself
         - least_p: the smallest p-value that it can give; a p_value equal to it means "below"
         - rank_i, rank_j: numerical ranks
         - same_initialization: in this module; missing where that is unknown
@@ -349,7 +350,8 @@ class SubspaceComparison(Result):
             - value, null_mean, null_std: means over pairs and modules of the frame's columns; an infinite value, which
               "martin" can have, makes the mean infinite
             - times_null: value over null_mean, missing where that mean is as good as zero
-            - significant: share of the values with a p-value below 0.01
+            - significant: share of the values with a p-value below 0.01; missing where for more than one in a hundred
+              only "below" a larger one is known
         """
         groups: list[tuple[str, np.ndarray]] = [("all", np.ones(len(self.pairs[0]), dtype=bool))]
         for by in ("task", "initialization"):
@@ -372,14 +374,19 @@ class SubspaceComparison(Result):
 
     def _totals(
         self, row: int, groups: list[Bool[np.ndarray, "modules pairs"]]
-    ) -> tuple[list[int], Float[np.ndarray, "groups 5"]]:
-        """Number of pairs with a value; number of values and sums of value, null mean, null deviation, significance."""
-        totals = np.zeros((len(groups), 5))
+    ) -> tuple[list[int], Float[np.ndarray, "groups 6"]]:
+        """Number of pairs with a value; of values the number, sums of value, null mean and deviation, significant ones.
+
+        The last are those of which that is not known.
+        """
+        totals = np.zeros((len(groups), 6))
         compared = np.zeros((len(groups), len(self.pairs[0])), dtype=bool)
         for index in range(len(self.modules)):
             values = np.asarray(self.values[index, row], dtype=np.float64)
             null = self.nulls.columns(index, row, values)
-            stacked = np.stack([values, null["null_mean"], null["null_std"], null["p_value"] < LEVEL])
+            p_value, least = null["p_value"], null["least_p"]
+            unknown = np.isnan(p_value) | ((p_value <= least) & (least >= LEVEL))
+            stacked = np.stack([values, null["null_mean"], null["null_std"], p_value < LEVEL, unknown])
             known = ~np.isnan(values)
             for total, pairs, chosen in zip(totals, compared, groups, strict=True):
                 pairs |= known & chosen[index]
@@ -476,11 +483,12 @@ class SubspaceComparison(Result):
         return f"<p><b>{self!r}</b></p>{table}"
 
 
-def _averages(total: Float[np.ndarray, "5"]) -> tuple[float, float, float, float, float]:
+def _averages(total: Float[np.ndarray, "6"]) -> tuple[float, float, float, float, float]:
     """Mean value, null mean and deviation, their ratio and the share of significant values."""
     count, *sums = total
     if count == 0:
         return (np.nan,) * 5
-    value, mean, std, significant = (float(part / count) for part in sums)
+    value, mean, std, significant, unknown = (float(part / count) for part in sums)
     # Nothing is a multiple of a mean that is as good as zero.
-    return value, mean, std, value / mean if abs(mean) > std / 10 else np.nan, significant
+    times = value / mean if abs(mean) > std / 10 else np.nan
+    return value, mean, std, times, significant if unknown <= LEVEL else np.nan

@@ -7,7 +7,6 @@ that see singular values have two: with each adapter's own singular values in ra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,15 +14,18 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from asym_analysis.chance.spectral import ReferenceNull
+from asym_analysis.chance.spectral import ReferenceNull, spectrum_itself
+from asym_analysis.chance.tabulated import TabulatedNull
 from asym_analysis.subspaces.measures import Measure
 
 __all__ = ["NullTable"]
 
-WIDTH = 0.2  # of a class, at least: factor by which the participation of its spectra differs, as a logarithm
-TIGHT = 10  # dimensions below which the shape of the distribution depends on each spectrum
-SAME = 1e-3  # largest difference of spectra, of norm 1, that are alike
-COARSE = 0.05  # smallest p-value there, unless all spectra are alike
+NEAR = 0.1  # distance of shapes up to which spectra are of one class
+SAME = 1e-5  # largest difference of spectra, of norm 1, that are alike
+# p-values at which the distribution of a class is held to its members', and the factors by which it may give less.
+CHECKED = ((0.05, 1.3), (0.01, 1.5), (1e-3, 2.0), (1e-4, 2.0), (1e-5, 2.0), (1e-6, 2.0))
+ROOMY = 64  # dimensions from which the end of the longer tail tells for both
+UNKNOWN = 0.5  # smallest p-value where it fails the first of them
 PerPair = Float[np.ndarray, "pairs"]
 Chosen = slice | Int[np.ndarray, "chosen"]
 
@@ -56,6 +58,7 @@ class NullTable:
     pairs: tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]
     references: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
     haar: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
+    floors: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def columns(self, module: int, factor: int, values: PerPair) -> dict[str, PerPair]:
         """The null distribution of every pair of one module and factor.
@@ -70,9 +73,9 @@ class NullTable:
         Returns
         -------
         dict
-            Arrays of one entry a pair, NaN where a factor is zero or missing: null_mean, null_std, p_value, least_p
-            (the smallest p-value that the distribution can give), and where the measure sees singular values haar_mean
-            and haar_std.
+            Arrays of one entry a pair: null_mean, null_std, p_value, least_p (the smallest p-value that is given), and
+            where the measure sees singular values haar_mean and haar_std. NaN where a factor is zero or missing, or
+            where each of its rows counts for itself.
         """
         names = ["null_mean", "null_std", "p_value", "least_p"]
         names += ["haar_mean", "haar_std"] if self.measure.sees_strengths else []
@@ -109,7 +112,12 @@ class NullTable:
     def _combinations(
         self, module: int, factor: int
     ) -> Iterator[tuple[Chosen, ReferenceNull, float, Float[np.ndarray, "n p"], Float[np.ndarray, "n q"]]]:
-        """The pairs of each two classes: their reference distribution, its least p-value, and both sides' spectra."""
+        """The pairs of each two classes: their reference distribution, its least p-value, and both sides' spectra.
+
+        None where the measure sees more than singular values: how the rows of a stored factor are mixed.
+        """
+        if "orthogonal" not in self.measure.invariances and self.factors[factor] in ("A", "B"):
+            return
         classes = self._classes
         own = classes.labels[module, factor]
         size = self._size(module, factor)
@@ -127,16 +135,19 @@ class NullTable:
             if key not in self.references:
                 self.references[key] = self.measure.null(first_kind, second_kind, *size)
             reference = self.references[key]
-            alike = classes.alike[one] and (free or classes.alike[other])
-            least = reference.least_p if alike or min(size) >= TIGHT else max(reference.least_p, COARSE)
-            x = self._strengths(module, factor, left[chosen], len(first_kind))
-            y = self._strengths(module, factor, right[chosen], len(second_kind))
+            if key not in self.floors:
+                self.floors[key] = self._floor(reference, one, None if free else other, len(second_kind), size)
+            least = self.floors[key]
+            x = self._strengths(module, factor, left[chosen], first_kind, classes.alike[one])
+            y = self._strengths(module, factor, right[chosen], second_kind, classes.alike[other])
             yield chosen, reference, least, x, y
 
-    def _strengths(self, module: int, factor: int, adapters: np.ndarray, rank: int) -> Float[np.ndarray, "n k"]:
-        if not self.measure.sees_strengths:
-            return np.broadcast_to(1.0, (len(adapters), rank))
-        return self.spectra[module, factor][adapters, :rank]
+    def _strengths(
+        self, module: int, factor: int, adapters: np.ndarray, kind: np.ndarray, alike: bool
+    ) -> Float[np.ndarray, "n k"]:
+        if alike:  # to the last digit: near the end of a distribution rounding counts
+            return np.broadcast_to(kind, (len(adapters), len(kind)))
+        return self.spectra[module, factor][adapters, : len(kind)]
 
     def _equal(self, p: int, q: int, size: tuple[int, ...]) -> ReferenceNull:
         if (p, q, *size) not in self.haar:
@@ -148,40 +159,88 @@ class NullTable:
         name = self.factors[factor]
         return (d_in, d_out) if name == "update" else (d_in,) if name in ("A", "right") else (d_out,)
 
+    def _floor(self, reference: ReferenceNull, one: int, other: int | None, rank: int, size: tuple[int, ...]) -> float:
+        """The smallest p-value down to which that of two classes is near enough to that of members at their ends."""
+        classes = self._classes
+        least = reference.least_p
+        if classes.alike[one] and (other is None or classes.alike[other]):
+            return least
+        second = (np.ones(rank),) * 2 if other is None else classes.ends[other]
+        pairs = list(zip(classes.ends[one], second, strict=True))
+        if min(size) >= ROOMY and self.measure.shape is not spectrum_itself:
+            pairs = pairs[:1]
+        own = [(x, y, law) for x, y in pairs if isinstance(law := self.measure.null(x, y, *size).null, TabulatedNull)]
+        least = max(least, *(law.least_p for _, _, law in own))
+        floor = UNKNOWN
+        for level, factor in ((max(level, least), factor) for level, factor in CHECKED):
+            for x, y, law in own:
+                value = np.array([law.critical_value(level)])
+                if reference.between(x[None], y[None]).p_value(value)[0] < level / factor:
+                    return floor
+            floor = level
+        return floor
+
     @cached_property
     def _classes(self) -> _Classes:
-        """Spectra of one rank are of one class where their participation, (sum s^2)^2 / sum s^4, is nearly the same."""
+        """Spectra of one rank are of one class where the shape of the distribution is nearly the same."""
         labels = np.full(self.ranks.shape, -1)
         kinds: list[np.ndarray] = []
+        ends: list[tuple[np.ndarray, np.ndarray]] = []
         alike: list[bool] = []
         for rank in np.unique(self.ranks[self.ranks > 0]):
             where = np.nonzero(self.ranks == rank)
             if not self.measure.sees_strengths:
                 labels[where] = len(kinds)
                 kinds.append(np.ones(int(rank)))
+                ends.append((kinds[-1], kinds[-1]))
                 alike.append(True)
                 continue
             spectra = self.spectra[where][:, : int(rank)]
             spectra = spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
-            spread = -np.log((spectra**4).sum(1))
-            low, width = spread.min(), float(np.ptp(spread))
-            count = min(max(math.ceil(width / WIDTH), 1), self.measure.classes)
-            bins = np.minimum(((spread - low) / max(width, 1e-9) * count).astype(int), count - 1)
+            shapes = self.measure.shape(spectra)
+            bins = _nearest_centers(shapes, self.measure.classes)
             for one in np.unique(bins):
                 members = np.flatnonzero(bins == one)
-                middle = members[np.argsort(spread[members])[len(members) // 2]]
+                middle = members[_distance(shapes[members], shapes[members].mean(0)).argmin()]
                 labels[tuple(index[members] for index in where)] = len(kinds)
                 kinds.append(spectra[middle])
                 alike.append(bool(np.abs(spectra[members] - spectra[middle]).max() < SAME))
-        return _Classes(labels, kinds, alike)
+                # A moment: where it is largest the tail is longest.
+                order = shapes[members, 0] if shapes.shape[1] == 1 else _distance(shapes[members], shapes[middle])
+                far = members[order.argmax()]
+                opposite = members[_distance(shapes[members], shapes[far]).argmax()]
+                ends.append((spectra[far], spectra[opposite]))
+        return _Classes(labels, kinds, ends, alike)
+
+
+def _distance(shapes: Float[np.ndarray, "n k"], center: Float[np.ndarray, "k"]) -> Float[np.ndarray, "n"]:
+    return np.linalg.norm(shapes - center, axis=1)
+
+
+def _nearest_centers(shapes: Float[np.ndarray, "n k"], most: int) -> Int[np.ndarray, "n"]:
+    """Which center is nearest to each: the next center is what is farthest from those before (Gonzalez 1985)."""
+    nearest = np.zeros(len(shapes), dtype=int)
+    apart = _distance(shapes, shapes[_distance(shapes, shapes.mean(0)).argmin()])
+    for one in range(1, most):
+        far = int(apart.argmax())
+        if apart[far] < NEAR:
+            break
+        closer = _distance(shapes, shapes[far])
+        nearest[closer < apart] = one
+        apart = np.minimum(apart, closer)
+    return nearest
 
 
 @dataclass(frozen=True)
 class _Classes:
-    """Classes of spectra: the label of each matrix, -1 for none, a spectrum for each label, and if all are that one."""
+    """Classes of spectra: the label of each matrix, -1 for none; of each label a spectrum, its ends, if all agree.
+
+    The first end is that of the longest tail, where the shape tells which one that is.
+    """
 
     labels: Int[np.ndarray, "modules factors adapters"]
     kinds: list[Float[np.ndarray, "_"]]
+    ends: list[tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]]
     alike: list[bool]
 
 

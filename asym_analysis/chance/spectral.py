@@ -26,10 +26,13 @@ __all__ = [
     "angle_reference",
     "cosine_reference",
     "debiased_reference",
+    "fourth_moment",
     "overlap_reference",
     "procrustes_reference",
     "projection_weighted_reference",
     "regression_reference",
+    "spectrum_itself",
+    "third_moment",
     "trace_reference",
 ]
 
@@ -80,6 +83,69 @@ class ReferenceNull:
         if self.moments is None or not isinstance(self.null, TabulatedNull):
             return self.null
         return self.null.moved(*self.moments(_unit(first), _unit(second)))
+
+
+def third_moment(spectra: Spectra) -> Float[np.ndarray, "n 1"]:
+    """What the skewness of sum c_i c'_j g_ij^2 has of c, the squares scaled to norm 1: log sum c_i^3.
+
+    Parameters
+    ----------
+    spectra
+        Singular values, shape (n, r), any scale.
+
+    Returns
+    -------
+    array
+        Shape (n, 1).
+
+    Examples
+    --------
+    >>> third_moment(np.array([[1.0, 0.0], [1.0, 1.0]])).round(3).tolist()
+    [[0.0], [-0.347]]
+    """
+    return np.log((_energy(spectra, 2) ** 3).sum(-1, keepdims=True))
+
+
+def fourth_moment(spectra: Spectra) -> Float[np.ndarray, "n 1"]:
+    """What the kurtosis of sum s_i s'_j g_ij h_ij has of s, of norm 1: log sum s_i^4.
+
+    Parameters
+    ----------
+    spectra
+        As for `third_moment`.
+
+    Returns
+    -------
+    array
+        Shape (n, 1).
+
+    Examples
+    --------
+    >>> fourth_moment(np.array([[1.0, 0.0], [1.0, 1.0]])).round(3).tolist()
+    [[0.0], [-0.693]]
+    """
+    return np.log((_unit(spectra) ** 4).sum(-1, keepdims=True))
+
+
+def spectrum_itself(spectra: Spectra) -> Spectra:
+    """The singular values, scaled to norm 1: where no one moment gives the shape of the distribution.
+
+    Parameters
+    ----------
+    spectra
+        As for `third_moment`.
+
+    Returns
+    -------
+    array
+        Shape (n, r).
+
+    Examples
+    --------
+    >>> spectrum_itself(np.array([[3.0, 4.0]])).tolist()
+    [[0.6, 0.8]]
+    """
+    return _unit(spectra)
 
 
 def overlap_reference(first: Spectrum, second: Spectrum, d: int) -> ReferenceNull:
@@ -360,7 +426,6 @@ def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> 
     """
     numerator, denominator, weights = _principal_weights(len(first), len(second), d)
     samples = (numerator @ first) / (denominator @ first)
-    table = TabulatedNull.of(samples, weights)
     few = weights[:FEW] / weights[:FEW].sum()
 
     def moments(x: Spectra, _: Spectra) -> tuple[Number, Number]:
@@ -370,6 +435,7 @@ def projection_weighted_reference(first: Spectrum, second: Spectrum, d: int) -> 
         std = np.sqrt(few @ (values - mean) ** 2)
         return mean[place.ravel()], std[place.ravel()]
 
+    table = TabulatedNull.of(samples, weights, moments=_own(moments, first, second))
     return ReferenceNull(table, moments, table.least_p)
 
 

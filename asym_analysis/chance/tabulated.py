@@ -167,6 +167,23 @@ class TabulatedNull:
         undecided = (np.asarray(self.std) < POINT) & (sign * (values - self.mean) < ROUNDING)
         return np.where(np.isnan(values), np.nan, np.where(undecided, 1.0, found))
 
+    def critical_value(self, level: float) -> float:
+        """The value that has this p-value, for one mean and standard deviation.
+
+        Parameters
+        ----------
+        level : float
+            Probability, from `least_p` to 1.
+
+        Returns
+        -------
+        float
+            The value.
+        """
+        sign = 1.0 if self.larger_is_more_similar else -1.0
+        step = np.interp(-np.log(level), -self.log_tail, self.steps)
+        return float(self.mean + sign * step * np.maximum(self.std, POINT))
+
     def moved(self, mean: Number, std: Number) -> TabulatedNull:
         """The same shape with another mean and standard deviation, or one of each for every value.
 

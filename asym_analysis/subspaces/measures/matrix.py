@@ -18,6 +18,7 @@ from asym_analysis.chance.spectral import (
     procrustes_reference,
     projection_weighted_reference,
     regression_reference,
+    spectrum_itself,
     trace_reference,
 )
 from asym_analysis.subspaces.angles import cross_gram
@@ -185,6 +186,7 @@ MATRIX = (
         compare=_debiased,
         null=partial(debiased_reference, _debiased_pairs),
         sees_strengths=True,
+        classes=4,  # in few dimensions each pair costs tens of thousands of products in all coordinates
     ),
     Measure(
         name="svcca",
@@ -204,6 +206,7 @@ MATRIX = (
         compare=_projection_weighted,
         null=projection_weighted_reference,
         sees_strengths=True,
+        shape=spectrum_itself,
     ),
     Measure(
         name="linear_regression",
@@ -224,6 +227,7 @@ MATRIX = (
         compare=_angular_procrustes,
         null=procrustes_reference,
         sees_strengths=True,
-        classes=3,  # each pair costs thousands of singular value decompositions
+        shape=spectrum_itself,
+        classes=4,  # each pair costs thousands of singular value decompositions
     ),
 )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asym_analysis.chance.null import Null
-from asym_analysis.chance.spectral import ReferenceNull
+from asym_analysis.chance.spectral import ReferenceNull, third_moment
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import scaled
 from asym_analysis.subspaces.sources import SOURCES
@@ -118,6 +118,8 @@ class Measure:
         between random directions. For kind "update", d_in and d_out in place of d.
     sees_strengths
         True where the null distribution depends on the singular values, and not on their number alone.
+    shape
+        n spectra of norm 1 -> what the shape of the null distribution depends on, of shape (n, k).
     classes
         How many spectra of one rank, at most, stand for all that occur in a comparison.
     scales_itself
@@ -135,6 +137,7 @@ class Measure:
     compare: Callable[[Frames, Frames], Tensor]
     null: Callable[..., ReferenceNull]
     sees_strengths: bool = False
+    shape: Callable[[Float[np.ndarray, "n r"]], Float[np.ndarray, "n k"]] = third_moment
     classes: int = 8
     scales_itself: bool = False
     of_products: Callable[[Tensor], Tensor] | None = None

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asym_analysis.chance.spectral import cosine_reference, trace_reference
+from asym_analysis.chance.spectral import cosine_reference, fourth_moment, trace_reference
 from asym_analysis.subspaces.angles import cross_gram
 from asym_analysis.subspaces.bases import numerical_rank, rank_tolerance
 from asym_analysis.subspaces.measures.matrix import MATRIX, unit_gram
@@ -53,5 +53,6 @@ UPDATE = (
         compare=_cosine,
         null=cosine_reference,
         sees_strengths=True,
+        shape=fourth_moment,
     ),
 )
