@@ -8,6 +8,7 @@ sample of the pairs and multiplied up.
     python benchmarks/all_pairs.py                       # 100 adapters in float32 and float64, torch's own threads
     python benchmarks/all_pairs.py --threads 1           # the bare products on one thread too
     python benchmarks/all_pairs.py --busy 2              # beside two processes that never rest
+    python benchmarks/all_pairs.py --device cuda         # the products on a GPU, too
     python benchmarks/all_pairs.py --few                 # 2 to 10 adapters of a 7B model, against read + QR + products
     python benchmarks/all_pairs.py --adapters 1000 --modules 24 --folder thousand   # streamed from disk
 """
@@ -85,7 +86,7 @@ def scipy_loop(runs: AdapterSet, pairs: int) -> Callable[[], object]:
     return loop
 
 
-def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: int) -> None:
+def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: int, device: str | None) -> None:
     runs = adapters(count, modules, dtype)
     stack = torch.randn(count * RANK, SIZE, dtype=dtype)
     held = {m: [run[m] for run in runs] for m in runs.modules}
@@ -121,6 +122,9 @@ def hundred(count: int, modules: int, dtype: torch.dtype, rounds: int, sample: i
             "from files": lambda: compare_subspaces(load_adapters(folder)),
             "with the frame": lambda: compare_subspaces(runs).frame,
         }
+        if device is not None:
+            parts[f"from memory on {device}"] = lambda: compare_subspaces(runs, device=device)
+            parts[f"from files on {device}"] = lambda: compare_subspaces(load_adapters(folder), device=device)
         times = best(parts, rounds)
     one = best({"scipy": scipy_loop(runs, sample)}, rounds)["scipy"][0] / sample * pairs * modules
     clock, spent = times["bare"]
@@ -202,6 +206,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200, help="pairs of the scipy loop")
     parser.add_argument("--threads", type=int, help="threads of torch; its own number by default")
     parser.add_argument("--busy", type=int, default=0, help="processes that never rest, beside the benchmark")
+    parser.add_argument("--device", help="compared there as well")
     parser.add_argument("--single", action="store_true", help="float32 alone")
     parser.add_argument("--few", action="store_true", help="2, 4 and 10 adapters of a 7B model instead")
     parser.add_argument("--folder", type=Path, help="stream adapters from files written here")
@@ -217,7 +222,7 @@ def main() -> None:
             few(options.rounds)
             return
         for dtype in (torch.float32,) if options.single else (torch.float32, torch.float64):
-            hundred(options.adapters, options.modules, dtype, options.rounds, options.sample)
+            hundred(options.adapters, options.modules, dtype, options.rounds, options.sample, options.device)
     finally:
         for process in busy:
             process.kill()

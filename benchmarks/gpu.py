@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from asym_analysis.finetuning.models import adapted_model, task_batches
 from asym_analysis.finetuning.plan import PlannedRun
 from asym_analysis.finetuning.storage import is_finished
 from asym_analysis.finetuning.train import finetune
+from asym_analysis.subspaces.measures import MEASURES
 
 PAPER_RATE = 4e-4
 TASKS = ("RTE", "MRPC", "CoLA")
@@ -62,17 +64,19 @@ def analyses(device: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
     draw = torch.Generator().manual_seed(0)
     adapters = [
         Adapter.from_factors(
-            {f"layer.{i}.query": (torch.randn(8, 256, generator=draw), torch.randn(192, 8, generator=draw))
+            {f"layer.{i}.query": (torch.randn(rank, 256, generator=draw), torch.randn(192, rank, generator=draw))
              for i in range(4)},
             name=f"run {number}",
         )
-        for number in range(6)
+        for number, rank in enumerate((8, 8, 8, 4, 4, 1))
     ]  # fmt: skip
     weights = {f"layer.{i}.query": torch.randn(192, 256, generator=draw) for i in range(4)}
 
-    def subspaces() -> float:
-        tables = [compare_subspaces(adapters, device=place).frame["value"].to_numpy() for place in ("cpu", device)]
-        return float(np.abs(tables[0] - tables[1]).max())
+    def subspaces(measure: str) -> float:
+        found = [compare_subspaces(adapters, measure=measure, device=place) for place in ("cpu", device)]
+        if (found[0].initialization_marks != found[1].initialization_marks).any():
+            return float("inf")
+        return float(np.abs(np.subtract(*(one.values for one in found))).max())  # noqa: PD011 - an array of its own
 
     def intruders() -> float:
         places = [{name: weight.to(place) for name, weight in weights.items()} for place in ("cpu", device)]
@@ -80,7 +84,8 @@ def analyses(device: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
         values = first["singular_value"] / second["singular_value"] - 1
         return float(max(values.abs().max(), (first["largest_cosine"] - second["largest_cosine"]).abs().max()))
 
-    yield "compare_subspaces", 1e-5, subspaces
+    for measure in MEASURES:
+        yield f"compare_subspaces, {measure}", 1e-5, partial(subspaces, measure)
     yield "intruder_dimensions", 1e-3, intruders
 
 

@@ -145,13 +145,13 @@ def compare_subspaces(
     }
     bar = partial(tqdm, total=len(modules), unit="module", disable=not progress)
     if store is None:
-        found = dict(bar(_results(tasks.values(), executor)))
+        found = dict(bar(_results(tasks.values(), executor, device)))
         parts = [found[module] for module in modules]
         values = np.stack([part.values for part in parts])
     else:
         shape = (len(modules), len(chosen), len(runs) * (len(runs) - 1) // 2)
         kept = ComparisonStore(store, settings, shape, _dtype(runs))
-        parts, values = _through_store(kept, runs, tasks, executor, bar), kept.values
+        parts, values = _through_store(kept, runs, tasks, executor, device, bar), kept.values
     return SubspaceComparison(
         adapters=runs.table,
         modules=modules,
@@ -171,6 +171,7 @@ def _through_store(
     runs: AdapterSet,
     tasks: Mapping[str, ModuleTask],
     executor: Executor | None,
+    device: str,
     bar: Callable[..., Any],
 ) -> list[ModulePairs]:
     """Compare the modules that the store lacks, and give all.
@@ -190,7 +191,7 @@ def _through_store(
                 "one"
             )
     left = [task for module, task in tasks.items() if order[module] not in kept]
-    for module, found in bar(_results(left, executor, singly=True), initial=len(tasks) - len(left)):
+    for module, found in bar(_results(left, executor, device, singly=True), initial=len(tasks) - len(left)):
         kept.write(order[module], found, module_digests(runs, module))
     return [kept.read(index) for index in range(len(tasks))]
 
@@ -222,12 +223,15 @@ def _factors(measure: Measure, asked: tuple[str, ...] | None) -> tuple[str, ...]
 
 
 def _results(
-    tasks: Iterable[ModuleTask], executor: Executor | None, *, singly: bool = False
+    tasks: Iterable[ModuleTask], executor: Executor | None, device: str, *, singly: bool = False
 ) -> Iterator[tuple[str, ModulePairs]]:
     """Module names with their results, as they are done; small modules together, unless each is to be kept at once."""
     if executor is None:
         together = ([task] for task in tasks) if singly else batches(tasks)
-        for batch, parts in side_by_side(compare_modules, together):
+        # One after the other on an accelerator: torch's first decompositions there fail in two threads at once.
+        one_by_one = ((batch, compare_modules(batch)) for batch in together)
+        on_cpu = device.startswith("cpu")
+        for batch, parts in side_by_side(compare_modules, together) if on_cpu else one_by_one:
             for task, found in zip(batch, parts, strict=True):
                 yield task.module, found
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch
 
 from asym_analysis.adapters import Adapter, AdapterSet, LowRankUpdate, ModuleSource
 from asym_analysis.alignment import pairwise
+from asym_analysis.alignment.module_pairs import ModulePairs, ModuleTask, compare_modules
 from asym_analysis.alignment.pairwise import compare_subspaces
+from asym_analysis.alignment.side_by_side import side_by_side
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import read_result
 
@@ -101,18 +105,48 @@ def test_a_store_refuses_inputs_that_have_changed_by_name(tmp_path: Path) -> Non
         compare_subspaces(changed, store=tmp_path / "memory")
 
 
-def test_modules_side_by_side_give_the_same_table() -> None:
+@pytest.mark.parametrize("threads", [3, 9])
+def test_modules_side_by_side_give_the_same_table(threads: int) -> None:
     whole, before = runs(), torch.get_num_threads()
     one = compare_subspaces(whole).frame
-    torch.set_num_threads(3)
+    torch.set_num_threads(threads)
     try:
         pd.testing.assert_frame_equal(compare_subspaces(whole).frame, one)
-        assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == threads
         with pytest.raises(KeyboardInterrupt):
             compare_subspaces(interrupted(whole))
-        assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_many_threads_are_divided_among_few_that_work_side_by_side() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(9)
+    try:
+        found = dict(side_by_side(lambda _: (threading.get_ident(), torch.get_num_threads()), range(40)))
+    finally:
+        torch.set_num_threads(before)
+    assert len({ident for ident, _ in found.values()}) <= 4
+    assert {share for _, share in found.values()} == {2}
+
+
+def test_an_accelerator_takes_one_module_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's first decomposition on a GPU fails where two threads ask for it at once."""
+    used = []
+
+    def recorded(tasks: list[ModuleTask]) -> list[ModulePairs]:
+        used.append((tasks[0].device, threading.current_thread()))
+        return compare_modules([replace(task, device="cpu") for task in tasks])
+
+    monkeypatch.setattr(pairwise, "compare_modules", recorded)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        compare_subspaces(runs(), device="meta")
+    finally:
+        torch.set_num_threads(before)
+    assert set(used) == {("meta", threading.main_thread())}
 
 
 def test_values_stay_on_the_disk(tmp_path: Path) -> None:
