@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from asym_analysis.adapters.adapter import Adapter
 
-__all__ = ["last_of_runs", "runs_of"]
+__all__ = ["last_of_runs", "runs_of", "runs_of_sources"]
 
 _CHECKPOINT = re.compile(r"/checkpoint-\d+(?=/|$)")
 
@@ -33,8 +33,28 @@ def runs_of(adapters: Iterable[Adapter]) -> list[str | None]:
     >>> runs_of([Adapter({}, name=path, metadata={"source": path}) for path in [*saved, "/runs/b/adapter.bin"]])
     ['/runs/a', '/runs/a', None]
     """
-    listed = [*adapters]
-    sources = [str(PurePath(str(adapter.metadata.get("source", adapter.name))).parent) for adapter in listed]
+    return runs_of_sources(str(adapter.metadata.get("source", adapter.name)) for adapter in adapters)
+
+
+def runs_of_sources(paths: Iterable[str]) -> list[str | None]:
+    """Name the training run of each file that is one of several checkpoints; see `runs_of`.
+
+    Parameters
+    ----------
+    paths
+        Of the adapters' weights.
+
+    Returns
+    -------
+    list
+        As of `runs_of`.
+
+    Examples
+    --------
+    >>> runs_of_sources(["a/checkpoint-1/adapter_model.bin", "a/checkpoint-2/adapter_model.bin", "b/adapter_model.bin"])
+    ['a', 'a', None]
+    """
+    sources = [str(PurePath(path).parent) for path in paths]
     folders = [_CHECKPOINT.sub("", source) for source in sources]
     runs = {folder for folder, source in zip(folders, sources, strict=True) if folder != source}
     counts = {folder: folders.count(folder) for folder in runs}

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from asym_analysis._deprecated import warn
 from asym_analysis.adapters.module_names import place
+from asym_analysis.adapters.runs import runs_of_sources
 from asym_analysis.alignment.contrasts import Contrast, Correction, contrast_pairs, is_listed
 from asym_analysis.alignment.nulls import NullTable
 from asym_analysis.codec import decode, encode
@@ -106,7 +107,7 @@ class SubspaceComparison(Result):
         """A number for each distinct value of a column of `adapters`, -1 where it is missing.
 
         "initialization" numbers the groups that are linked by a shared initialization, unless the table has such a
-        column.
+        column; it is missing for an adapter of which no other is known to share it or not.
 
         Returns
         -------
@@ -123,9 +124,12 @@ class SubspaceComparison(Result):
         if by == "initialization":
             linked = np.zeros((len(self.adapters),) * 2, dtype=bool)
             linked[self.pairs] = self.same_initialization
-            return connected_components(linked, directed=False)[1].astype(np.int64)
-        known = ", ".join(str(column) for column in self.adapters if column != "name")
-        raise ValueError(f"the adapters' table has no column {by!r}; it has: {known}, and initialization")
+            numbers = connected_components(linked, directed=False)[1].astype(np.int64)
+            told = (self.initialization_marks >= 0).any(0)
+            known = np.isin(np.arange(len(numbers)), np.concatenate([index[told] for index in self.pairs]))
+            return np.where(known, numbers, -1)
+        has = ", ".join(str(column) for column in self.adapters if column != "name")
+        raise ValueError(f"the adapters' table has no column {by!r}; it has: {has}, and initialization")
 
     def same(self, by: str) -> Bool[np.ndarray, "pairs"]:
         """True for pairs whose adapters agree in a column of `adapters`, or that share their "initialization".
@@ -182,8 +186,9 @@ class SubspaceComparison(Result):
         by : str, default "task"
             A column of `adapters`, or "initialization".
         within : str, optional
-            Another of these: labels are permuted only among adapters that agree in it. With "initialization", what a
-            shared initialization explains is not counted as an effect of `by`.
+            Another of these: labels are permuted only among adapters that agree in it, and pairs that agree in it are
+            contrasted with each other, pairs that do not with each other. With "initialization", what a shared
+            initialization explains is not counted as an effect of `by`. Adapters of which it is missing are left out.
         resamples : int, default 2000
             Number of random permutations of the adapters' labels, where there are more groupings than this; where
             there are not, all are listed and p-values are exact.
@@ -202,12 +207,15 @@ class SubspaceComparison(Result):
         Raises
         ------
         ValueError
-            If there is no such column, it puts all adapters in one group or each in its own, a value is infinite, two
-            labelled adapters are copies of each other, or an argument is out of range.
+            If there is no such column, it puts all adapters in one group or each in its own, also within another, a
+            value is infinite, two labelled adapters are copies of each other or checkpoints of one run (unless they are
+            contrasted within runs), or an argument is out of range.
         """
         labels = self.labels(by)
-        self._refuse_copies(labels)
         strata = np.zeros(len(labels), dtype=int) if within is None else self.labels(within)
+        labels = np.where(strata >= 0, labels, -1)
+        self._refuse_copies(labels)
+        self._refuse_checkpoints(labels, strata)
         contrasted = partial(
             contrast_pairs,
             pairs=self.pairs,
@@ -218,7 +226,9 @@ class SubspaceComparison(Result):
             correction=correction,
             seed=seed,
         )
-        values = np.asarray(self.values, dtype=np.float64)
+        values = np.array(self.values, dtype=np.float64)
+        if "initialization" in {by, within} - set(self.adapters):
+            values[..., ~(self.same("initialization") | self.different("initialization"))] = np.nan
         known = ~np.isnan(values)
         count = known.sum(0)
         averaged = np.divide(
@@ -467,6 +477,25 @@ class SubspaceComparison(Result):
                 f"{other} is a copy of {one}, and a copy is no further run: leave copies out "
                 f"({len(found)} such pair{'s' if len(found) > 1 else ''})"
             )
+
+    def _refuse_checkpoints(self, labels: Int[np.ndarray, "adapters"], strata: Int[np.ndarray, "adapters"]) -> None:
+        """Raise where two labelled adapters are checkpoints of one run, unless each stratum is one run."""
+        if "source" not in self.adapters:
+            return
+        paths = self.adapters["source"].where(self.adapters["source"].notna(), self.adapters["name"])
+        runs = runs_of_sources(paths.astype(str))
+        kept = pd.DataFrame({"name": self.names, "run": runs, "stratum": strata})[labels >= 0]
+        several = kept[kept["run"].notna() & kept["run"].duplicated(keep=False)]
+        if several.empty or (
+            kept.groupby("run")["stratum"].nunique().eq(1).all()
+            and kept.groupby("stratum")["run"].nunique(dropna=False).eq(1).all()
+        ):
+            return
+        run, names = next(iter(several.groupby("run", sort=False)["name"]))
+        raise ValueError(
+            f"{' and '.join(names.head(2))} are checkpoints of one run, {run}, and a checkpoint is no further run: "
+            "compare the last of each (asym compare --last), or contrast within a column that names the run"
+        )
 
     def __len__(self) -> int:
         return int(self.values.size)

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from asym_analysis.alignment.label_deals import all_deals, distinct_deals, random_deals
+from asym_analysis.alignment.label_deals import all_deals, groupings, random_deals
 from asym_analysis.results import TableResult
 from asym_analysis.vocabulary import choose, finite, whole
 
@@ -23,7 +23,7 @@ __all__ = ["CORRECTIONS", "Contrast", "Correction", "contrast_pairs", "is_listed
 
 Correction = Literal["max-t", "bh"]
 CORRECTIONS: tuple[Correction, ...] = ("max-t", "bh")
-LISTED = 100_000  # deals of labels that are gone through to list all groupings
+LISTED = 100_000  # groupings, at most, that are listed
 CHUNK_ENTRIES = 2**23  # of the weights of several deals at once: 64 MB
 Pairs = tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]
 
@@ -83,7 +83,8 @@ def contrast_pairs(
     labels
         One an adapter; -1 leaves the adapter out.
     strata
-        Labels are permuted within these only.
+        Labels are permuted within these only, and pairs of one stratum and of two are contrasted each for themselves;
+        -1 leaves the adapter out.
     resamples
         Number of random permutations, where there are more groupings than this; all are listed where there are not.
     confidence
@@ -102,17 +103,22 @@ def contrast_pairs(
     Raises
     ------
     ValueError
-        If no pair, or every pair, has the same label, there are fewer than three adapters, a value is infinite, or an
-        argument is out of range.
+        If no pair, or every pair, has the same label, also where all that have are of one stratum and the others of
+        two or the other way round, there are fewer than three adapters, a value is infinite, or an argument is out of
+        range.
 
     Notes
     -----
     The interval is difference +- t s, with s^2 = (n - 1) / n sum_i (D_(i) - mean D_(i))^2, where D_(i) is the
     difference without adapter i (the jackknife, Tukey 1958), and t the quantile of Student's distribution with as many
-    degrees of freedom as there are adapters less labels. By simulation it covers 90 to 100 %, from two against two up
-    (benchmarks/results/contrast_coverage.csv); it is several times too wide where each adapter adds its own constant
-    to all of its pairs in a balanced design. Leaving out adapters within labels, or drawing them with replacement,
-    covers less: 8 to 93 % for pairs of adapters.
+    degrees of freedom as there are adapters less labels, or fewer where few adapters carry most of the difference. By
+    simulation it covers 90 to 100 %, from two against two up, and 79 to 96 % where the strengths of adapters have
+    heavy tails (benchmarks/results/contrast_coverage.csv); it is several times too wide where each adapter adds its own
+    constant to all of its pairs in a balanced design. Leaving out adapters within labels, or drawing them with
+    replacement, covers less: 8 to 93 % for pairs of adapters.
+
+    The p-value is that of labels which have nothing to do with the similarities. A label whose adapters are more alike
+    with everything, as of a higher rank, has to do with them, and p is small then in groups of unequal size.
 
     Examples
     --------
@@ -125,26 +131,29 @@ def contrast_pairs(
     resamples = whole(resamples, "resamples", least=1)
     finite(confidence, "confidence", above=0, below=1)
     choose(correction, CORRECTIONS, "correction")
-    known = labels >= 0
+    strata = np.zeros(len(labels), dtype=int) if strata is None else strata
+    labels = np.where(strata >= 0, labels, -1)
+    contrast = _Contrast(values, pairs, strata)
     same, usable = _agreement(labels, pairs)
-    if known.sum() < 3 or not (same & usable).any() or not (~same & usable).any():
+    kinds = [(int((same & usable & cell).sum()), int((~same & usable & cell).sum())) for cell in contrast.cells]
+    if (labels >= 0).sum() < 3 or not any(min(counts) for counts in kinds):
+        agree, differ = np.sum(kinds, axis=0)
+        where = ", and never where `within` agrees, or never where it differs, both" if min(agree, differ) else ""
         raise ValueError(
-            f"nothing to contrast: {int((same & usable).sum())} pairs agree and {int((~same & usable).sum())} differ "
-            f"among {int(known.sum())} labelled adapters; both kinds are needed"
+            f"nothing to contrast: {agree} pairs agree and {differ} differ among {int((labels >= 0).sum())} labelled "
+            f"adapters{where}; both kinds are needed"
         )
     if np.isinf(values).any():
         raise ValueError(
             f"{int(np.isinf(values).sum())} values are infinite, so that means do not exist: choose a bounded measure"
         )
-    means = _Means(values)
-    of_same, of_different = (means(mask[None].astype(float))[:, 0] for mask in (same & usable, ~same & usable))
+    of_same, of_different = (side[:, 0] for side in contrast(same[None], usable[None]))
     difference = of_same - of_different
-    low, high = _interval(means, pairs, labels, difference, confidence)
-    strata = np.zeros(len(labels), dtype=int) if strata is None else strata
-    listed, permuted = _permuted(means, pairs, labels, strata, resamples, np.random.default_rng(seed))
-    rounding = np.finfo(np.float32).eps * np.abs(means.filled).max(1)
+    low, high = _interval(contrast, pairs, labels, difference, confidence)
+    listed, permuted = _permuted(contrast, pairs, labels, strata, resamples, np.random.default_rng(seed))
+    rounding = np.finfo(np.float32).eps * np.abs(contrast.filled).max(1)
     p_value, p_adjusted = _p_values(difference, permuted, correction, listed, rounding)
-    _, groupings = distinct_deals(labels, strata)
+    least = 1 / groupings(labels, strata) if listed else 1 / (1 + resamples)
     return pd.DataFrame(
         {
             "same": of_same,
@@ -154,13 +163,13 @@ def contrast_pairs(
             "high": high,
             "p_value": p_value,
             "p_adjusted": p_adjusted,
-            "least_p": np.where(np.isnan(p_value), np.nan, 1 / groupings if listed else 1 / (1 + resamples)),
+            "least_p": np.where(np.isnan(p_value), np.nan, least),
         }
     )
 
 
 def is_listed(labels: Int[np.ndarray, "adapters"], strata: Int[np.ndarray, "adapters"], resamples: int) -> bool:
-    """Whether all groupings are listed rather than drawn: there are at most `resamples`, and few enough deals.
+    """Whether all groupings are listed rather than drawn: there are at most `resamples`.
 
     Parameters
     ----------
@@ -177,22 +186,42 @@ def is_listed(labels: Int[np.ndarray, "adapters"], strata: Int[np.ndarray, "adap
     >>> is_listed(np.repeat([0, 1], 3), np.zeros(6, dtype=int), 2000)
     True
     """
-    deals, groupings = distinct_deals(labels, strata)
-    return groupings <= resamples and deals <= LISTED
+    return groupings(labels, strata) <= min(resamples, LISTED)
 
 
-class _Means:
-    """Weighted means of every row over pairs, missing values left out, for many sets of weights at once."""
+class _Contrast:
+    """Means of every row over pairs that agree and over those that do not, for many deals of labels at once.
 
-    def __init__(self, values: Float[np.ndarray, "rows pairs"]) -> None:
+    Missing values are left out. Pairs of one stratum and pairs of two are contrasted each for themselves, and count in
+    both means as much as the fewer kind of them allows: a_c d_c / (a_c + d_c) for a_c pairs that agree and d_c that do
+    not. So what the strata explain is in neither difference.
+    """
+
+    def __init__(self, values: Float[np.ndarray, "rows pairs"], pairs: Pairs, strata: Int[np.ndarray, "_"]) -> None:
         known = np.isfinite(values)
         self.filled = np.where(known, values, 0.0)
         self.known = None if known.all() else known.astype(float)
+        together = strata[pairs[0]] == strata[pairs[1]]
+        self.cells = [cell for cell in (together, ~together) if cell.any()]
 
-    def __call__(self, weights: Float[np.ndarray, "sets pairs"]) -> Float[np.ndarray, "rows sets"]:
-        total = weights.sum(1)[None] if self.known is None else self.known @ weights.T
-        sums = self.filled @ weights.T
-        return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0)
+    def __call__(
+        self, same: Bool[np.ndarray, "sets pairs"], usable: Bool[np.ndarray, "sets pairs"]
+    ) -> tuple[Float[np.ndarray, "rows sets"], Float[np.ndarray, "rows sets"]]:
+        """Both means, NaN where no cell has both kinds of pairs."""
+        totals, whole = [0.0, 0.0], 0.0
+        for cell in self.cells:
+            counts, means = zip(*(self._mean(usable & cell & side) for side in (same, ~same)), strict=True)
+            weight = counts[0] * counts[1] / np.maximum(counts[0] + counts[1], 1)
+            whole = whole + weight
+            totals = [total + weight * mean for total, mean in zip(totals, means, strict=True)]
+        agree, differ = (np.where(whole > 0, total / np.where(whole > 0, whole, 1.0), np.nan) for total in totals)
+        return agree, differ
+
+    def _mean(self, chosen: Bool[np.ndarray, "sets pairs"]) -> tuple[np.ndarray, Float[np.ndarray, "rows sets"]]:
+        """Number of values, and their mean; 0 where there are none."""
+        weights = chosen.astype(float)
+        count = weights.sum(1)[None] if self.known is None else self.known @ weights.T
+        return count, self.filled @ weights.T / np.maximum(count, 1)
 
 
 def _agreement(labels: np.ndarray, pairs: Pairs) -> tuple[Bool[np.ndarray, "..."], Bool[np.ndarray, "..."]]:
@@ -202,7 +231,7 @@ def _agreement(labels: np.ndarray, pairs: Pairs) -> tuple[Bool[np.ndarray, "..."
 
 
 def _interval(
-    means: _Means, pairs: Pairs, labels: np.ndarray, difference: np.ndarray, confidence: float
+    contrast: _Contrast, pairs: Pairs, labels: np.ndarray, difference: np.ndarray, confidence: float
 ) -> tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "rows"]]:
     """Confidence interval by the jackknife over adapters.
 
@@ -212,16 +241,33 @@ def _interval(
     same, usable = _agreement(labels, pairs)
     members = np.flatnonzero(labels >= 0)
     without = np.array([(pairs[0] != index) & (pairs[1] != index) for index in members])
-    left_out = means((without & same & usable).astype(float)) - means((without & ~same & usable).astype(float))
-    freedom = max(len(members) - len(np.unique(labels[members])), 1)
+    agree, differ = contrast(np.broadcast_to(same, without.shape), without & usable)
+    left_out = agree - differ
     spread = left_out.std(axis=1)
-    spread = np.where(spread > np.finfo(np.float32).eps * np.abs(means.filled).max(1), spread, np.nan)
+    spread = np.where(spread > np.finfo(np.float32).eps * np.abs(contrast.filled).max(1), spread, np.nan)
+    freedom = _freedom(pairs, labels, same, usable)
     reach = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(len(members) - 1) * spread
     return difference - reach, difference + reach
 
 
+def _freedom(pairs: Pairs, labels: np.ndarray, same: np.ndarray, usable: np.ndarray) -> float:
+    """Degrees of freedom: adapters less labels, or fewer where few adapters carry most of the difference.
+
+    An effect of adapter i on all of its pairs is in the difference with a weight c_i, of which (sum c_i^2)^2 / sum
+    c_i^4 are large: all where the groups are equally large, two for two against twenty.
+    """
+    members = np.flatnonzero(labels >= 0)
+    most = float(len(members) - len(np.unique(labels[members])))
+    weights = same * usable / max((same & usable).sum(), 1) - ~same * usable / max((~same & usable).sum(), 1)
+    carried = np.bincount(pairs[0], weights, len(labels)) + np.bincount(pairs[1], weights, len(labels))
+    squares = np.where(np.abs(carried) > 1e-9, carried, 0.0)[members] ** 2
+    if squares.any():
+        most = min(most, float(squares.sum() ** 2 / (squares**2).sum()))
+    return max(most, 1.0)
+
+
 def _permuted(
-    means: _Means,
+    contrast: _Contrast,
     pairs: Pairs,
     labels: np.ndarray,
     strata: np.ndarray,
@@ -234,7 +280,8 @@ def _permuted(
     parts = []
     for chunk in _chunks(dealt, len(pairs[0])):
         same, usable = _agreement(chunk, pairs)
-        parts.append(means((same & usable).astype(float)) - means((~same & usable).astype(float)))
+        agree, differ = contrast(same, usable)
+        parts.append(agree - differ)
     return listed, np.concatenate(parts, axis=1)
 
 

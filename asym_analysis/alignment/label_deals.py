@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import combinations, product
 
 import numpy as np
 from jaxtyping import Int
 
-__all__ = ["all_deals", "distinct_deals", "random_deals"]
+__all__ = ["all_deals", "groupings", "random_deals"]
 
 Labels = Int[np.ndarray, "adapters"]
 
 
-def distinct_deals(labels: Labels, strata: Labels) -> tuple[int, int]:
-    """Number of ways to deal the labels within each stratum, and how many of them group the adapters differently.
+def groupings(labels: Labels, strata: Labels) -> int:
+    """Number of ways in which dealing the labels within each stratum can group the adapters.
 
     Parameters
     ----------
@@ -27,14 +25,14 @@ def distinct_deals(labels: Labels, strata: Labels) -> tuple[int, int]:
 
     Returns
     -------
-    tuple
-        Deals, and groupings. Exchanging the names of two labels that are equally frequent in every stratum gives the
+    int
+        Exchanging the names of two labels that are equally frequent in every stratum gives the
         same grouping.
 
     Examples
     --------
-    >>> distinct_deals(np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, dtype=int))
-    (20, 10)
+    >>> groupings(np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, dtype=int))
+    10
     """
     deals = 1
     columns = []
@@ -44,7 +42,7 @@ def distinct_deals(labels: Labels, strata: Labels) -> tuple[int, int]:
         columns.append(counts)
     known = np.unique(labels[labels >= 0])
     alike = Counter(tuple(counts[int(label)] for counts in columns) for label in known)
-    return deals, deals // math.prod(map(math.factorial, alike.values()))
+    return deals // math.prod(map(math.factorial, alike.values()))
 
 
 def all_deals(labels: Labels, strata: Labels) -> Int[np.ndarray, "deals adapters"]:
@@ -53,7 +51,7 @@ def all_deals(labels: Labels, strata: Labels) -> Int[np.ndarray, "deals adapters
     Parameters
     ----------
     labels, strata
-        As for `distinct_deals`.
+        As for `groupings`.
 
     Returns
     -------
@@ -65,14 +63,35 @@ def all_deals(labels: Labels, strata: Labels) -> Int[np.ndarray, "deals adapters
     >>> all_deals(np.array([0, 0, 1, 1]), np.zeros(4, dtype=int)).tolist()
     [[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]]
     """
-    groups = [np.flatnonzero((strata == stratum) & (labels >= 0)) for stratum in np.unique(strata)]
-    found: dict[tuple[int, ...], None] = {}
-    for parts in product(*(list(_arrangements(labels[group].tolist())) for group in groups)):
-        dealt = np.full(len(labels), -1)
-        for group, part in zip(groups, parts, strict=True):
-            dealt[group] = part
-        found[_renumbered(dealt)] = None
-    return np.array(list(found))
+    known = np.flatnonzero(labels >= 0)
+    left = Counter(zip(strata[known].tolist(), labels[known].tolist(), strict=True))
+    names = np.unique(labels[known]).tolist()
+    columns = {name: tuple(left[stratum, name] for stratum in np.unique(strata[known]).tolist()) for name in names}
+    # Labels of one column are interchangeable: each is first used after the one before it.
+    before = {
+        name: [other for other in names[:place] if columns[other] == columns[name]][-1:]
+        for place, name in enumerate(names)
+    }
+    dealt = np.full(len(labels), -1)
+    used: Counter[int] = Counter()
+    found: list[list[int]] = []
+
+    def deal(place: int) -> None:
+        if place == len(known):
+            found.append(_renumbered(dealt))
+            return
+        stratum = int(strata[known[place]])
+        for name in names:
+            if left[stratum, name] and (used[name] or all(used[other] for other in before[name])):
+                left[stratum, name] -= 1
+                used[name] += 1
+                dealt[known[place]] = name
+                deal(place + 1)
+                left[stratum, name] += 1
+                used[name] -= 1
+
+    deal(0)
+    return np.array(found)
 
 
 def random_deals(
@@ -83,7 +102,7 @@ def random_deals(
     Parameters
     ----------
     labels, strata
-        As for `distinct_deals`.
+        As for `groupings`.
     count
         Rows of the result.
     generator
@@ -106,23 +125,6 @@ def random_deals(
     return dealt
 
 
-def _arrangements(labels: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every distinct order of some labels."""
-    counts = Counter(labels)
-    if len(counts) <= 1:
-        yield tuple(labels)
-        return
-    first = next(iter(counts))
-    rest = [label for label in labels if label != first]
-    for places in combinations(range(len(labels)), counts[first]):
-        others = [place for place in range(len(labels)) if place not in places]
-        for order in _arrangements(rest):
-            dealt = [first] * len(labels)
-            for place, label in zip(others, order, strict=True):
-                dealt[place] = label
-            yield tuple(dealt)
-
-
-def _renumbered(dealt: Labels) -> tuple[int, ...]:
+def _renumbered(dealt: Labels) -> list[int]:
     numbers: dict[int, int] = {}
-    return tuple(-1 if label < 0 else numbers.setdefault(label, len(numbers)) for label in dealt.tolist())
+    return [-1 if label < 0 else numbers.setdefault(label, len(numbers)) for label in dealt.tolist()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ import torch
 from scipy import stats
 
 from asym_analysis.adapters import Adapter, AdapterSet
+from asym_analysis.alignment.comparison import SubspaceComparison
 from asym_analysis.alignment.contrasts import contrast_pairs
-from asym_analysis.alignment.label_deals import all_deals, distinct_deals
+from asym_analysis.alignment.label_deals import all_deals, groupings
 from asym_analysis.alignment.pairwise import compare_subspaces
 
 
@@ -37,6 +40,11 @@ def family(tasks: str, seeds: range | list[int], *, shared: dict[int, int] | Non
             factors[module] = (A, strength * direction + torch.randn(80, 4, generator=noise))
         made.append(Adapter.from_factors(factors, name=f"{task}{index}", metadata={"init_lora_weights": True}))
     return AdapterSet(made, {"task": list(tasks), "seed": list(seeds)})
+
+
+def told(comparison: SubspaceComparison) -> SubspaceComparison:
+    """Two modules of rank 4 cannot rule a shared start out; the wider ones of a model would."""
+    return replace(comparison, initialization_marks=np.maximum(comparison.initialization_marks, 0))
 
 
 def test_means_agree_with_the_table() -> None:
@@ -82,7 +90,15 @@ def test_the_same_seed_gives_the_same_table() -> None:
 
 @pytest.mark.parametrize(
     ("groups", "least"),
-    [((2, 2), 1 / 3), ((3, 3), 0.1), ((4, 4), 1 / 35), ((5, 1, 1, 1), 1 / 56), ((3, 3, 3), 1 / 280), ((2, 1), 1 / 3)],
+    [
+        ((2, 2), 1 / 3),
+        ((3, 3), 0.1),
+        ((4, 4), 1 / 35),
+        ((5, 1, 1, 1), 1 / 56),
+        ((3, 3, 3), 1 / 280),
+        ((2, 1), 1 / 3),
+        ((2, *[1] * 8), 1 / 45),
+    ],
 )
 def test_the_least_p_value_of_a_design_is_reached_and_stated(groups: tuple[int, ...], least: float) -> None:
     labels = np.repeat(np.arange(len(groups)), groups)
@@ -119,7 +135,7 @@ def test_groupings_are_counted_as_they_are_listed() -> None:
         labels = generator.integers(-1, 3, size=6)
         strata = generator.integers(0, 2, size=6)
         listed = all_deals(labels, strata)
-        assert len(listed) == distinct_deals(labels, strata)[1]
+        assert len(listed) == groupings(labels, strata)
         agreement = {tuple((row[:, None] == row[None]).ravel()) for row in listed}
         assert len(agreement) == len(listed)
 
@@ -137,7 +153,7 @@ def test_arguments_are_checked_and_infinite_values_refused(without_shape_checks:
 
 def test_a_shared_start_is_not_an_effect_of_the_task() -> None:
     """Tasks that were run from two starts only look alike in A; within a start they do not."""
-    comparison = compare_subspaces(family("aaaabbbb", [1, 1, 1, 2, 1, 2, 2, 2]))
+    comparison = told(compare_subspaces(family("aaaabbbb", [1, 1, 1, 2, 1, 2, 2, 2])))
     free = comparison.contrast("task").summary().set_index("factor")
     within = comparison.contrast("task", within="initialization").summary().set_index("factor")
     assert free.loc["A", "difference"] > 0
@@ -251,3 +267,88 @@ def test_copies_of_one_adapter_are_no_runs() -> None:
     # A frozen A is equal in all runs: B decides, and A alone is not looked at.
     frozen = [Adapter.from_factors({"q": (one["q"][0], draw()["q"][1])}, name=str(i)) for i in range(4)]
     assert len(compare_subspaces(AdapterSet(frozen, {"task": list("aabb")})).contrast("task").frame) == 4
+
+
+def checkpoints(name: str, task: str, count: int, seed: int) -> list[Adapter]:
+    """A run that drifts a little from one checkpoint to the next."""
+    generator = torch.Generator().manual_seed(seed)
+    A, B = torch.randn(4, 60, generator=generator), torch.randn(50, 4, generator=generator)
+    made = []
+    for step in range(1, count + 1):
+        A, B = A + 0.1 * torch.randn(4, 60, generator=generator), B + 0.1 * torch.randn(50, 4, generator=generator)
+        path = f"/runs/{name}/checkpoint-{step}/adapter_model.safetensors"
+        made.append(Adapter.from_factors({"q": (A, B)}, name=f"{name}-{step}", metadata={"source": path, "task": task}))
+    return made
+
+
+def test_checkpoints_of_one_run_are_no_runs() -> None:
+    """Two runs of five checkpoints each gave p = .008 for a task of which nothing can be said."""
+    runs = [*checkpoints("one", "a", 5, 1), *checkpoints("two", "b", 5, 2)]
+    table = {"task": ["a"] * 5 + ["b"] * 5, "run": ["one"] * 5 + ["two"] * 5, "at": list(range(5)) * 2}
+    comparison = compare_subspaces(AdapterSet(runs, table))
+    for by in ("task", "run", "at"):
+        with pytest.raises(ValueError, match=r"one-1 and one-2 are checkpoints of one run, /runs/one, .*--last"):
+            comparison.contrast(by)
+    steps = comparison.contrast("at", within="run").summary()
+    assert (steps.difference.abs() < 0.1).all()  # pairs of two runs alone, equally far along or not
+
+
+def test_what_is_contrasted_within_is_not_in_the_difference() -> None:
+    """Tasks that were run from two starts, unequally often: A differs by its start, and by nothing else."""
+    comparison = told(compare_subspaces(family("aaaabbbb", [1, 1, 1, 2, 1, 2, 2, 2])))
+    free = comparison.contrast("task").summary().set_index("factor").loc["A"]
+    within = comparison.contrast("task", within="initialization").summary().set_index("factor").loc["A"]
+    assert free.difference > 0.1
+    assert abs(within.difference) < 0.01
+    assert within.low <= 0 <= within.high
+    values, (first, second) = comparison.values[:, 0].mean(0), comparison.pairs  # noqa: PD011
+    task, start = np.array(list("aaaabbbb")), np.array([1, 1, 1, 2, 1, 2, 2, 2])
+    same, together = task[first] == task[second], start[first] == start[second]
+    sums, whole = 0.0, 0.0
+    for cell in (together, ~together):
+        count = (same & cell).sum() * (~same & cell).sum() / cell.sum()
+        sums += count * (values[same & cell].mean() - values[~same & cell].mean())
+        whole += count
+    assert within.difference == pytest.approx(sums / whole, abs=1e-6)
+
+
+def test_pairs_of_which_the_start_is_unknown_are_in_no_cell() -> None:
+    comparison = compare_subspaces(family("aaaabbbb", [1, 1, 1, 2, 1, 2, 2, 2]))
+    assert set(np.unique(comparison.initialization_marks)) == {-1, 1}
+    assert comparison.contrast("initialization").summary()[["difference", "p_value"]].isna().all(axis=None)
+    known = comparison.contrast("task", within="initialization").summary().iloc[0]
+    groups = [comparison.same("initialization") & (comparison.same("task") == agree) for agree in (True, False)]
+    assert [known.same, known.different] == pytest.approx([comparison.values[:, 0, of].mean() for of in groups])  # noqa: PD011
+
+
+def test_a_task_that_goes_with_the_start_cannot_be_contrasted_within_it() -> None:
+    comparison = compare_subspaces(family("aaabbb", [1, 1, 1, 2, 2, 2]))
+    with pytest.raises(ValueError, match="6 pairs agree and 9 differ among 6 labelled adapters, and never where"):
+        comparison.contrast("task", within="initialization")
+
+
+def test_adapters_without_a_stratum_or_a_known_start_are_in_no_group() -> None:
+    members = [*family("aabbab", [1, 2, 1, 2, 3, 3])]
+    table = {"task": list("aabbab"), "seed": [1.0, 2.0, 1.0, 2.0, np.nan, np.nan]}
+    comparison = told(compare_subspaces(AdapterSet(members, table)))
+    four = told(compare_subspaces(AdapterSet(members[:4], {name: column[:4] for name, column in table.items()})))
+    columns = ["same", "different", "difference", "p_value", "least_p"]
+    found, expected = (one.contrast("task", within="seed").frame[columns] for one in (comparison, four))
+    np.testing.assert_allclose(found, expected)
+    unknown = replace(comparison, initialization_marks=comparison.initialization_marks.copy())
+    first, second = unknown.pairs
+    unknown.initialization_marks[:, (first >= 4) | (second >= 4)] = -1
+    assert unknown.labels("initialization").tolist() == [0, 1, 0, 1, -1, -1]
+    by_start = unknown.contrast("initialization").summary()
+    np.testing.assert_allclose(by_start[columns[:4]], four.contrast("initialization").summary()[columns[:4]])
+
+
+def test_the_interval_covers_where_two_adapters_carry_the_difference() -> None:
+    """Two against twenty: 86 % of intervals with 20 degrees of freedom held the difference."""
+    generator = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [2, 20])
+    pairs = np.triu_indices(22, 1)
+    values = np.concatenate([dependent_values(generator, labels, 1, 0.5) for _ in range(400)])
+    table = contrast_pairs(values, pairs, labels, resamples=10)
+    covered = ((table.low <= 0.5) & (table.high >= 0.5)).mean()
+    assert covered >= 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
