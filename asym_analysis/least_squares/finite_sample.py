@@ -25,6 +25,7 @@ from asym_analysis.vocabulary import Tuned, whole
 __all__ = ["FiniteSampleLoss", "compare_finite_samples", "expected_finite_sample_loss"]
 
 EXACT = 1e-12  # of the loss at no update, below which a fit of all that matters leaves nothing
+NEXT_ORDER = 0.25  # of (regressors + outputs) / samples; 4,556 simulated settings need at most .1
 WEAKEST_SIGNAL = 4.0  # least squared singular value of the update, in units of the largest of the noise
 
 
@@ -42,9 +43,9 @@ class FiniteSampleLoss:
     error
         Stated error of `mean`; zero where exact.
     method
-        "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in 1/n), "no finite
-        mean", or "cannot tell" (B on fewer samples than its rank less one, joint training where the update does not
-        stand above the noise, or inputs that are not what the formulas need).
+        "exact" (given the population loss), "deterministic equivalent", "asymptotic" (leading order in the noise), "no
+        finite mean", or "cannot tell" (B on fewer samples than its rank less one, joint training on hardly more samples
+        than inputs or of an update that does not stand above the noise, or inputs that are not what the formulas need).
     objection
         What speaks against the inputs that were given, or "".
     """
@@ -76,7 +77,8 @@ def expected_finite_sample_loss(
         The trained factors. "B": ordinary least squares of y on Qx, exact for samples > rank + 1, "cannot tell" below
         rank - 1; "A": least squares of
         U^T y on x, exact for samples > d_in + 1, and the least-norm fit below d_in - 1 samples (exact for an isotropic
-        covariance); "both": the leading order of reduced-rank regression, for an update whose rank is at most `rank`.
+        covariance); "both": the leading order of reduced-rank regression, for samples > d_in + 1 and an update whose
+        rank is at most `rank`.
 
     inputs : float Tensor or array of shape (n, d_in), optional
         Inputs as the fit gets them, as many as there are. Where they are not independent Gaussian ones of the problem's
@@ -102,11 +104,12 @@ def expected_finite_sample_loss(
     A, least norm, covariance = I: L + (1 - n/d_in) |U^T delta|^2 + r noise_variance n / (d_in-n-1). Other covariances:
     the deterministic equivalent of Hastie, Montanari, Rosset and Tibshirani (2022), "Surprises in high-dimensional
     ridgeless least squares interpolation" (arXiv:1903.08560), checked here by simulation.
-    Both, with k the rank of the update: L + (noise_variance / n) [k (p + d_out - k) + E], where E is the expected
-    energy of the r - k largest singular values of a (p-k) x (d_out-k) matrix of standard noise: the r - k directions
-    that the update does not fill fit the strongest noise. It needs the update's smallest singular value to stand above
-    the noise, s_k^2 > 4 noise_variance (sqrt(p) + sqrt(d_out))^2 / n; below that it cannot tell. The stated errors of
-    the last two methods are their next order, an estimate that held wherever it was simulated.
+    Both, with k the rank of the update: L + noise_variance [(k p + E) / (n-p-1) + k (d_out - k) / (n-k-1)], where E is
+    the expected energy of the r - k largest singular values of a (p-k) x (d_out-k) matrix of standard noise: the r - k
+    directions that the update does not fill fit the strongest noise. Exact for no update; else to leading order in the
+    noise, for n > p + 1, and where the update's smallest singular value stands above the noise,
+    s_k^2 (1 - sqrt(k/n))^2 > 4 noise_variance (sqrt(p) + sqrt(d_out))^2 / n; elsewhere it cannot tell. The stated
+    errors of the last two methods are their next order, an estimate that held wherever it was simulated.
 
     References
     ----------
@@ -258,16 +261,25 @@ def _joint_excess(problem: LeastSquaresProblem, rank: int, samples: int) -> tupl
     if filled > rank:
         raise ValueError(f"the update has a rank above {rank}; the rate of joint training is only known up to it")
     regressors, outputs = problem.covariance_rank, problem.d_out
-    unit = problem.noise_variance / samples
-    # The largest squared singular value of the noise in the fit, over the smallest of the update.
-    ratio = unit * (math.sqrt(regressors) + math.sqrt(outputs)) ** 2 / float(squares[filled - 1]) if filled else 0.0
-    if samples <= regressors + 1 or ratio * WEAKEST_SIGNAL > 1:
+    if samples <= regressors + 1:
         return math.nan, math.nan, "cannot tell"
+    noise = problem.noise_variance
+    # The largest squared singular value of the noise in the fit over the smallest of the update, in these samples.
+    seen = samples * (1 - math.sqrt(filled / samples)) ** 2
+    ratio = (
+        noise * (math.sqrt(regressors) + math.sqrt(outputs)) ** 2 / (seen * float(squares[filled - 1]))
+        if filled
+        else 0.0
+    )
+    if ratio * WEAKEST_SIGNAL > 1:
+        return math.nan, math.nan, "cannot tell"
+    of_slopes, of_directions = noise / (samples - regressors - 1), noise / (samples - filled - 1)
     spare, spare_error = top_noise_energy(regressors - filled, outputs - filled, rank - filled)
-    excess = unit * (filled * (regressors + outputs - filled) + spare)
-    # The next order is relatively of the size of (regressors and outputs) / samples, and of noise over signal.
-    error = excess * min(1.0, (regressors + outputs) / samples + ratio) + unit * 3 * spare_error
-    return excess, error, "asymptotic"
+    excess = of_slopes * (filled * regressors + spare) + of_directions * filled * (outputs - filled)
+    error = of_slopes * 3 * spare_error
+    if not filled:
+        return excess, error, "exact"
+    return excess, error + excess * min(1.0, NEXT_ORDER * (regressors + outputs) / samples + ratio), "asymptotic"
 
 
 def _excess_of_A(problem: LeastSquaresProblem, rank: int, samples: int) -> tuple[float, float, str]:

@@ -54,7 +54,9 @@ def test_joint_training_pays_for_its_degrees_of_freedom() -> None:
     problem = synthetic_problem(power_law(12, 1.0), 8, noise_variance=0.02, delta_rank=2)
     table = compare_finite_samples(problem, 2, [400], tuned=["both"], draws=150).frame
     assert table.agrees.all()
-    assert expected_finite_sample_loss(problem, 2, 400, "both").mean == pytest.approx(8 * 0.02 + 0.02 * 2 * 18 / 400)
+    assert expected_finite_sample_loss(problem, 2, 400, "both").mean == pytest.approx(
+        8 * 0.02 + 0.02 * (2 * 12 / 387 + 2 * 6 / 397)
+    )
     with pytest.raises(ValueError, match="rank above 1"):
         expected_finite_sample_loss(problem, 1, 400, "both")
 
@@ -99,6 +101,17 @@ def test_directions_that_the_update_does_not_fill_fit_noise(delta_rank: int, sam
     naive = 0.02 * delta_rank * (30 + 15 - delta_rank) / samples
     if delta_rank < 4:
         assert table.loss[0] - problem.irreducible > 1.2 * naive
+
+
+@pytest.mark.parametrize("samples", [24, 30, 42, 120])
+@pytest.mark.parametrize("delta_rank", [0, 1, 3, 5])
+def test_joint_training_on_hardly_more_samples_than_inputs(delta_rank: int, samples: int) -> None:
+    """1/n in place of 1/(n-p-1) gave a fifth of the loss at n = p + 4, with an error of half of it."""
+    problem = synthetic_problem(power_law(20, 1.0), 9, noise_variance=0.02, delta_rank=max(delta_rank, 1))
+    problem = LeastSquaresProblem(20 * bool(delta_rank) * problem.delta, problem.covariance, 0.02)
+    table = compare_finite_samples(problem, 5, samples, tuned="both", draws=300, seed=delta_rank).frame
+    assert table.agrees.all(), table[["theory", "stated_error", "loss", "standard_error"]]
+    assert (table.method[0] == "exact") == (delta_rank == 0)
 
 
 def test_an_update_below_the_noise_cannot_be_told() -> None:
