@@ -51,15 +51,45 @@ intersphinx_mapping = (
 suppress_warnings = ["myst.header", "myst.xref_missing", "docutils", "ref.footnote", "ref.citation"]
 
 
+# Pages of the repository that the site shows too, by their place there; whatever links to them leads to the copy.
+TABLES = {
+    "figures/variants.md": "tables/variants.md",
+    "benchmarks/results/README.md": "tables/benchmarks.md",
+    "asym_analysis/samples/README.md": "tables/commands.md",
+}
+LINK = re.compile(r"\]\((?!https?:|/|#)([^)#\s]+)(#[^)]*)?\)")
+
+
 def setup(app: Sphinx) -> None:
-    """Bring the notebooks into the site's folder, where Sphinx looks for pages, and let links to them lead there."""
+    """Bring notebooks and tables into the site's folder, where Sphinx looks for pages, and let links lead there."""
     here = Path(app.srcdir)
-    shutil.rmtree(here / "generated", ignore_errors=True)  # pages of names that have moved since
-    copies = here / "notebooks"
-    shutil.rmtree(copies, ignore_errors=True)
-    shutil.copytree(here.parent / "notebooks", copies, ignore=shutil.ignore_patterns("*.py", "*.toml", ".*"))
-    app.connect("source-read", _notebooks_of_the_site)
+    for made in ("generated", "notebooks", "tables"):
+        shutil.rmtree(here / made, ignore_errors=True)  # pages of names that have moved since
+    root = here.parent
+    shutil.copytree(root / "notebooks", here / "notebooks", ignore=shutil.ignore_patterns("*.py", "*.toml", ".*"))
+    for original, copy in TABLES.items():
+        (here / copy).parent.mkdir(exist_ok=True)
+        text = _linked(root, Path(original), (root / original).read_text(encoding="utf-8"))
+        (here / copy).write_text(f"---\norphan: true\n---\n\n{text}", encoding="utf-8")
+    app.connect("source-read", _links_of_the_site)
 
 
-def _notebooks_of_the_site(app: Sphinx, name: str, source: list[str]) -> None:
-    source[0] = re.sub(r"\]\((?:\.\./)+notebooks/", "](/notebooks/", source[0])
+def _links_of_the_site(app: Sphinx, name: str, source: list[str]) -> None:
+    page = Path(app.env.doc2path(name)).relative_to(app.srcdir)
+    if page.parts[0] != "tables":
+        source[0] = _linked(Path(app.srcdir).parent, "docs" / page, source[0])
+
+
+def _linked(root: Path, page: Path, text: str) -> str:
+    """The text of a page of the repository, with its links to other pages as the site has them."""
+
+    def led(link: re.Match[str]) -> str:
+        target = Path(os.path.normpath(root / page.parent / link[1])).relative_to(root)
+        place = TABLES.get(target.as_posix())
+        if place is None and target.parts[0] == "notebooks":
+            place = target.as_posix()
+        if place is None and target.parts[0] == "docs" and page.parts[0] != "docs":
+            place = target.relative_to("docs").as_posix()
+        return link[0] if place is None else f"](/{place}{link[2] or ''})"
+
+    return LINK.sub(led, text)

@@ -113,6 +113,17 @@ def test_links_between_files_resolve() -> None:
     assert counted > 60
 
 
+def test_pages_that_the_site_links_to_are_pages_of_the_site() -> None:
+    """Sphinx leaves a link to a page outside of its folder as plain text, without a warning."""
+    shown = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md")]:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            file = (page.parent / link.partition("#")[0]).resolve()
+            if file.suffix != ".md" or "://" in link or file.is_relative_to(ROOT / "docs"):
+                continue
+            assert f'"{file.relative_to(ROOT).as_posix()}": ' in shown, f"{page.relative_to(ROOT)}: {link}"
+
+
 def _options() -> dict[str, set[str]]:
     found = {}
     for name in (name for names in COMMANDS.values() for name in names):
