@@ -110,14 +110,15 @@ def descent_path(
         left, scales, _ = torch.linalg.svd(B.to(problem.delta), full_matrices=False)
         rates = torch.outer(scales.square(), problem.eigenvalues).flatten()
         energy = (left.T @ problem.weighted_delta).square().flatten()
+    floor = problem.irreducible + max(0.0, problem.signal - float(energy.sum()))
+    rates, energy = rates[energy > 0], energy[energy > 0]
     # Every direction decays on its own: its part of the loss shrinks by (1 - eta · rate)^2 a step.
     decay = (1 - learning_rate * rates).abs()[None, :] ** (2 * times[:, None])
-    floor = problem.irreducible + max(0.0, problem.signal - float(energy.sum()))
     losses = (floor + decay.to(energy) @ energy).cpu().numpy()
-    grows = bool(((learning_rate * rates > 2) & (energy > 0)).any())
+    stays, grows = (rates <= 0) | (learning_rate * rates == 2), learning_rate * rates > 2
     settings = settings_of(
         along="gradient step",
-        limit=math.inf if grows else floor + float(energy[rates <= 0].sum()),
+        limit=math.inf if grows.any() else floor + float(energy[stays].sum()),
         problem=problem.description,
         learning_rate=learning_rate,
         steps=steps,

@@ -101,7 +101,8 @@ def train_beyond_linear(
     draws : int, default 8
         Random frozen factors (for "both", random initializations of A), all trained in one batch.
     steps, learning_rate : int or float, optional
-        Of full-batch Adam, annealed to zero by a cosine. The rate is multiplied by `strength`.
+        Of full-batch Adam, annealed to zero by a cosine. The rate is multiplied by `strength`, but for A where both
+        factors are trained.
     seed : int, default 0
         For inputs, W0 and factors; the same seed gives the same table.
 
@@ -147,7 +148,9 @@ def train_beyond_linear(
     for choice in choices:
         check_rank(problem, rank, choice)
         A, B = _initial_factors(problem, rank, choice, draws, rng)
-        _fit(partial(excess, train, pretrained, delta), A, B, steps, learning_rate * strength)
+        # The update is as large as `strength`; of two trained factors A stays as large as it begins.
+        of_A = learning_rate * (1.0 if choice == "both" else strength)
+        _fit(partial(excess, train, pretrained, delta), A, B, steps, (of_A, learning_rate * strength))
         with torch.no_grad():
             before = excess(fresh, pretrained, delta, torch.zeros_like(A), torch.zeros_like(B))
             after = excess(fresh, pretrained, delta, A, B)
@@ -196,8 +199,11 @@ def _initial_factors(
     return A.requires_grad_(tuned != "B"), B.requires_grad_(tuned != "A")
 
 
-def _fit(objective: Callable[[Tensor, Tensor], Tensor], A: Tensor, B: Tensor, steps: int, learning_rate: float) -> None:
-    optimizer = torch.optim.Adam([factor for factor in (A, B) if factor.requires_grad], lr=learning_rate)
+def _fit(
+    objective: Callable[[Tensor, Tensor], Tensor], A: Tensor, B: Tensor, steps: int, rates: tuple[float, float]
+) -> None:
+    trained = [(factor, rate) for factor, rate in zip((A, B), rates, strict=True) if factor.requires_grad]
+    optimizer = torch.optim.Adam([{"params": [factor], "lr": rate} for factor, rate in trained])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()

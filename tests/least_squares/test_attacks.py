@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from asym_analysis.least_squares import LeastSquaresProblem, descent_path, expected_finite_sample_loss
+from asym_analysis.least_squares import (
+    LeastSquaresProblem,
+    descent_path,
+    expected_finite_sample_loss,
+    isotropic,
+    synthetic_problem,
+    train_beyond_linear,
+)
 from asym_analysis.least_squares.input_check import objection_to
 
 SIZE = 24
@@ -71,3 +78,24 @@ def test_a_rate_beyond_stability_is_said_to_grow() -> None:
     A = torch.tensor([[1.0, 0.0]])
     calm, wild = (descent_path(held, learning_rate=rate, steps=30, A=A).frame.loss for rate in (0.2, 0.6))
     assert calm.iloc[-1] < calm.iloc[0] < wild.iloc[-1]
+
+
+def test_a_rate_on_the_edge_of_stability_stays_and_directions_without_signal_do_not_count() -> None:
+    one = torch.tensor([[1.0, 0.0]])
+    path = descent_path(LeastSquaresProblem(one, torch.ones(2)), learning_rate=2.0, steps=3, A=torch.eye(2))
+    assert path.frame.loss.tolist() == [1.0] * 4
+    assert path.settings["limit"] == 1.0  # it was 0
+    wild = LeastSquaresProblem(one, torch.tensor([0.5, 1000.0]))
+    for frozen in ({"A": torch.eye(2)}, {"B": torch.ones(1, 1)}):
+        path = descent_path(wild, learning_rate=1.0, steps=600, **frozen)
+        assert path.frame.loss.tolist() == pytest.approx([0.5 ** (1 + 2 * step) for step in range(601)])
+        assert path.settings["limit"] == 0.0
+    path = descent_path(LeastSquaresProblem(one, torch.ones(2)), learning_rate=1e200, steps=4, A=torch.eye(2))
+    assert path.frame.loss.tolist()[1:] == [math.inf] * 4  # it was NaN
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e4])
+def test_the_scale_of_the_update_does_not_decide_how_far_both_factors_are_trained(strength: float) -> None:
+    problem = synthetic_problem(isotropic(16), 8)
+    told = train_beyond_linear(problem, 4, "linear", tuned="both", strength=strength, samples=512, draws=2).summary()
+    assert told.gain_fraction[0] == pytest.approx(told.linear_theory[0], abs=0.03)  # .22 and .46 of .80
