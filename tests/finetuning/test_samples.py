@@ -25,7 +25,7 @@ def test_what_is_shipped_is_what_the_config_plans() -> None:
     assert list(table["name"]) == [run.name for run in runs]
     assert list(table["init_seed"]) == [run.config.factor_seed for run in runs]
     assert list(table["learning_rate"]) == [run.config.learning_rate for run in runs]
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 6_000_000
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 6_400_000
     # Two standard errors of an accuracy on the development rows; correlations of a constant guess are zero.
     errors = table["task"].map({"MRPC": 0.023, "SST-2": 0.017, "CoLA": 0.031, "STS-B": 0.026})
     assert (table["value"] > table["baseline"] + 2 * errors).all()
