@@ -5,7 +5,7 @@ distributions. Spectra are flat, 1/i, 1/i^2, one of a real adapter; "own": every
 of which a comparison knows only classes; and "mixed": flat, steep and spiked ones in one collection. Writes
 benchmarks/results/null_calibration.csv: one row a measure, spectrum and shape, with the share of p-values at most .05,
 .01, .001 and .0001, each divided by that level (of the pairs that can have so small a p-value; missing where fewer than
-a tenth can, and where the values are one point), and the largest of their smallest p-values; and null_calibration.svg
+half can, and where the values are one point), and the largest of their smallest p-values; and null_calibration.svg
 (nominal against actual).
 
     python benchmarks/null_calibration.py
@@ -177,7 +177,7 @@ def row(name: str, spectrum: str, p: int, q: int, d: int, values: np.ndarray, ow
     found = {"measure": name, "strengths": spectrum, "p": p, "q": q, "d": d, "draws": len(values)}
     for level in LEVELS:
         told = p_values[least <= level]
-        few = point or len(told) < len(values) / 10
+        few = point or len(told) < len(values) / 2
         found[f"at_{level:g}"] = np.nan if few else round((told <= level).mean() / level, 3)
     return found | {"least_p": f"{least.max():.1e}"}
 

@@ -228,8 +228,8 @@ SECTIONS = (
         "Encoder, all layers, twenty epochs",
         "MiniLM learns from 500 rows of STS-B, and from all rows of MRPC (3,667) and RTE (2,489), with adapters on all "
         "linear maps of its six layers, batches of 32, three paired seeds, products with frozen weights in bfloat16. "
-        "Gains count from the frozen model with a trained head. MRPC, RTE, A alone and full fine-tuning were trained on "
-        "an H100, the others on CPU cores.",
+        "Gains count from the frozen model with a trained head. MRPC, RTE, A alone and full fine-tuning were trained "
+        "on an H100, the others on CPU cores.",
         "--data GLUE --runs RUNS",
     ),
     Section(

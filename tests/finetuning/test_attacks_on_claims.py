@@ -10,6 +10,7 @@ import pytest
 
 from asym_analysis.errors import AdapterError
 from asym_analysis.finetuning import check_claims, score_variants
+from asym_analysis.finetuning.results.statistics import Difference, pooled
 from tests.finetuning.test_variant_scores import lora_and, table
 
 
@@ -85,7 +86,12 @@ def test_tasks_of_both_directions_are_turned_alike() -> None:
 def test_opposite_effects_are_undecided_and_the_tasks_are_counted() -> None:
     def over(differences: list[float]) -> pd.Series:
         return first_row(
-            pd.concat([lora_and("b-only", d, 0.02).assign(task=f"t{i}") for i, d in enumerate(differences)])
+            pd.concat(
+                [
+                    lora_and("b-only", d, 0.02 + 1e-3 * i).assign(task=f"t{i}")  # not copies of each other
+                    for i, d in enumerate(differences)
+                ]
+            )
         )
 
     assert over([0.5, -0.5])["verdict"] == "undecided"
@@ -108,3 +114,88 @@ def test_heavy_tails_and_ties_give_no_more_false_verdicts(law: str) -> None:
         runs = table({("lora", "t"): list(1 + draw()), ("b-only", "t"): list(1 + draw())})
         false += first_row(runs)["verdict"] not in ("undecided", "equivalent")
     assert false <= 6  # 5 % of 30 are 1.5; more than 6 have a probability of .001
+
+
+@pytest.mark.parametrize("direction", [np.nan, None, "", "maybe"])
+def test_a_metric_of_unknown_direction_is_refused(direction: object) -> None:
+    """NaN is true in Python: a higher accuracy was read as worse."""
+    runs = lora_and("b-only", 0.3, 0.01).astype({"lower_is_better": object})
+    runs["lower_is_better"] = direction
+    with pytest.raises(AdapterError, match="nothing says whether lower accuracy is better on t0: give lower_is_better"):
+        score_variants(runs)
+    with pytest.raises(AdapterError, match="nothing says whether lower accuracy"):
+        score_variants(runs.drop(columns="lower_is_better"))
+    assert check_claims(score_variants(runs, lower_is_better=False)).frame["verdict"][0] == "better"
+
+
+def test_a_direction_that_a_file_holds_as_text_is_read() -> None:
+    runs = lora_and("b-only", 0.3, 0.01)
+    assert first_row(runs.astype({"lower_is_better": str}))["verdict"] == first_row(runs)["verdict"] == "better"
+
+
+def test_a_column_has_the_direction_of_its_name_and_not_of_the_tasks_metric() -> None:
+    """The loss of a task that is scored by accuracy: less of it was read as worse."""
+    runs = table({("lora", "t"): [0.5, 0.6], ("b-only", "t"): [0.6, 0.7]})
+    runs = runs.assign(eval_loss=[3.0, 3.1, 2.0, 2.2], train_accuracy=[0.1, 0.2, 0.4, 0.4], size=[1.0, 2.0, 3.0, 4.0])
+    for column, difference in (("eval_loss", 0.95), ("train_accuracy", 0.25)):
+        found = score_variants(runs, metric=column).contrast("b-only", "lora")["difference"][0]
+        assert found == pytest.approx(difference)
+    with pytest.raises(AdapterError, match="nothing says whether lower size is better"):
+        score_variants(runs, metric="size")
+
+
+def test_a_task_that_was_copied_counts_once() -> None:
+    runs = table({("lora", "t"): [1.0, 1.01, 1.02], ("b-only", "t"): [0.98, 0.93, 1.03]})
+    copied = pd.concat([runs, *(runs.assign(task=f"copy {i}") for i in range(7))])
+    plain, again = first_row(runs), first_row(copied)
+    assert again["tasks"] == 1
+    assert again["p_difference"] == pytest.approx(plain["p_difference"])
+
+
+def test_choices_of_modules_are_no_tasks() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for modules in ("q", "q,v", "k", "all-linear", "o"):
+        noise = 0.05 * rng.standard_normal(6)
+        part = table({("lora", "t"): list(1 + noise[:3]), ("b-only", "t"): list(0.93 + noise[3:])})
+        parts.append(part.assign(target_modules=modules))
+    row = first_row(pd.concat(parts))
+    assert (row["tasks"], row["tasks_worse"], row["tasks_left_out"]) == (1, 1, 0)
+    single = [first_row(part) for part in parts]
+    width = [one["high"] - one["low"] for one in single]
+    assert min(width) < row["high"] - row["low"] < max(width)
+    assert row["difference"] == pytest.approx(np.mean([one["difference"] for one in single]))
+
+
+def test_tasks_without_one_of_the_two_are_counted_and_said() -> None:
+    whole = {("lora", "t"): [1.0, 1.01, 0.99], ("b-only", "t"): [0.7, 0.69, 0.72]}
+    runs = table(whole | {("lora", f"other {i}"): [1.0, 1.1, 0.9] for i in range(4)})
+    row = first_row(runs)
+    assert (row["tasks"], row["tasks_left_out"]) == (1, 4)
+    assert row["statement"].startswith("worse")
+    assert row["statement"].endswith("4 tasks left out")
+
+
+def test_an_interval_without_zero_that_is_one_of_many_says_so() -> None:
+    families = [
+        lora_and("b-only", -0.1 if i == 0 else 0.01, 0.05, seeds=4).assign(family=f"f{i}", task=f"t{i}")
+        for i in range(6)
+    ]
+    frame = check_claims(score_variants(pd.concat(families))).frame
+    first = frame.iloc[0]
+    assert first["high"] < 0
+    assert first["verdict"] == "undecided"
+    assert first["reason"] == "the interval leaves out zero, but not for one of 6 verdicts"
+    assert first["statement"].endswith(first["reason"])
+
+
+@pytest.mark.parametrize("tasks", [3, 5])
+def test_noise_that_differs_between_tasks_gives_no_more_false_verdicts(tasks: int) -> None:
+    """Weights from three seeds are noise themselves: 9.5 % of differences of five equal tasks were found."""
+    rng, found = np.random.default_rng(tasks), []
+    for _ in range(600):
+        spread = np.exp(rng.standard_normal(tasks))
+        values = 0.5 * rng.standard_normal(tasks)[:, None] + spread[:, None] * rng.standard_normal((tasks, 3))
+        each = [Difference(v.mean(), v.std(ddof=1) / 3**0.5, 0.0, 3) for v in values]
+        found.append(pooled(each).p_value < 0.05)
+    assert np.mean(found) <= 0.05

@@ -20,6 +20,7 @@ __all__ = ["ClaimCheck", "check_claims", "reference_gains"]
 
 # LoRA's gain over the frozen model must be so many standard errors for a task to speak.
 LEAST_GAIN = 4.0
+WIDE = "the interval is too wide"
 # Where gains are counted from: a constant guess counts the head's gain as the adapter's.
 FROZEN = ("frozen run", "pretrained model")
 
@@ -29,15 +30,15 @@ class ClaimCheck(FormerTable, TableResult):
     """One row a claim and family of models, differences in parts of LoRA's gain over the frozen model.
 
     Columns: `family, claim, says, source, first, second`; `tasks` that speak, on how many of them `first` is the better
-    and the worse one (`tasks_better, tasks_worse`), and `tasks_left_out`; `seeds`, the fewest of a task; `difference,
-    low, high`, pooled over tasks by random effects; `p_difference, p_equivalence`, adjusted by Holm over families and
-    claims; `verdict`: "equivalent" (within the margin, no difference found), "slightly better" or "slightly worse" (a
-    difference, but within the margin), "better", "worse" or "undecided"; `statement`, the verdict in a sentence with
-    its effect, interval and margin; `metric, effect, effect_low, effect_high`, the difference in that metric where one
-    task speaks; `reason` where undecided; `seeds_needed` to decide it on every task for itself, where an estimate is
-    possible; `lengths`, the number of training lengths; `change`, by how much the difference rose from the shortest to
-    the longest; `paper`, the differences that the paper prints for that family, and `agrees_with_paper`: "yes", "no",
-    "partly" or "cannot tell".
+    and the worse one (`tasks_better, tasks_worse`), and `tasks_left_out`, also those on which only one of the two was
+    run; `seeds`, the fewest of a task; `difference, low, high`, pooled over tasks by random effects; `p_difference,
+    p_equivalence`, adjusted by Holm over families and claims; `verdict`: "equivalent" (within the margin, no difference
+    found), "slightly better" or "slightly worse" (a difference, but within the margin), "better", "worse" or
+    "undecided"; `statement`, the verdict in a sentence with its effect, interval and margin; `metric, effect,
+    effect_low, effect_high`, the difference in that metric where one task speaks; `reason` where undecided;
+    `seeds_needed` to decide it on every task for itself, where an estimate is possible; `lengths`, the number of
+    training lengths; `change`, by how much the difference rose from the shortest to the longest; `paper`, the
+    differences that the paper prints for that family, and `agrees_with_paper`: "yes", "no", "partly" or "cannot tell".
 
     Attributes
     ----------
@@ -80,8 +81,9 @@ def check_claims(
     four standard errors; at its greatest length; tasks are pooled by random effects. Two tests decide: two one-sided
     ones, whether the difference lies within the margin, and one, whether it is zero. Both may hold: a tenth of a large
     gain is a wide margin, and a difference within it is then "slightly" better or worse. p-values are adjusted by
-    Holm's method over all rows, the primary claims for themselves. Seeds whose scores are copies of another's count
-    once. Nothing is decided where a run of one of the two has no finite score.
+    Holm's method over all rows, the primary claims for themselves. Seeds and tasks whose scores are copies of another's
+    count once, and a task that was run on several choices of modules counts as one. Nothing is decided where a run of
+    one of the two has no finite score.
 
     Parameters
     ----------
@@ -124,6 +126,7 @@ def check_claims(
             if len(measured):
                 contrasts.append(measured.assign(family=family, claim=claim.name))
                 row = _judged(family, claim, measured, margin, confidence, least_seeds)
+                row["tasks_left_out"] += _without_either(members, claim)
                 if _without_score(scores, claim):
                     row |= {"p_difference": 1.0, "p_equivalence": 1.0, "reason": "a run of the two has no finite score"}
                 rows.append(row)
@@ -133,15 +136,29 @@ def check_claims(
 
 
 def _without_copies(runs: pd.DataFrame) -> pd.DataFrame:
-    """Leave out seeds on which every variant has the score that it has on an earlier seed of that task."""
+    """Leave out copies: seeds with the scores of an earlier seed of that task, tasks with those of an earlier task."""
     copies: set[object] = set()
+    seen: set[object] = set()
     places = ["task", "length", "target_modules"]
     for _, members in runs.groupby(places, sort=False, dropna=False):
         scores = members.pivot_table(index="seed", columns=["variant", "rank"], values="score", sort=False)
         if scores.shape[1] > 1:
             again = scores.index[scores.duplicated()]
             copies.update(members.index[members["seed"].isin(again)])
+        key = frozenset(zip(*(members[name] for name in ("length", "variant", "rank", "seed", "score")), strict=True))
+        if key in seen and len(members[["variant", "rank"]].drop_duplicates()) > 1:
+            copies.update(members.index)
+        seen.add(key)
     return runs.drop(index=list(copies))
+
+
+def _without_either(runs: pd.DataFrame, claim: Claim) -> int:
+    """Number of tasks on which one of the two variants was run, and the other was not."""
+    count = 0
+    for _, members in runs.groupby("task"):
+        had = set(zip(members["variant"], members["rank"], strict=True))
+        count += len({claim.first, claim.second} & had) == 1
+    return count
 
 
 def _without_score(scores: VariantScores, claim: Claim) -> bool:
@@ -210,6 +227,7 @@ def _judged(
     strong = longest["reference_gain"] > LEAST_GAIN * longest["reference_error"]
     spread = longest["standard_error"] > 0
     speaking = longest[known & strong & (spread | (longest["seeds"] < 2))]
+    by_task = speaking.groupby("task", sort=False)["difference"].mean()
     row: dict[str, Any] = {
         "family": family,
         "claim": claim.name,
@@ -218,10 +236,10 @@ def _judged(
         "first": str(claim.first),
         "second": str(claim.second),
         "primary": claim.primary,
-        "tasks": len(speaking),
-        "tasks_better": int((speaking["difference"] > 0).sum()),
-        "tasks_worse": int((speaking["difference"] < 0).sum()),
-        "tasks_left_out": len(longest) - len(speaking),
+        "tasks": len(by_task),
+        "tasks_better": int((by_task > 0).sum()),
+        "tasks_worse": int((by_task < 0).sum()),
+        "tasks_left_out": longest["task"].nunique() - len(by_task),
         "seeds": int(longest["seeds"].min()),
         "lengths": int(measured["length"].nunique()),
     }
@@ -250,7 +268,7 @@ def _judged(
         "seeds_needed": np.nan if None in needed else float(max(n for n in needed if n is not None)),
         "p_difference": 1.0 if few else whole_difference.p_value,
         "p_equivalence": 1.0 if few else equivalence_p(whole_difference, margin),
-        "reason": "; ".join(reasons) or "the interval is too wide",
+        "reason": "; ".join(reasons) or WIDE,
     }
 
 
@@ -266,13 +284,16 @@ def _own_units(speaking: pd.DataFrame, confidence: float) -> dict[str, Any]:
 
 
 def _shares(rows: pd.DataFrame) -> list[Difference]:
-    """The differences of tasks in parts of LoRA's gain, whose own error is left out."""
-    parts = rows[["difference", "seed_error", "row_error", "seeds", "reference_gain"]].to_dict(orient="records")
+    """The differences of tasks in parts of LoRA's gain, whose own error is left out.
+
+    Choices of modules on one task have its rows and seeds in common: their mean has the mean of their errors.
+    """
+    scaled = rows[["difference", "seed_error", "row_error"]].div(rows["reference_gain"], axis=0)
+    parts = scaled.assign(seeds=rows["seeds"]).groupby(rows["task"], sort=False)
+    means, seeds = parts[["difference", "seed_error", "row_error"]].mean(), parts["seeds"].min()
     return [
-        Difference(float(p["difference"]), float(p["seed_error"]), float(p["row_error"]), int(p["seeds"])).scaled(
-            1 / float(p["reference_gain"])
-        )
-        for p in parts
+        Difference(float(mean), float(seed_error), float(row_error), int(count))
+        for (mean, seed_error, row_error), count in zip(means.to_numpy(), seeds, strict=True)
     ]
 
 
@@ -295,6 +316,10 @@ def _verdicts(table: pd.DataFrame, confidence: float, margin: float) -> pd.DataF
         for _, members in table.groupby("primary"):
             table.loc[members.index, name] = holm(members[name].tolist())
     level = 1 - confidence
+    alone = (table["low"] > 0) | (table["high"] < 0)
+    many = table.groupby("primary")["primary"].transform("size").astype(str)
+    adjusted = "the interval leaves out zero, but not for one of " + many + " verdicts"
+    table["reason"] = table["reason"].mask(alone & (table["reason"] == WIDE), adjusted)
     records = table.to_dict(orient="records")
     verdicts = [_verdict(row, level) for row in records]
     agreements = [_agreement(row, verdict) for row, verdict in zip(records, verdicts, strict=True)]
@@ -332,6 +357,10 @@ def _statement(row: Mapping[Any, Any], verdict: str, margin: float) -> str:
         "slightly better": f"better, but {within}",
         "slightly worse": f"worse, but {within}",
     }
+    if verdict == "undecided" and row["reason"] != WIDE:
+        size += f"; {row['reason']}"
+    if row["tasks_left_out"]:
+        size += f"; {row['tasks_left_out']} task{'s' if row['tasks_left_out'] > 1 else ''} left out"
     return f"{said.get(verdict, verdict)}: {size}"
 
 

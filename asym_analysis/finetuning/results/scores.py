@@ -18,6 +18,9 @@ from asym_analysis.vocabulary import finite, whole
 __all__ = ["Arm", "VariantScores", "longest_runs", "score_variants"]
 
 ROUNDING = 1e-12  # of the scores, below which differences that differ do so by rounding
+LOWER = ("loss", "perplexity", "error", "nll", "bits")
+HIGHER = ("accuracy", "f1", "pearson", "spearman", "correlation", "matthews", "exact", "bleu", "rouge")
+NO = {"false": False, "0": False, "0.0": False}
 REQUIRED = ("task", "variant", "rank", "seed", "learning_rate")
 CELL = ["task", "length", "target_modules", "variant", "rank"]
 PLACE = ["task", "length", "target_modules"]
@@ -226,7 +229,8 @@ def score_variants(
     metric : str, optional
         The column to compare, "loss" or "train_accuracy" for instance; the deciding metric of each task if None.
     lower_is_better : bool, optional
-        Of that column; as the task says if None.
+        Of that column. If None, as the task says of its own metric; of `metric`, as its name does ("loss" and
+        "perplexity" are better when lower, "accuracy", "f1" and correlations when higher).
     outcomes : mapping of str to Outcomes, optional
         From `read_outcomes`: what was kept of every development row, for errors over rows.
     reported : str, default "half"
@@ -240,8 +244,8 @@ def score_variants(
     Raises
     ------
     AdapterError
-        If the table lacks a column, has two runs of one task, variant, rank and seed, or one task in two metrics or
-        directions.
+        If the table lacks a column, has two runs of one task, variant, rank and seed, one task in two metrics or
+        directions, or a metric of which it does not say whether lower is better.
 
     Examples
     --------
@@ -266,8 +270,11 @@ def score_variants(
     unscored, chosen = chosen[~scored], chosen[scored]
     if metric is not None:
         chosen = chosen.assign(metric=metric, baseline=float("nan"))
-    if lower_is_better is not None:
-        chosen = chosen.assign(lower_is_better=lower_is_better)
+    if metric is not None and lower_is_better is None:
+        lower_is_better = _lower_by_name(metric)
+    directions = chosen["lower_is_better"] if "lower_is_better" in chosen else pd.Series(np.nan, index=chosen.index)
+    directions = directions if lower_is_better is None else pd.Series(lower_is_better, index=chosen.index)
+    chosen = chosen.assign(lower_is_better=_directions(directions, chosen))
     for place, members in chosen.groupby("task", sort=False):
         if len(members[["metric", "lower_is_better"]].drop_duplicates()) > 1:
             raise AdapterError(f"{place} is scored in two metrics or directions: give each task one")
@@ -283,6 +290,37 @@ def score_variants(
     left_out = unscored[["task", "variant", "rank", "seed"]].to_dict(orient="records")
     settings = settings_of(metric=value, reported=reported, rows_kept=bool(given), without_score=left_out)
     return VariantScores(pd.DataFrame(rows), settings, chosen, given if metric is None else {})
+
+
+def _lower_by_name(metric: str) -> bool:
+    """Whether lower is better of a column that is asked for by name.
+
+    Raises
+    ------
+    AdapterError
+        If the name does not tell.
+    """
+    for names, lower in ((LOWER, True), (HIGHER, False)):
+        if any(name in metric.lower() for name in names):
+            return lower
+    raise AdapterError(f"nothing says whether lower {metric} is better: give lower_is_better")
+
+
+def _directions(told: pd.Series, runs: pd.DataFrame) -> list[bool]:
+    """The column as booleans, which a CSV file may hold as text.
+
+    Raises
+    ------
+    AdapterError
+        If a run does not say whether lower is better.
+    """
+    known = told.astype(str).str.strip().str.lower().map({"true": True, "1": True, "1.0": True} | NO)
+    if known.isna().any():
+        row = runs[known.isna()].iloc[0]
+        raise AdapterError(
+            f"nothing says whether lower {row['metric']} is better on {row['task']}: give lower_is_better"
+        )
+    return known.astype(bool).tolist()
 
 
 def longest_runs(runs: pd.DataFrame) -> pd.DataFrame:

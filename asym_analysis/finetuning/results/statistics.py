@@ -154,8 +154,9 @@ def pooled(differences: Sequence[Difference]) -> Difference:
     -------
     Difference
         The weighted mean. The variance between tasks is DerSimonian and Laird's [1]_, the error that of Hartung and
-        Knapp [2]_, but no smaller than without their factor; degrees of freedom are the tasks less one. One task is
-        given back as it is.
+        Knapp [2]_, but no smaller than without their factor, nor, of three tasks or more, than that of
+        the plain mean: weights from three seeds are noise themselves, and up to 10 % of 95 % intervals missed the mean.
+        Degrees of freedom are the tasks less one. One task is given back as it is.
 
     References
     ----------
@@ -167,9 +168,9 @@ def pooled(differences: Sequence[Difference]) -> Difference:
         return differences[0]
     means = np.array([each.mean for each in differences])
     variances = np.array([each.error**2 for each in differences])
+    plain = float(means.std(ddof=1) / np.sqrt(len(means)))
     if not np.isfinite(variances).all() or (variances == 0).any():
-        error = float(means.std(ddof=1) / np.sqrt(len(means)))
-        return Difference(float(means.mean()), error, 0.0, len(means))
+        return Difference(float(means.mean()), plain, 0.0, len(means))
     weights = 1 / variances
     fixed = (weights @ means) / weights.sum()
     excess = weights @ (means - fixed) ** 2 - (len(means) - 1)
@@ -178,7 +179,7 @@ def pooled(differences: Sequence[Difference]) -> Difference:
     mean = (weights @ means) / weights.sum()
     factor = (weights @ (means - mean) ** 2) / (len(means) - 1)
     error = float(np.sqrt(max(1.0, factor) / weights.sum()))
-    return Difference(float(mean), error, 0.0, len(means))
+    return Difference(float(mean), max(error, plain) if len(means) > 2 else error, 0.0, len(means))
 
 
 def seeds_needed(difference: Difference, margin: float, *, alpha: float = 0.05, most: int = 100) -> int | None:
