@@ -137,7 +137,7 @@ def known_laws(metadata: Mapping[str, Any], module: str, source: ModuleSource | 
     Parameters
     ----------
     metadata
-        The adapter's: `init_lora_weights`, `peft_type`, `dialect` and `header` are looked at.
+        The adapter's: `init_lora_weights`, `peft_type`, `dialect`, `tied` and `header` are looked at.
     module
         The module's name, which tells an embedding from a linear layer where `source` does not.
     source
@@ -185,8 +185,8 @@ def laws_by_module(adapter: Adapter) -> Callable[[str], KnownLaws | None]:
     return lambda module: _of_module(facts, module, adapter.source(module))
 
 
-def _facts(metadata: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Dialect, `peft_type` and recorded initialization, in lower case but for the type."""
+def _facts(metadata: Mapping[str, Any]) -> tuple[str, str, str | None, bool]:
+    """Dialect, `peft_type` and recorded initialization, in lower case but for the type; whether embeddings are tied."""
     dialect, kind, recorded = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
     written = recorded_facts(metadata.get("header") or {})
     if written is not None:  # this package writes True into the config where nothing is known
@@ -196,15 +196,19 @@ def _facts(metadata: Mapping[str, Any]) -> tuple[str, str, str | None]:
         )
     kind = str(kind or "LORA").upper()
     kind = "LORA" if kind.startswith("NETWORKS.LORA") else kind  # kohya's modules
-    return str(dialect or ""), kind, None if recorded is None else str(recorded).lower()
+    tied = bool(metadata.get("tied"))
+    return str(dialect or ""), kind, None if recorded is None else str(recorded).lower(), tied
 
 
-def _of_module(facts: tuple[str, str, str | None], module: str, source: ModuleSource | None) -> KnownLaws | None:
+def _of_module(facts: tuple[str, str, str | None, bool], module: str, source: ModuleSource | None) -> KnownLaws | None:
+    *names, tied = facts
     parts = {} if source is None else source.parts
     if any(".lora_embedding_" in part.tensor for part in parts.values()):
-        return _known_laws(*facts, True)
+        laws = _known_laws(*names, True)
+        # The factors of a tied head are the embedding's, turned round, and PEFT draws them once more for the head.
+        return replace(laws, B="composed") if tied and laws is not None and laws.B == "standard_normal" else laws
     by_name = not any(".lora_A." in part.tensor for part in parts.values())
-    laws = _known_laws(*facts, by_name and projection_of(module) in _EMBEDDINGS)
+    laws = _known_laws(*names, by_name and projection_of(module) in _EMBEDDINGS)
     return laws if laws is None or source is None else _of_parts(laws, source, plain_shapes=not by_name)
 
 

@@ -80,6 +80,23 @@ def test_the_table_is_what_peft_draws(recorded: bool | str) -> None:
             assert (known.A, known.B).count("composed") == (module == "grouped" and recorded is False)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_that_is_tied_to_the_head_is_drawn_as_the_head(tied: bool) -> None:
+    llama = pytest.importorskip("transformers").LlamaConfig(
+        vocab_size=400, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = pytest.importorskip("transformers").LlamaForCausalLM(llama)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    config = peft.LoraConfig(r=8, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=tied)
+    adapter = load_adapter(peft.get_peft_model(model, config))
+    known = laws_by_module(adapter)("model.embed_tokens")
+    assert known is not None
+    normal = adapter["model.embed_tokens"].B.abs().max() > 1  # PEFT draws it as the head's A, uniform on 1/sqrt(128)
+    assert normal == (known.B == "standard_normal") == (not tied)
+
+
 @pytest.mark.parametrize("options", [{"use_qalora": True}, {"kasa_config": peft.KasaConfig()}, "blocks"])
 def test_what_is_no_plain_pair_has_no_law_of_a_plain_pair(options: Any) -> None:
     if options == "blocks":

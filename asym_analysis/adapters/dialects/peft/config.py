@@ -121,13 +121,14 @@ class PeftConfig:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is worth keeping: base_model, task_type, peft_type, peft_version, init_lora_weights, base_changed."""
+        """What is worth keeping: names of base and task, kind and version of PEFT, initialization, what changed."""
         named = {
             "base_model": self.values.get("base_model_name_or_path"),
             "task_type": self.values.get("task_type"),
             "peft_type": self.values.get("peft_type"),
             "peft_version": self.values.get("peft_version"),
             "init_lora_weights": self.initialization,
+            "tied": True if self.values.get("ensure_weight_tying") else None,
             "base_changed": base_change(self.values),
         }
         return {key: value for key, value in named.items() if value is not None and value != ""}
