@@ -346,7 +346,7 @@ class SubspaceComparison(Result):
         return {**held, "values": encode(values)}
 
     def summary(self) -> pd.DataFrame:
-        """A and B against chance: all pairs, then same and different task and initialization where both occur.
+        """A and B against chance: all pairs, then same and different task where both occur, and same initialization.
 
         Pairs of which one adapter has no label are in no group. A pair that shares its initialization in some modules
         counts there among the same, elsewhere among the different; where it is unknown, among neither.
@@ -371,8 +371,11 @@ class SubspaceComparison(Result):
                 same, different = self.initialization_marks == 1, self.initialization_marks == 0
             else:
                 continue
-            if same.any() and different.any():
-                groups += [(f"same {by}", same), (f"different {by}", different)]
+            # A shared initialization explains similarity: it is said of all pairs, too.
+            if same.any() and (different.any() or by == "initialization"):
+                groups.append((f"same {by}", same))
+                if different.any():
+                    groups.append((f"different {by}", different))
         shape = len(self.modules), len(self.pairs[0])
         masks = [np.broadcast_to(chosen, shape) for _, chosen in groups]
         records = []

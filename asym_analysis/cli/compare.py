@@ -15,6 +15,8 @@ from asym_analysis.cli.options import PathsArgument, command
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asym_analysis.alignment.comparison import SubspaceComparison
+
 __all__ = ["compare"]
 
 _SUMMARY = headings(
@@ -77,7 +79,7 @@ def compare(
     facts = _what_differs(adapters.table)
     tables = [
         Table("adapters", facts, "adapters", most_rows=20, shown=len(facts.columns) > 1),
-        Table("summary", comparison.summary(), title, _SUMMARY, _meaning(measure)),
+        Table("summary", comparison.summary(), title, _SUMMARY, _meaning(measure, comparison)),
     ]
     if contrast is not None:
         below = (
@@ -90,11 +92,15 @@ def compare(
     return call.deliver(comparison, *tables, figures=figures)
 
 
-def _meaning(measure: str) -> str:
-    return (
+def _meaning(measure: str, comparison: SubspaceComparison) -> str:
+    meaning = (
         f"A row: the mean {measure} of one factor over pairs of adapters and modules; chance: its mean between random "
         "subspaces of the same sizes."
     )
+    shared, pairs = int(comparison.same_initialization.sum()), len(comparison.same_initialization)
+    if not shared:
+        return meaning
+    return f"{meaning} {shared} of {pairs} pairs share their initialization, which is alike without being learned."
 
 
 def _what_differs(table: pd.DataFrame) -> pd.DataFrame:

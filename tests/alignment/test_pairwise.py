@@ -103,6 +103,9 @@ def test_pairs_that_share_an_initialization_are_marked() -> None:
     comparison = compare_subspaces(runs)
     assert comparison.frame.query("factor == 'A'").same_initialization.tolist() == [True, False, False]
     assert {"same initialization", "different initialization"} <= set(comparison.summary().pairs)
+    both = compare_subspaces(runs[:2]).summary()
+    assert both.pairs.tolist() == ["all", "same initialization"] * 2  # where every pair shares it, too
+    assert compare_subspaces(runs[1:]).summary().pairs.tolist() == ["all"] * 2
 
 
 def test_a_shared_random_B_is_marked_as_well() -> None:

@@ -47,6 +47,15 @@ def test_drift(tmp_path: Path, asym) -> None:
     assert (tmp_path / "figures" / "drift.png").stat().st_size > 1000
 
 
+def test_compare_says_which_pairs_share_their_initialization(tmp_path: Path, asym) -> None:
+    runs = [
+        write(tmp_path / name, index, start) for index, (name, start) in enumerate({"a": 7, "b": 7, "c": 8}.items())
+    ]
+    said = " ".join(asym("compare", *runs).out.split())
+    assert "1 of 3 pairs share their initialization, which is alike without being learned" in said
+    assert "share their initialization" not in " ".join(asym("compare", *runs[1:]).out.split())
+
+
 def test_drift_with_a_recorded_start_and_with_bad_input(tmp_path: Path, asym) -> None:
     done = asym("drift", write(tmp_path / "kept", 0, 7, keep_start=True))
     assert done.code == 0
