@@ -18,6 +18,8 @@ LOPSIDED = 5.0  # standard deviations by which the mean sign may exceed what the
 UNEQUAL = 0.12
 UNEQUAL_SEEN = 4.0  # standard deviations of it, all modules together
 LEAST_LINES = 4  # rows or columns, to compare their lengths
+SHORT, NEAR_THE_EDGE = 0.25, 0.8  # share of the columns that are looked at, and from which part of the edge on
+BELOW_THE_FLOOR = 3.5  # standard deviations, all modules together; no real adapter, no simulated movement has 2.4
 
 Entries = Float[np.ndarray, "rank d"]
 
@@ -70,11 +72,20 @@ def lopsided(entries: Entries, value: float) -> bool:
     return excess > value / math.sqrt(3)  # the root mean square of what was added, in units of the bound
 
 
-def unequal_scales(factors: Sequence[Entries], bounds: Sequence[float], values: Float[np.ndarray, "modules"]) -> bool:
+def unequal_scales(
+    factors: Sequence[Entries],
+    bounds: Sequence[float],
+    values: Float[np.ndarray, "modules"],
+    edges: Float[np.ndarray, "modules"],
+) -> bool:
     """Whether rows or columns were multiplied by different factors, all modules together.
 
     What training adds makes some rows and columns longer than the others. A multiplication also makes some shorter: the
     squared lengths below their median then spread further than those of the same entries in random order.
+
+    Columns, which have few entries, are also held to a floor. Whatever e is added to an entry u that is uniform up to
+    the edge c, P(|u + e| > t c) = max(1 - t, (1 - t + |e|/c) / 2), at least 1 - t. So it is in the columns whose other
+    entries are short, unless what made them short is a scale.
 
     Parameters
     ----------
@@ -82,8 +93,8 @@ def unequal_scales(factors: Sequence[Entries], bounds: Sequence[float], values: 
         One a module.
     bounds
         Of the uniform law, of each; entries beyond it count as if they lay there.
-    values
-        The relative movement that each seems to have.
+    values, edges
+        The relative movement that each seems to have, and the edge in units of the bound.
     """
     cut = [np.minimum(np.abs(entries), bound) ** 2 for entries, bound in zip(factors, bounds, strict=True)]
     squares = np.square(values)
@@ -96,7 +107,13 @@ def unequal_scales(factors: Sequence[Entries], bounds: Sequence[float], values: 
         enough = excess.sum() > UNEQUAL_SEEN * math.sqrt((error**2).sum())
         if enough and excess.sum() > UNEQUAL * weight:
             return True
-    return False
+    sums = [
+        _above_the_floor(entries, bound * edge)
+        for entries, bound, edge in zip(factors, bounds, edges, strict=True)
+        if len(entries) > 1
+    ]
+    total, square = np.sum(sums, axis=0) if sums else (0.0, 0.0)
+    return bool(total < -BELOW_THE_FLOOR * math.sqrt(square))
 
 
 def _spread_below(squares: Entries, axis: int) -> tuple[float, float]:
@@ -109,3 +126,14 @@ def _spread_below(squares: Entries, axis: int) -> tuple[float, float]:
 def _below(means: np.ndarray) -> float:
     middle = np.median(means)
     return float(np.square(middle - means[means <= middle]).mean() / middle**2)
+
+
+def _above_the_floor(entries: Entries, edge: float) -> tuple[float, float]:
+    """Entries near the edge, less those that are the least possible, in short columns; and the variance of that."""
+    sizes = np.abs(entries) / edge
+    near = (sizes > NEAR_THE_EDGE) - (1 - NEAR_THE_EDGE)
+    squares = np.minimum(sizes, 1.0) ** 2
+    others = squares.sum(0) - squares
+    place = int(SHORT * others.size)
+    excess = np.where(others <= np.partition(others, place, axis=None)[place], near, 0.0).sum(0)
+    return float(excess.sum()), float((excess**2).sum())

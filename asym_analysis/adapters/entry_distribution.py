@@ -154,7 +154,7 @@ def infer_movements(
     fits = _fit([_histogram(entries[index], which) for index in usable], recorded=recorded)
     general = _refused(fits, recorded)
     if not general and unequal_scales(
-        [entries[i] for i in usable], [_bound(entries[i], which) for i in usable], fits.value
+        [entries[i] for i in usable], [_bound(entries[i], which) for i in usable], fits.value, fits.edge
     ):
         general = "rows or columns were multiplied by different factors, which the entries cannot tell from a movement"
     for at, index in enumerate(usable):

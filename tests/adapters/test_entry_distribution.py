@@ -223,6 +223,23 @@ def test_rows_or_columns_that_were_rescaled_are_no_movement(axis: int, *, record
             assert sum(math.isfinite(one.value) for one in added) > 0.9 * count, (rank, size, kind, added[0])
 
 
+@pytest.mark.parametrize(
+    ("rank", "size", "count", "spread"),
+    [(4, 768, 24, 0.1), (4, 256, 12, 0.4), (4, 768, 6, 0.2), (8, 256, 12, 0.1), (8, 768, 2, 0.2), (8, 768, 1, 0.4)],
+)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_scaled_columns_of_few_entries_are_no_movement(
+    rank: int, size: int, count: int, spread: float, *, recorded: bool
+) -> None:
+    """A scale of e^(.4 z) looked like a movement of .87 where it is a distance of .46; below rank 8 all were told."""
+    draw = np.random.default_rng(1)
+    scaled = (np.exp(spread * draw.standard_normal((1, size))) * uniform(rank, size, draw) for _ in range(count))
+    assert all(math.isnan(found.value) for found in infer(*scaled, recorded=recorded))
+    for kind in ("even", "low rank", "sparse"):
+        added = infer(*(move(uniform(rank, size, draw), 0.3, kind, draw) for _ in range(count)), recorded=True)
+        assert sum(math.isfinite(found.value) for found in added) >= 0.6 * count, kind
+
+
 def test_a_quantized_factor_that_is_stored_in_float32_is_told_nothing() -> None:
     """Four bits with a scale a row or a block of 64, and numbers of two or three bits after the first."""
     draw = np.random.default_rng(0)
