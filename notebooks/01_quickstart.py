@@ -65,7 +65,7 @@ one_task.summary()
 families = {name: adapters.query(f"family == '{name}'") for name in ("shared_start", "independent_start")}
 for name, members in families.items():
     comparison = compare_subspaces(members)
-    values = comparison.summary().set_index("factor")["value"]
+    values = comparison.summary().query("pairs == 'all'").set_index("factor")["value"]
     same = comparison.same_initialization.mean()
     print(f"{name:18} A {values['A']:.3f}, B {values['B']:.3f}; pairs marked as sharing an initialization: {same:.0%}")
 

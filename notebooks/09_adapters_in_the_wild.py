@@ -77,7 +77,7 @@ pd.Series(norms).round(4)
 
 # %%
 compare_subspaces([load_adapter(folder / "peft"), load_adapter(folder / "mlx")]).summary()[
-    ["factor", "value", "null_mean"]
+    ["factor", "pairs", "value", "null_mean"]
 ]
 
 # %% [markdown]

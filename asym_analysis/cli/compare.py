@@ -98,7 +98,7 @@ def _meaning(measure: str, comparison: SubspaceComparison) -> str:
         "subspaces of the same sizes."
     )
     shared, pairs = int(comparison.same_initialization.sum()), len(comparison.same_initialization)
-    if not shared:
+    if not shared or comparison.settings["subtract_initial"]:
         return meaning
     return f"{meaning} {shared} of {pairs} pairs share their initialization, which is alike without being learned."
 
