@@ -24,6 +24,7 @@ from asym_analysis.alignment.module_pairs import factor_frames
 from asym_analysis.chance.null import BetaNull
 from asym_analysis.chance.overlap import overlap_null
 from asym_analysis.chance.products import probability_of_products
+from asym_analysis.chance.tabulated import LEAST
 from asym_analysis.errors import AdapterError
 from asym_analysis.results import TableResult
 from asym_analysis.subspaces.measures import Frames, measure_named
@@ -33,6 +34,7 @@ __all__ = ["Clusters", "Neighbours", "cluster", "nearest"]
 
 MORE = 4  # times as many vectors are found as are compared exactly and given
 CLEAR = 0.01  # p-value below which a neighbour is closer than chance
+TIGHT, TIGHT_LEAST = 16, 0.01  # in fewer dimensions no smaller p-value is told of a pair: Beta tails are too light
 DIGITS = 6  # of similarities: adapters that agree in these are tied
 
 
@@ -52,7 +54,8 @@ class Neighbours(TableResult):
         - modules: how many these are
         - chance: the mean similarity of unrelated adapters of these ranks
         - p_value: probability that the most similar of as many unrelated adapters as the collection holds is at least
-          as similar, if modules are independent; those that hold one and the same factor count as one
+          as similar, if modules are independent; those that hold one and the same factor count as one. A millionth
+          means "below", and no pair has less than .01 where all modules are narrower than 16
         - estimate: of the random features
         - standard_error: of the estimate between unrelated adapters
     settings
@@ -281,8 +284,11 @@ def _beyond_mean(index: AdapterIndex) -> Float[np.ndarray, "adapters"]:
 
 
 def of_the_nearest(p_value: Float[np.ndarray, "k"], count: int) -> Float[np.ndarray, "k"]:
-    """Probability that the most similar of `count` unrelated adapters is as similar, from that of one."""
-    return -np.expm1(count * np.log1p(-np.minimum(p_value, 1 - 1e-16)))
+    """Probability that the most similar of `count` unrelated adapters is as similar, from that of one.
+
+    No less than a millionth: nothing is checked of what lies below.
+    """
+    return np.maximum(-np.expm1(count * np.log1p(-np.minimum(p_value, 1 - 1e-16))), LEAST)
 
 
 def indexed(
@@ -313,7 +319,7 @@ def exact_similarities(
     by = index.settings["by"]
     measure = measure_named("cosine" if by == "update" else "overlap")
     found = [index.adapters[int(place)] for place in places]
-    totals, counts, means, variances, terms = np.zeros((5, len(places)))
+    totals, counts, means, variances, terms, widest = np.zeros((6, len(places)))
     times: Counter[tuple[int, float]] = Counter()  # how many modules gave this candidate this very similarity
     for module in index.modules:
         if module not in query:
@@ -342,6 +348,7 @@ def exact_similarities(
             (terms, number),
         ):
             total[where] += each[known]
+        widest[where] = np.maximum(widest[where], held[0].shape[1] if by == "A" else held[0].shape[0])
     whole_number = np.maximum(counts, 1)
     similarity = np.where(counts > 0, totals / whole_number, -2.0)  # behind the lowest cosine
     mean, std = means / whole_number, np.sqrt(variances) / whole_number
@@ -351,6 +358,7 @@ def exact_similarities(
             p_value[i] = probability_of_products(similarity[i], std[i], max(1, int(terms[i])))
         else:
             p_value[i] = BetaNull(mean[i], std[i]).p_value(similarity[i : i + 1])[0]
+            p_value[i] = max(p_value[i], TIGHT_LEAST if widest[i] < TIGHT else 0.0)
     return similarity, counts.astype(int), np.where(counts > 0, mean, np.nan), p_value
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from asym_analysis.adapters.adapter import Adapter
 from asym_analysis.adapters.low_rank_update import LowRankUpdate
 from asym_analysis.chance import Null
+from asym_analysis.chance.tabulated import LEAST
 from asym_analysis.errors import AdapterError
 from asym_analysis.prediction.by_module import ByModule
 from asym_analysis.subspaces import updates
@@ -169,8 +170,11 @@ def turned(factor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def p_value_of(null: Null, value: float) -> float:
-    """Probability of a value at least as large; 1 where chance leaves one value only, as for a whole space."""
-    return float(null.p_value(np.array([value]))[0]) if float(null.std) > 1e-9 else 1.0
+    """Probability of a value at least as large, no less than what is checked of a null distribution (a millionth).
+
+    1 where chance leaves one value only, as for a whole space.
+    """
+    return max(float(null.p_value(np.array([value]))[0]), LEAST) if float(null.std) > 1e-9 else 1.0
 
 
 def random_rows(count: int, d: int, generator: torch.Generator) -> Float[Tensor, "count d"]:

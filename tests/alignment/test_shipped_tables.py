@@ -15,7 +15,7 @@ def table(name: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("level", "low", "high"), [("at_0.05", 0.8, 1.18), ("at_0.01", 0.64, 1.27), ("at_0.001", 0.53, 1.84)]
+    ("level", "low", "high"), [("at_0.05", 0.81, 1.07), ("at_0.01", 0.72, 1.11), ("at_0.001", 0.64, 1.3)]
 )
 def test_p_values_keep_their_band(level: str, low: float, high: float) -> None:
     rates = table("null_calibration")[level].dropna()
@@ -26,7 +26,7 @@ def test_p_values_keep_their_band(level: str, low: float, high: float) -> None:
 def test_p_values_of_one_in_ten_thousand_are_within_a_factor_of_two() -> None:
     rates = table("null_calibration")["at_0.0001"].dropna()
     assert len(rates) > 340
-    assert rates.between(0.5, 2).mean() > 0.95
+    assert rates.between(0.5, 2).mean() > 0.96
     assert rates.mean() == pytest.approx(1, abs=0.05)
 
 

@@ -198,3 +198,13 @@ def test_what_has_no_answer_is_said_in_a_sentence(said: str) -> None:
 def test_a_wrong_number_is_named(said: str) -> None:
     with pytest.raises(ValueError, match=said):
         VALUES[said]()
+
+
+def test_no_p_value_is_below_what_is_checked_of_its_distribution() -> None:
+    """A row space in the first right singular vectors of a weight 400 wide: chance is below a millionth, not 1e-90."""
+    base = draw(300, 400, seed=1)
+    _, _, right = torch.linalg.svd(base, full_matrices=False)
+    aligned = Adapter.from_factors({MODULE: (right[:8], draw(300, 8, seed=2))}, name="aligned")
+    frame = ask.base_alignment(aligned, {f"{MODULE}.weight": base}, k=8).frame
+    assert frame["A_top"][0] == pytest.approx(1)
+    assert frame["A_top_p_value"][0] == 1e-6
