@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["effective_dtype", "lopsided", "unequal_scales", "unfit"]
+__all__ = ["effective_dtype", "evenness", "lopsided", "unequal_scales", "unfit"]
 
 FEWEST = 256  # entries below which the stated errors hold in 16 to 92 % of modules instead of 95
 PRUNED = 0.01  # share of exact zeros, which neither a random initialization nor training gives
@@ -70,6 +70,32 @@ def lopsided(entries: Entries, value: float) -> bool:
     """Whether more entries have one sign than a symmetric law and a movement by `value` of its length can give."""
     excess = abs(float(np.sign(entries).mean())) - LOPSIDED / math.sqrt(entries.size)
     return excess > value / math.sqrt(3)  # the root mean square of what was added, in units of the bound
+
+
+def evenness(entries: Entries, edge: float) -> float:
+    """How evenly what lies beyond the edge is spread over rows and columns: 1, or the share of them that it is in.
+
+    Parameters
+    ----------
+    entries
+        The factor.
+    edge
+        Where the uniform law ends, in units of the entries.
+    """
+    sizes = np.abs(entries) / edge
+    turns = np.floor((sizes + 1) / 2)
+    beyond = turns * (sizes - turns)
+    shuffled = np.random.default_rng(0).permutation(beyond.reshape(-1)).reshape(beyond.shape)
+    found = 1.0
+    for axis in (0, 1):
+        taken, expected = (_participating(part.sum(axis)) for part in (beyond, shuffled))
+        found *= min(1.0, taken / expected) if expected else 1.0
+    return found
+
+
+def _participating(sums: Float[np.ndarray, "lines"]) -> float:
+    square = float((sums**2).sum())
+    return float(sums.sum()) ** 2 / square if square else 0.0
 
 
 def unequal_scales(

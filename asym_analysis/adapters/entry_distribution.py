@@ -14,7 +14,8 @@ Both follow by averaging over the uniform entry: the mean of cos(t(u + e)) is co
 g_c(u + e) is e^2. The first set of equations, which are uncorrelated and of variance 1/2 an entry, is solved by
 Newton's method, each weighted by its slope in c. The standard error is that of the solution's influence function, added
 to what the assumption on E leaves out: 10 percent of the value, and 4/sqrt(number of entries) of it, because a trained
-E has fewer values of its own than entries (rows and neighbouring inputs move together).
+E has fewer values of its own than entries (rows and neighbouring inputs move together); only rows and columns in which
+the movement lies count.
 
 Whether there is an edge at all is tested against every law that is a mixture of normal distributions around zero, of
 any scales (normal, orthonormal, Xavier, Student's t, entries scaled row by row): there the characteristic function is
@@ -38,7 +39,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from asym_analysis.adapters.entry_checks import effective_dtype, lopsided, unequal_scales, unfit
+from asym_analysis.adapters.entry_checks import effective_dtype, evenness, lopsided, unequal_scales, unfit
 from asym_analysis.lazy_torch import Tensor
 from asym_analysis.vocabulary import Factor
 
@@ -163,7 +164,8 @@ def infer_movements(
         elif lopsided(entries[index], float(fits.value[at])):
             found[index] = _untold("the entries are not symmetric around zero, as a uniform initialization is")
         else:
-            found[index] = _movement(fits, at, recorded, ROUNDING.get(names[index], 0.0))
+            part = evenness(entries[index], _bound(entries[index], which) * float(fits.edge[at]))
+            found[index] = _movement(fits, at, recorded, ROUNDING.get(names[index], 0.0), part)
     return found
 
 
@@ -212,14 +214,14 @@ def _refused(fits: _Fits, recorded: bool) -> str:
     return ""
 
 
-def _movement(fits: _Fits, at: int, recorded: bool, rounding: float) -> Movement:
+def _movement(fits: _Fits, at: int, recorded: bool, rounding: float, part: float) -> Movement:
     value, error, upper = float(fits.value[at]), float(fits.error[at]), float(fits.upper[at])
     along = float(fits.edge[at]) - 1
     if fits.misfit[at] > MISFIT:
         return _untold("the entries do not fit a uniform initialization and a movement")
     if value > LARGEST or not math.isfinite(value):
         return _untold(f"moved by more than {LARGEST:g} of its length: too far to tell how far")
-    stated = math.hypot(error, MODEL_ERROR * value, FEW_VALUES / math.sqrt(float(fits.number[at])) * value)
+    stated = math.hypot(error, MODEL_ERROR * value, FEW_VALUES / math.sqrt(part * float(fits.number[at])) * value)
     if value <= DETECTED * max(error, 2 * rounding) or upper > value + APART * stated:
         limit = max(upper, 2 * DETECTED * rounding)
         said = f": at most {limit:.2g}" if limit <= USEFUL else ""

@@ -240,6 +240,22 @@ def test_scaled_columns_of_few_entries_are_no_movement(
         assert sum(math.isfinite(found.value) for found in added) >= 0.6 * count, kind
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_movement_in_few_rows_or_columns_has_a_larger_error(axis: int) -> None:
+    draw = np.random.default_rng(0)
+    start = uniform(32, 512, draw)
+    moves = draw.standard_normal(start.shape), np.zeros(start.shape)
+    few = (slice(None, None, 16), slice(None))[:: 1 if axis else -1]
+    moves[1][few] = moves[0][few]
+    errors = []
+    for move_ in moves:
+        (found,) = infer(start + 0.2 * move_ * np.linalg.norm(start) / np.linalg.norm(move_), recorded=True)
+        assert abs(found.value - 0.2) < 2 * found.std_error
+        errors.append(found.std_error / found.value)
+    assert errors[0] == pytest.approx(0.1, rel=0.2)
+    assert 1.15 * errors[0] < errors[1] < 1.1 * math.hypot(0.1, 4 / math.sqrt(32 * 512 / 16))  # one in 16 moves
+
+
 def test_a_quantized_factor_that_is_stored_in_float32_is_told_nothing() -> None:
     """Four bits with a scale a row or a block of 64, and numbers of two or three bits after the first."""
     draw = np.random.default_rng(0)
