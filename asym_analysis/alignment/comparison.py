@@ -398,8 +398,10 @@ class SubspaceComparison(Result):
             values = np.asarray(self.values[index, row], dtype=np.float64)
             null = self.nulls.columns(index, row, values)
             p_value, least = null["p_value"], null["least_p"]
-            unknown = np.isnan(p_value) | ((p_value <= least) & (least >= LEVEL))
-            stacked = np.stack([values, null["null_mean"], null["null_std"], p_value < LEVEL, unknown])
+            below = p_value <= least  # a p-value at its floor lies below
+            unknown = np.isnan(p_value) | (below & (least > LEVEL))
+            significant = (p_value < LEVEL) | (below & (least <= LEVEL))
+            stacked = np.stack([values, null["null_mean"], null["null_std"], significant, unknown])
             known = ~np.isnan(values)
             for total, pairs, chosen in zip(totals, compared, groups, strict=True):
                 pairs |= known & chosen[index]

@@ -56,9 +56,8 @@ class NullTable:
     shapes: Int[np.ndarray, "modules 2"]
     spectra: Float[np.ndarray, "modules factors adapters k"]
     pairs: tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]
-    references: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
+    references: dict[tuple[int, ...], tuple[ReferenceNull, float]] = field(default_factory=dict)
     haar: dict[tuple[int, ...], ReferenceNull] = field(default_factory=dict)
-    floors: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def columns(self, module: int, factor: int, values: PerPair) -> dict[str, PerPair]:
         """The null distribution of every pair of one module and factor.
@@ -133,11 +132,8 @@ class NullTable:
             free = "gauge of y" in self.measure.invariances
             key = (one, -len(second_kind) if free else other, *sorted(size))
             if key not in self.references:
-                self.references[key] = self.measure.null(first_kind, second_kind, *size)
-            reference = self.references[key]
-            if key not in self.floors:
-                self.floors[key] = self._floor(reference, one, None if free else other, len(second_kind), size)
-            least = self.floors[key]
+                self.references[key] = self._held(one, other, free, size)
+            reference, least = self.references[key]
             x = self._strengths(module, factor, left[chosen], first_kind, classes.alike[one])
             y = self._strengths(module, factor, right[chosen], second_kind, classes.alike[other])
             yield chosen, reference, least, x, y
@@ -159,26 +155,25 @@ class NullTable:
         name = self.factors[factor]
         return (d_in, d_out) if name == "update" else (d_in,) if name in ("A", "right") else (d_out,)
 
-    def _floor(self, reference: ReferenceNull, one: int, other: int | None, rank: int, size: tuple[int, ...]) -> float:
-        """The smallest p-value down to which that of two classes is near enough to that of members at their ends."""
-        classes = self._classes
-        least = reference.least_p
-        if classes.alike[one] and (other is None or classes.alike[other]):
-            return least
-        second = (np.ones(rank),) * 2 if other is None else classes.ends[other]
-        pairs = list(zip(classes.ends[one], second, strict=True))
-        if min(size) >= ROOMY and self.measure.shape is not spectrum_itself:
+    def _held(self, one: int, other: int, free: bool, size: tuple[int, ...]) -> tuple[ReferenceNull, float]:
+        """The distribution of two classes, and the p-value down to which it is that of the members at their ends.
+
+        Where the moments of other spectra are known to first order, these members bend them.
+        """
+        classes, measure = self._classes, self.measure
+        first, second = classes.kinds[one], np.ones(len(classes.kinds[other])) if free else classes.kinds[other]
+        reference = measure.null(first, second, *size)
+        if classes.alike[one] and (free or classes.alike[other]):
+            return reference, reference.least_p
+        others = (second, second) if free else classes.ends[other]
+        pairs = list(zip(classes.ends[one], others, strict=True))
+        if min(size) >= ROOMY and measure.shape is not spectrum_itself:
             pairs = pairs[:1]
-        own = [(x, y, law) for x, y in pairs if isinstance(law := self.measure.null(x, y, *size).null, TabulatedNull)]
-        least = max(least, *(law.least_p for _, _, law in own))
-        floor = UNKNOWN
-        for level, factor in ((max(level, least), factor) for level, factor in CHECKED):
-            for x, y, law in own:
-                value = np.array([law.critical_value(level)])
-                if reference.between(x[None], y[None]).p_value(value)[0] < level / factor:
-                    return floor
-            floor = level
-        return floor
+        laws = [measure.null(x, y, *size).null for x, y in pairs]
+        own = [(x, y, law) for (x, y), law in zip(pairs, laws, strict=True) if isinstance(law, TabulatedNull)]
+        if measure.shape is spectrum_itself and not free:
+            reference = reference.bent(first, second, [(x, y, law.mean) for x, y, law in own])
+        return reference, _floor(reference, own)
 
     @cached_property
     def _classes(self) -> _Classes:
@@ -211,6 +206,19 @@ class NullTable:
                 opposite = members[_distance(shapes[members], shapes[far]).argmax()]
                 ends.append((spectra[far], spectra[opposite]))
         return _Classes(labels, kinds, ends, alike)
+
+
+def _floor(reference: ReferenceNull, own: list[tuple[np.ndarray, np.ndarray, TabulatedNull]]) -> float:
+    """The smallest p-value down to which a distribution is near enough to those of other spectra."""
+    least = max([reference.least_p, *(law.least_p for _, _, law in own)])
+    floor = UNKNOWN
+    for level, factor in ((max(level, least), factor) for level, factor in CHECKED):
+        for x, y, law in own:
+            value = np.array([law.critical_value(level)])
+            if reference.between(x[None], y[None]).p_value(value)[0] < level / factor:
+                return floor
+        floor = level
+    return floor
 
 
 def _distance(shapes: Float[np.ndarray, "n k"], center: Float[np.ndarray, "k"]) -> Float[np.ndarray, "n"]:

@@ -111,18 +111,23 @@ def test_rows_that_count_each_for_themselves_have_no_null() -> None:
     assert summary.significant["right"] == 0
 
 
-def test_what_a_floor_hides_is_not_called_insignificant() -> None:
-    """Equal subspaces in four dimensions, where spectra differ: p is below .05 or .01, and nobody knows how far."""
+@pytest.mark.parametrize(("floor", "significant"), [(0.05, np.nan), (0.01, 0.5), (1e-4, 0.5)])
+def test_what_a_floor_hides_is_not_called_insignificant(
+    floor: float, significant: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six pairs two are equal: p is below the floor, and below .01 only where that is no higher."""
     generator = torch.Generator().manual_seed(0)
-    scales = torch.tensor([[1.0, 0.9], [1.0, 0.2], [1.0, 0.5], [1.0, 0.05]])
-    base = torch.linalg.qr(torch.randn(4, 2, generator=generator)).Q.T
-    left = torch.linalg.qr(torch.randn(5, 2, generator=generator)).Q
-    runs = [Adapter.from_factors({"q": (s[:, None] * base, left)}, name=f"run {i}") for i, s in enumerate(scales)]
-    comparison = compare_subspaces(runs, measure="linear_cka", factors=("right",))
-    assert (comparison.frame.p_value == comparison.frame.least_p).any()
-    hidden = (comparison.frame.p_value == comparison.frame.least_p) & (comparison.frame.least_p >= 0.01)
-    assert np.isnan(comparison.summary().significant[0]) == hidden.any()
-    assert hidden.any()
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    same, other = (draw(2, 60), draw(50, 2)), (draw(2, 60), draw(50, 2))
+    runs = [Adapter.from_factors({"q": one}, name=f"run {i}") for i, one in enumerate((same, same, other, other))]
+    comparison = compare_subspaces(runs, measure="weighted_overlap", factors=("right",))
+    held = NullTable._held
+    monkeypatch.setattr(NullTable, "_held", lambda *given: (held(*given)[0], floor))
+    found = comparison.frame
+    assert (found.least_p == floor).all()
+    assert (found.p_value[found.value > 0.9] == floor).all()
+    share = comparison.summary().significant[0]
+    assert share == pytest.approx(significant * 4 / 6, nan_ok=True)
 
 
 def test_tiny_spaces_give_no_small_p_unless_all_spectra_are_alike() -> None:

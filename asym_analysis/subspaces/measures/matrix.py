@@ -228,6 +228,6 @@ MATRIX = (
         null=procrustes_reference,
         sees_strengths=True,
         shape=spectrum_itself,
-        classes=4,  # each pair costs thousands of singular value decompositions
+        classes=5,  # each pair costs thousands of singular value decompositions
     ),
 )
