@@ -10,9 +10,10 @@ from jaxtyping import Float
 from asym_analysis.least_squares.problem import LeastSquaresProblem
 from asym_analysis.vocabulary import Factor
 
-__all__ = ["gains_with_one_direction_lost", "share_of_wins"]
+__all__ = ["gains_of_one_direction", "share_of_wins"]
 
-DRAWS = 2**14  # of the lost direction: a standard error of .004 of a share at most
+DRAWS = 2**14  # of the direction: a standard error of .004 of a share at most
+MOST_WEIGHTS = 2**19  # of an update, for which drawing takes half a second
 
 
 def share_of_wins(gain_B: Float[np.ndarray, "n"], gain_A: Float[np.ndarray, "m"]) -> tuple[float, float]:
@@ -45,14 +46,13 @@ def _ranks(ordered: Float[np.ndarray, "m"], values: Float[np.ndarray, "n"]) -> F
     return (below + through) / 2
 
 
-def gains_with_one_direction_lost(
-    problem: LeastSquaresProblem, rank: int, tuned: Factor
-) -> Float[np.ndarray, "draws"] | None:
-    """Gains, as parts of the signal, where the frozen factor leaves out a single direction.
+def gains_of_one_direction(problem: LeastSquaresProblem, rank: int, tuned: Factor) -> Float[np.ndarray, "draws"] | None:
+    """Gains, as parts of the signal, where the frozen factor keeps or leaves out a single direction.
 
     With M the weighted update, a frozen B of d_out - 1 columns loses ||n^T M||^2 for a random unit vector n. A frozen A
-    with one row fewer than the covariance has directions loses ||M n||^2 for n along S^(-1/2) z with a Gaussian z. No
-    Beta distribution has the shape of such a ratio where a few directions of the inputs are far weaker than the others.
+    with one row fewer than the covariance has directions loses ||M n||^2 for n along S^(-1/2) z with a Gaussian z. At
+    rank 1 these are gained, for n along S^(1/2) z. No Beta distribution has the shape of such a ratio where a few
+    directions of the inputs are far weaker or stronger than the others.
 
     Parameters
     ----------
@@ -64,24 +64,27 @@ def gains_with_one_direction_lost(
     Returns
     -------
     ndarray or None
-        Draws with a fixed seed; None at any other rank.
+        Draws with a fixed seed; None at any other rank, and at rank 1 for inputs of one variance, where a Beta
+        distribution has the shape, or more than half a million weights.
 
     Examples
     --------
     >>> import torch
     >>> problem = LeastSquaresProblem(torch.eye(3), torch.ones(3))
-    >>> gains_with_one_direction_lost(problem, 2, "A").round(6).max(), gains_with_one_direction_lost(problem, 1, "A")
+    >>> gains_of_one_direction(problem, 2, "A").round(6).max(), gains_of_one_direction(problem, 1, "A")
     (np.float64(0.666667), None)
     """
     M = problem.weighted_delta.cpu().numpy()
+    known = problem.eigenvalues.cpu().numpy()
+    M, known = M[:, known > 0], known[known > 0]
     if tuned == "A":
-        M, scales = M.T, np.ones(problem.d_out)
+        M, known, even = M.T, np.ones(problem.d_out), known.max(initial=0.0) <= known.min(initial=np.inf) * (1 + 1e-9)
     else:
-        known = problem.eigenvalues.cpu().numpy()
-        M, scales = M[:, known > 0], known[known > 0] ** -0.5
-        scales = scales / scales.max()
-    if len(scales) != rank + 1:
+        even = known.max(initial=0.0) <= known.min(initial=np.inf) * (1 + 1e-9)
+    lost = len(known) == rank + 1
+    if not lost and (rank > 1 or len(known) < 2 or even or M.size > MOST_WEIGHTS):
         return None
-    lost = np.random.default_rng(0).standard_normal((DRAWS, len(scales))) * scales
-    energy = np.square(lost @ M.T).sum(1) / np.square(lost).sum(1)
-    return 1 - energy / problem.signal
+    scales = known ** (-0.5 if lost else 0.5)
+    ways = np.random.default_rng(0).standard_normal((DRAWS, len(scales))) * (scales / scales.max())
+    energy = np.square(ways @ M.T).sum(1) / np.square(ways).sum(1) / problem.signal
+    return 1 - energy if lost else energy
