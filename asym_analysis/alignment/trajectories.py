@@ -39,7 +39,7 @@ class Trajectories(TableResult):
         - turned: geodesic distance from the checkpoint before, in radians; missing for the first
         - speed: radians a step
     settings
-        Columns and versions.
+        Columns, adapters, those that were left out (of no run, or alone in theirs) and versions.
     """
 
     _plot: ClassVar[str | None] = "trajectories:plot_trajectories"
@@ -110,8 +110,9 @@ def checkpoint_trajectories(
             parts.append(_trajectory(name, chosen, order.to_numpy(), progress))
     if not parts:
         raise AdapterError(f"no run has two checkpoints: {len(checkpoints)} adapters in {runs.nunique()} runs")
-    settings = settings_of(step=step, run=run, adapters=list(checkpoints.names))
     frame = pd.concat(parts, ignore_index=True)[COLUMNS].astype({"layer": "Int64"})
+    left_out = [name for name in checkpoints.names if name not in set(frame["adapter"])]
+    settings = settings_of(step=step, run=run, adapters=list(checkpoints.names), left_out=left_out)
     return Trajectories(frame, settings)
 
 

@@ -44,6 +44,14 @@ def test_each_run_is_followed_in_the_order_of_its_steps() -> None:
     assert set(table.run) == {"x", "y"}
 
 
+def test_checkpoints_of_no_run_and_alone_in_theirs_are_named() -> None:
+    runs = checkpoints([0, 5, 7, 3, 4], ["x", "x", "y", "z", "z"])
+    table = runs.table.assign(run=["x", "x", "y", np.nan, None])
+    found = checkpoint_trajectories(AdapterSet(runs, table), run="run")
+    assert set(found.frame.adapter) == {"x-0", "x-5"}
+    assert found.settings["left_out"] == ["y-7", "z-3", "z-4"]
+
+
 def test_tables_that_hold_no_trajectory_are_refused() -> None:
     with pytest.raises(AdapterError, match="no column 'epoch'"):
         checkpoint_trajectories(checkpoints([0, 1], ["x", "x"]), step="epoch")
