@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from asym_analysis.subspaces.measures import MEASURES
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
@@ -17,7 +19,7 @@ def test_checks_pass_and_the_paper_length_is_trained(tiny_roberta: Path, tiny_gl
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     checks = pd.read_csv(tmp_path / "checks.csv").set_index("check")
-    assert len(checks) == 5
+    assert len(checks) == len(MEASURES) + 4
     assert checks["passed"].all(), checks[["difference", "problem"]].to_string()
     # Of one device with itself only bfloat16 differs.
     assert (checks["difference"] > 0).sum() == 1
