@@ -60,12 +60,15 @@ class KnownLaws:
         wrote the file.
     source
         Who says so, for messages and tables.
+    assumed
+        True where the library has other initializations, too, and no config is there to say which was taken.
     """
 
     A: str
     B: str
     recorded: bool
     source: str
+    assumed: bool = False
 
     @cached_property
     def random(self) -> frozenset[Factor]:
@@ -85,6 +88,7 @@ _CLONEOFSIMO = (
 # Default of each library, by the name of the dialect that reads its files: A, B, where its source says so.
 _BY_DIALECT: Mapping[str, tuple[str, str, str]] = {
     "peft": ("kaiming_uniform", "zero", "PEFT's default (peft/tuners/lora/layer.py, reset_lora_parameters)"),
+    "peft without a config": ("kaiming_uniform", "zero", "PEFT's default; no config says that it was taken"),
     "loralib": ("kaiming_uniform", "zero", "loralib's default (loralib/layers.py, Linear.reset_parameters)"),
     "lit-gpt": ("kaiming_uniform", "zero", "LitGPT's default (litgpt/lora.py, LoRALinear.reset_parameters)"),
     "torchtune": (
@@ -188,12 +192,15 @@ def laws_by_module(adapter: Adapter) -> Callable[[str], KnownLaws | None]:
 def _facts(metadata: Mapping[str, Any]) -> tuple[str, str, str | None, bool]:
     """Dialect, `peft_type` and recorded initialization, in lower case but for the type; whether embeddings are tied."""
     dialect, kind, recorded = (metadata.get(name) for name in ("dialect", "peft_type", "init_lora_weights"))
-    written = recorded_facts(metadata.get("header") or {})
+    configured, written = kind, recorded_facts(metadata.get("header") or {})
     if written is not None:  # this package writes True into the config where nothing is known
         dialect, recorded = (
             written.get("dialect"),
             written.get("init_lora_weights", None if recorded is True else recorded),
         )
+        configured = written.get("peft_type")
+    if dialect == "peft" and configured is None:
+        dialect = "peft without a config"
     kind = str(kind or "LORA").upper()
     kind = "LORA" if kind.startswith("NETWORKS.LORA") else kind  # kohya's modules
     tied = bool(metadata.get("tied"))
@@ -243,9 +250,9 @@ def _known_laws(dialect: str, kind: str, recorded: str | None, embedding: bool) 
     if dialect not in _BY_DIALECT:
         return None
     A, B, source = _BY_DIALECT[dialect]
-    if dialect in ("peft", "loralib") and embedding:
+    if dialect.startswith(("peft", "loralib")) and embedding:
         A, B = _EMBEDDING_LAWS
-    return KnownLaws(A, B, False, source)
+    return KnownLaws(A, B, False, source, assumed=dialect == "peft without a config")
 
 
 def _recorded(name: str, embedding: bool) -> KnownLaws | None:

@@ -45,6 +45,7 @@ COLUMNS = [
     "reason",
 ]
 MEASURED, INFERRED, ZERO, FROZEN, UNTOLD = "measured", "inferred", "recorded zero", "frozen", "cannot tell"
+ASSUMED_ZERO = "zero by default"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,8 +60,9 @@ class InitializationDrift(TableResult):
     - upper: 97.5 percent limit, of an inferred value or of a movement that is too small to resolve;
     - correlation: of F - F0 with F0;
     - verdict: "measured" (the initial factors are known), "inferred" (from the distribution of the entries), "recorded
-      zero" (the file, or the library that wrote it, says that F0 is zero: the norm of F is what it moved), "frozen"
-      (the file says that F was not trained), or "cannot tell";
+      zero" (the file, or the library that wrote it, says that F0 is zero: the norm of F is what it moved), "zero by
+      default" (the same by PEFT's default, where no config says that it was taken: PiSSA and others begin elsewhere),
+      "frozen" (the file says that F was not trained), or "cannot tell";
     - scheme: the law of F0, a name of `adapters.known_initializations.LAWS`, where it is recorded or was recognized;
     - norm: ||F||_F;
     - initial_norm: ||F0||_F, where it is known;
@@ -228,7 +230,8 @@ def _zero(known: KnownLaws | None) -> dict[str, Any]:
             "nothing records the initialization; if it was zero, the norm is the movement: give the initial factors"
         )
         return {"reason": reason}
-    return {"verdict": ZERO, "scheme": "zero", "reason": f"initialized at zero by {known.source}"}
+    verdict, scheme = (ASSUMED_ZERO, None) if known.assumed else (ZERO, "zero")
+    return {"verdict": verdict, "scheme": scheme, "reason": f"initialized at zero by {known.source}"}
 
 
 def _inferences(

@@ -196,6 +196,29 @@ def test_an_adapter_of_72_modules_takes_less_than_a_second_and_a_half() -> None:
     assert time.process_time() - begin < 1.5
 
 
+def test_a_default_that_no_config_records_is_called_one(tmp_path: Path) -> None:
+    """PEFT has initializations in which B does not begin at zero; only its config says which was taken."""
+    adapter, _ = toy()
+    state = {}
+    for module, update in adapter.items():
+        state[f"base_model.model.{module}.lora_A.weight"] = update.A.float().contiguous()
+        state[f"base_model.model.{module}.lora_B.weight"] = update.B.float().contiguous()
+    (tmp_path / "bare").mkdir()
+    save_file(state, tmp_path / "bare" / "adapter_model.safetensors")
+
+    def verdicts(given: Path) -> set[str]:
+        of_B = initialization_drift(given).frame.query("factor == 'B'")
+        assert (of_B.scheme.isna() == (of_B.verdict == "zero by default")).all()
+        return set(of_B.verdict)
+
+    assert verdicts(tmp_path / "bare") == {"zero by default"}
+    load_adapter(tmp_path / "bare").save(tmp_path / "written")  # our own config records no more than was known
+    assert verdicts(tmp_path / "written") == {"zero by default"}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8}  # as PEFT wrote it before there was a choice
+    (tmp_path / "bare" / "adapter_config.json").write_text(json.dumps(config))
+    assert verdicts(tmp_path / "bare") == {"recorded zero"}
+
+
 def test_real_adapters(shared_adapters: Path) -> None:
     names = ["smoke_r4_a16_ckpt2_nearinit", "runA_r4_a16_ckpt308", "runA_r4_a16_ckpt924"]
     frame = initialization_drift([shared_adapters / "ner-roberta-base" / name for name in names]).frame
