@@ -43,7 +43,7 @@ def oldest(session: nox.Session) -> None:
     )  # fmt: skip
     _install(session, "test", "samples", constraints=str(pins))
     # The cases of PEFT's methods are made by the newest PEFT, which has methods that the oldest lacks.
-    newest = ["--ignore=tests/adapters/dialects"]
+    newest = ["--ignore=tests/adapters/dialects", "--ignore=tests/adapters/test_known_initializations.py"]
     session.run(*SUITE, *newest, *session.posargs, env=THREADS)
 
 
