@@ -76,21 +76,30 @@ def all_deals(labels: Labels, strata: Labels) -> Int[np.ndarray, "deals adapters
     used: Counter[int] = Counter()
     found: list[list[int]] = []
 
-    def deal(place: int) -> None:
-        if place == len(known):
-            found.append(_renumbered(dealt))
-            return
+    def allowed(place: int) -> list[int]:
         stratum = int(strata[known[place]])
-        for name in names:
-            if left[stratum, name] and (used[name] or all(used[other] for other in before[name])):
-                left[stratum, name] -= 1
-                used[name] += 1
-                dealt[known[place]] = name
-                deal(place + 1)
-                left[stratum, name] += 1
-                used[name] -= 1
+        return [name for name in names if left[stratum, name] and (used[name] or all(used[o] for o in before[name]))]
 
-    deal(0)
+    # A stack instead of recursion, which as many adapters as Python allows calls would end.
+    waiting = [allowed(0)]
+    while waiting:
+        place = known[len(waiting) - 1]
+        stratum, name = int(strata[place]), int(dealt[place])
+        if name >= 0:  # what was dealt here is taken back
+            left[stratum, name] += 1
+            used[name] -= 1
+            dealt[place] = -1
+        if not waiting[-1]:
+            waiting.pop()
+            continue
+        name = waiting[-1].pop(0)
+        left[stratum, name] -= 1
+        used[name] += 1
+        dealt[place] = name
+        if len(waiting) == len(known):
+            found.append(_renumbered(dealt))
+        else:
+            waiting.append(allowed(len(waiting)))
     return np.array(found)
 
 

@@ -352,3 +352,8 @@ def test_the_interval_covers_where_two_adapters_carry_the_difference() -> None:
     table = contrast_pairs(values, pairs, labels, resamples=10)
     covered = ((table.low <= 0.5) & (table.high >= 0.5)).mean()
     assert covered >= 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
+
+
+def test_one_adapter_against_more_than_python_allows_calls() -> None:
+    labels = np.array([1, *[0] * 1200])
+    assert len(all_deals(labels, np.zeros(len(labels), dtype=int))) == len(labels)
